@@ -1,0 +1,160 @@
+//! The core's port to the log: what is appended, and when it may be believed.
+//!
+//! The broker hands in operations while it holds the shard that they concern, so that the order of operations of one
+//! shard in the journal is the order in which they happened. An append is a ticket, not a promise: what it holds is on
+//! disk once [`Journal::durable`] has reached the ticket.
+
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::ids::{Lsn, Millis, QueueId, Seq};
+use crate::message::{Attrs, Route, SeqRange};
+
+/// One operation of an append. An append is atomic: after a crash all of it is there, or nothing.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Messages enter queues.
+    Enqueue(Enqueue),
+    /// Messages leave a queue for good: acknowledged, expired, dropped, purged, dead-lettered elsewhere. Settling what
+    /// is unknown or already settled is harmless.
+    Settle(SeqRange),
+    /// A message went back to its queue: after a restart its count of deliveries is at least this.
+    Requeued {
+        /// Which messages.
+        range: SeqRange,
+        /// How many deliveries have failed so far.
+        delivery_count: u32,
+    },
+    /// A queue is gone with all that it held.
+    Forget(QueueId),
+    /// A definition takes a value, or is gone (`None`). The last value per key counts. Keys sort by kind.
+    Define {
+        /// At most 4 KiB.
+        key: Box<[u8]>,
+        /// At most 16 MiB.
+        value: Option<Box<[u8]>>,
+    },
+}
+
+/// Messages `from..to` of a batch enter one or more queues (of one shard or of several).
+#[derive(Clone, Debug)]
+pub struct Enqueue {
+    /// The queues, with the place that the first message takes in each; the others follow. At least one.
+    pub targets: Box<[(QueueId, Seq)]>,
+    /// The bytes.
+    pub batch: Arc<Batch>,
+    /// First message of the batch.
+    pub from: u32,
+    /// One behind the last.
+    pub to: u32,
+    /// Where they were published to.
+    pub route: Arc<Route>,
+    /// What they are.
+    pub attrs: Attrs,
+    /// When they came: times to live count from here.
+    pub at: Millis,
+}
+
+/// Why an append was refused. Nothing of it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// No room for messages; settlements are still taken.
+    #[error("the disk is full")]
+    Full,
+    /// The journal stopped after a failed write or sync; nothing is taken any more.
+    #[error("the journal has stopped after an i/o error")]
+    Stopped,
+    /// Another owner has taken over (remote logs).
+    #[error("another node owns this shard now")]
+    Fenced,
+}
+
+/// A place in the scratch log of transient messages. Meaningless after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpillRef {
+    /// Which scratch segment.
+    pub segment: u64,
+    /// Offset in it, bytes.
+    pub offset: u64,
+    /// How many bytes.
+    pub len: u32,
+}
+
+/// The log of a node, as the core sees it.
+pub trait Journal: Send + Sync {
+    /// Takes an append and returns its ticket without waiting for the disk. Several threads may call at once.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was taken. With [`AppendError::Full`] an append of only [`Op::Settle`],
+    /// [`Op::Requeued`], [`Op::Forget`] and [`Op::Define`] is still taken.
+    fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError>;
+
+    /// The watermark: every append up to it is on disk.
+    fn durable(&self) -> Lsn;
+
+    /// Writes messages to the scratch log, without a sync. May block for as long as a buffered write does.
+    ///
+    /// # Errors
+    /// Any I/O error; the caller keeps the messages in memory then.
+    fn spill(&self, batch: &Batch, from: u32, to: u32) -> std::io::Result<SpillRef>;
+
+    /// Says that nobody needs a spilled range any more.
+    fn release_spill(&self, at: SpillRef);
+}
+
+/// Messages read back: consecutive places of a queue, beginning with the one asked for.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The bytes.
+    pub batch: Arc<Batch>,
+    /// The first message asked for, in the batch.
+    pub from: u32,
+    /// One behind the last that is consecutive (at most as many as were asked for).
+    pub to: u32,
+}
+
+/// Reads bodies that do not live in memory. Blocking; never called while a shard is held.
+pub trait BodyStore: Send + Sync {
+    /// Messages of a queue from `first` on, at least one and at most `count`; call again for the rest.
+    ///
+    /// # Errors
+    /// Any I/O error, `NotFound` if the message is not stored, `InvalidData` if its checksum is wrong.
+    fn load(&self, queue: QueueId, first: Seq, count: u32) -> std::io::Result<Loaded>;
+
+    /// A spilled range, whole.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn load_spilled(&self, at: SpillRef) -> std::io::Result<Arc<Batch>>;
+}
+
+/// What recovery found of one queue's messages: a range with equal facts. In order of [`Seq`] per queue.
+#[derive(Clone, Debug)]
+pub struct RecoveredRun {
+    /// Which messages.
+    pub range: SeqRange,
+    /// Where they were published to.
+    pub route: Arc<Route>,
+    /// What they are.
+    pub attrs: Attrs,
+    /// When they came.
+    pub at: Millis,
+    /// Failed deliveries before the restart.
+    pub delivery_count: u32,
+    /// Bytes of properties and bodies together.
+    pub payload_bytes: u64,
+}
+
+/// What recovery found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The definitions, sorted by key.
+    pub definitions: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// The messages, sorted by queue and place.
+    pub runs: Vec<RecoveredRun>,
+    /// Per queue that ever had a message logged and was not forgotten: the lowest place that was never given out in
+    /// the journal. Sorted by queue.
+    pub next_seq: Vec<(QueueId, Seq)>,
+    /// Whether the last stop was clean; else every message is flagged redelivered.
+    pub clean: bool,
+}
