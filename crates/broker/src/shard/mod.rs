@@ -1,0 +1,1 @@
+//! Shards: queues, their messages and their consumers.
