@@ -386,6 +386,22 @@ fn length_prefixed(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     out[at..at + 4].copy_from_slice(&(len as u32).to_be_bytes());
 }
 
+/// Checks that a table with its 4-byte length stands at the start of `bytes`, without allocating anything, and shows
+/// its entries on the way: key, type letter, and the value's bytes (without the length of a long string, with that of
+/// an array or table). Entries of nested tables are checked and not shown. Gives the number of bytes read.
+///
+/// # Errors
+///
+/// As [`Table::decode`], which succeeds on exactly the same bytes.
+pub fn walk<'a>(
+    bytes: &'a [u8],
+    mut entry: impl FnMut(&'a str, u8, &'a [u8]),
+) -> Result<usize, TableError> {
+    let mut reader = Reader { rest: bytes };
+    reader.walk_table(1, &mut entry)?;
+    Ok(bytes.len() - reader.rest.len())
+}
+
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -433,6 +449,60 @@ impl<'a> Reader<'a> {
             entries.push((key.into(), inner.value(depth)?));
         }
         Ok(Table(entries))
+    }
+
+    fn walk_table(
+        &mut self,
+        depth: usize,
+        entry: &mut dyn FnMut(&'a str, u8, &'a [u8]),
+    ) -> Result<(), TableError> {
+        if depth > TABLE_DEPTH_MAX {
+            return Err(TableError::TooDeep);
+        }
+        let mut inner = Reader {
+            rest: self.long_prefixed()?,
+        };
+        while !inner.rest.is_empty() {
+            let len = inner.u8()?;
+            let key = inner.take(len.into())?;
+            let key = std::str::from_utf8(key).map_err(|_| TableError::KeyNotUtf8)?;
+            let letter = inner.u8()?;
+            entry(key, letter, inner.walk_value(letter, depth)?);
+        }
+        Ok(())
+    }
+
+    fn walk_value(&mut self, letter: u8, depth: usize) -> Result<&'a [u8], TableError> {
+        let whole = self.rest;
+        match letter {
+            b'V' => {}
+            b't' | b'b' | b'B' => return self.take(1),
+            b's' | b'u' => return self.take(2),
+            b'I' | b'i' | b'f' => return self.take(4),
+            b'l' | b'L' | b'd' | b'T' => return self.take(8),
+            b'D' => return self.take(5),
+            b'S' | b'x' => return self.long_prefixed(),
+            b'A' => self.walk_items(depth + 1)?,
+            b'F' => self.walk_table(depth + 1, &mut |_, _, _| {})?,
+            letter => return Err(TableError::UnknownType(letter)),
+        }
+        Ok(whole
+            .get(..whole.len() - self.rest.len())
+            .unwrap_or_default())
+    }
+
+    fn walk_items(&mut self, depth: usize) -> Result<(), TableError> {
+        if depth > TABLE_DEPTH_MAX {
+            return Err(TableError::TooDeep);
+        }
+        let mut inner = Reader {
+            rest: self.long_prefixed()?,
+        };
+        while !inner.rest.is_empty() {
+            let letter = inner.u8()?;
+            inner.walk_value(letter, depth)?;
+        }
+        Ok(())
     }
 
     fn items(&mut self, depth: usize) -> Result<Vec<Value>, TableError> {

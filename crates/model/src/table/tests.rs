@@ -51,6 +51,9 @@ proptest! {
         prop_assert_eq!(&back, &table);
         prop_assert_eq!(back.to_bytes(), bytes);
         prop_assert!(back.equivalent(&table));
+        let mut keys = Vec::new();
+        prop_assert_eq!(walk(&bytes, |key, letter, _| keys.push((key, letter))), Ok(bytes.len()));
+        prop_assert_eq!(keys, table.iter().map(|(k, v)| (k, v.letter())).collect::<Vec<_>>());
     }
 
     #[test]
@@ -65,6 +68,8 @@ proptest! {
         let len = bytes.len() as u32;
         let mut framed = len.to_be_bytes().to_vec();
         framed.append(&mut bytes);
+        let walked = walk(&framed, |_, _, _| {});
+        prop_assert_eq!(walked, Table::decode(&framed).map(|(_, read)| read));
         if let Ok((table, read)) = Table::decode(&framed) {
             prop_assert_eq!(read, framed.len());
             let once = table.to_bytes();

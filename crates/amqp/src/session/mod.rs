@@ -1,0 +1,3 @@
+//! placeholder
+pub struct AmqpSession;
+pub struct SessionConfig;
