@@ -49,7 +49,7 @@ proptest! {
         let (back, read) = Table::decode(&bytes).unwrap();
         prop_assert_eq!(read, bytes.len());
         prop_assert_eq!(&back, &table);
-        prop_assert_eq!(back.to_bytes(), bytes);
+        prop_assert_eq!(&back.to_bytes(), &bytes);
         prop_assert!(back.equivalent(&table));
         let mut keys = Vec::new();
         prop_assert_eq!(walk(&bytes, |key, letter, _| keys.push((key, letter))), Ok(bytes.len()));
