@@ -50,6 +50,10 @@ impl AttrFlags {
     /// Its headers have `CC` or `BCC`. Such a run has one message.
     pub const SENDER_SELECTED: AttrFlags = AttrFlags(4);
 
+    /// The broker dead-lettered it: its header `x-death` was written by the broker and is believed. A client that sends
+    /// such a header does not get this flag.
+    pub const DEAD_LETTERED: AttrFlags = AttrFlags(8);
+
     /// Whether all of `other` are set.
     #[must_use]
     pub const fn has(self, other: AttrFlags) -> bool {
