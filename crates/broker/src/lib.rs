@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod broker;
 pub mod context;
 pub mod effect;
 pub mod settings;

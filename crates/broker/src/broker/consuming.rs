@@ -1,0 +1,173 @@
+//! Consumers, gets, settlements, and the end of channels.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use waypost_model::command::{Consume, Sent, Settle};
+use waypost_model::{ChannelId, ConsumerId, Event, Lsn, QueueId, Refusal, Reply, ShardId};
+
+use super::peer::Connection;
+use super::publish::identity;
+use super::{Broker, Work, replies};
+use crate::shard::NewConsumer;
+use crate::topology::Access;
+
+impl Broker {
+    pub(super) fn settle(&self, conn: &mut Connection, s: &Settle, w: &mut Work<'_>) {
+        let Some(channel) = conn.live(s.channel) else { return };
+        self.with_shard(s.queue.shard(), w, |shard, cx| shard.settle(s, cx));
+        if channel.credit.is_limited() {
+            self.poke(channel.consumers.clone(), w);
+        }
+    }
+
+    pub(super) fn sent(&self, s: &Sent, w: &mut Work<'_>) {
+        if s.queue == replies::REPLY_QUEUE {
+            self.replies.sent(s.consumer, s.bytes);
+        } else {
+            self.with_shard(s.queue.shard(), w, |shard, cx| shard.sent(s, cx));
+        }
+    }
+
+    fn poke(&self, consumers: Vec<ConsumerId>, w: &mut Work<'_>) {
+        for c in consumers {
+            self.with_shard(c.shard(), w, |shard, cx| shard.poke(c, cx));
+        }
+    }
+
+    /// The queue behind a name that a consumer, get or purge gave, if the user may do that and nobody else has it for
+    /// their own.
+    pub(super) fn usable_queue(&self, conn: &Connection, name: &str, access: Access) -> Result<QueueId, Refusal> {
+        let (user, vhost) = identity(conn)?;
+        let t = self.topology_read();
+        t.check(user, vhost, access, crate::topology::Resource::Queue, name)?;
+        t.usable_queue(vhost, name, conn.id()).map(|settings| settings.id)
+    }
+
+    pub(super) fn consume(
+        &self,
+        conn: &mut Connection,
+        channel: ChannelId,
+        token: u32,
+        c: &Consume,
+        w: &mut Work<'_>,
+    ) -> Result<(), Refusal> {
+        if c.queue.as_ref() == replies::PSEUDO_QUEUE {
+            return self.consume_replies(conn, channel, token, c);
+        }
+        let queue = self.usable_queue(conn, &c.queue, Access::Read)?;
+        let arguments = crate::shard::ConsumerArguments::parse(&c.arguments)?;
+        let (id, outbox) = (conn.id(), Arc::clone(&conn.peer.outbox));
+        let Some(state) = conn.live(channel) else { return Ok(()) };
+        let consumer = NewConsumer {
+            conn: id,
+            channel,
+            tag: c.tag.clone(),
+            outbox,
+            token,
+            no_ack: c.no_ack,
+            exclusive: c.exclusive,
+            arguments,
+            prefetch: (state.prefetch > 0).then_some(u32::from(state.prefetch)),
+            credit: Arc::clone(&state.credit),
+            window_bytes: c.window_bytes,
+        };
+        let started = self.with_shard(queue.shard(), w, |s, cx| s.consume(queue, consumer, cx))?;
+        state.consumers.push(started);
+        self.note_channels(conn);
+        Ok(())
+    }
+
+    fn consume_replies(&self, conn: &mut Connection, channel: ChannelId, token: u32, c: &Consume) -> Result<(), Refusal> {
+        if !c.no_ack {
+            return Err(Refusal::precondition_failed("reply consumer cannot acknowledge"));
+        }
+        let outbox = Arc::clone(&conn.peer.outbox);
+        let Some(state) = conn.live(channel) else { return Ok(()) };
+        if state.replies.is_some() {
+            return Err(Refusal::precondition_failed("reply consumer already set"));
+        }
+        let consumer = ConsumerId(self.next_reply_consumer.fetch_add(1, Ordering::Relaxed));
+        state.replies = Some(consumer);
+        let secret = self.topology_read().unguessable(consumer.0);
+        self.replies.add(&secret, Arc::clone(&outbox), channel, consumer, c.window_bytes);
+        outbox.push(Event::Reply {
+            channel,
+            token,
+            reply: Reply::Consuming {
+                consumer,
+                tag: c.tag.clone(),
+                no_ack: true,
+                reply_to: Some(format!("{}.{secret}", replies::PSEUDO_QUEUE).into()),
+            },
+            after: None,
+        });
+        Ok(())
+    }
+
+    pub(super) fn cancel(&self, conn: &mut Connection, channel: ChannelId, consumer: ConsumerId, w: &mut Work<'_>) {
+        let Some(state) = conn.live(channel) else { return };
+        if state.replies == Some(consumer) {
+            state.replies = None;
+            self.replies.remove(consumer);
+        } else if state.consumers.contains(&consumer) {
+            // It stays in the list: what it holds unsettled is its own until the channel closes.
+            self.with_shard(consumer.shard(), w, |s, cx| s.cancel(consumer, cx));
+        }
+        self.note_channels(conn);
+    }
+
+    pub(super) fn get(
+        &self,
+        conn: &mut Connection,
+        channel: ChannelId,
+        queue: &str,
+        no_ack: bool,
+        w: &mut Work<'_>,
+    ) -> Result<Reply, Refusal> {
+        let queue = self.usable_queue(conn, queue, Access::Read)?;
+        let id = conn.id();
+        let Some(state) = conn.live(channel) else { return Ok(Reply::Empty) };
+        let got = self.with_shard(queue.shard(), w, |s, cx| s.get(queue, id, channel, no_ack, cx))?;
+        Ok(match got {
+            Some((delivery, remaining)) => {
+                if !no_ack && !state.consumers.contains(&delivery.consumer) {
+                    state.consumers.push(delivery.consumer);
+                }
+                Reply::Got { delivery, no_ack, remaining }
+            }
+            None => Reply::Empty,
+        })
+    }
+
+    /// Ends a channel: its consumers go, what they hold returns to its queues.
+    pub(super) fn close_channel(&self, conn: &mut Connection, channel: ChannelId, w: &mut Work<'_>) {
+        let Some(state) = conn.channels.remove(&channel.0) else { return };
+        self.counters.channels_closed.fetch_add(1, Ordering::Relaxed);
+        if let Some(c) = state.replies {
+            self.replies.remove(c);
+        }
+        let mut consumers = state.consumers;
+        consumers.sort_unstable_by_key(|c| (c.shard(), *c));
+        for group in consumers.chunk_by(|a, b| a.shard() == b.shard()) {
+            let shard: ShardId = group[0].shard();
+            self.with_shard(shard, w, |s, cx| s.release_channel(group, cx));
+        }
+        self.note_channels(conn);
+    }
+
+    /// Tells listings which channels are open.
+    pub(super) fn note_channels(&self, conn: &Connection) {
+        let channels = conn.channels.iter().map(|(id, c)| (*id, c.consumers.len() as u32)).collect();
+        conn.peer.with_known(|k| k.channels = channels);
+    }
+
+    /// Queues that were the connection's alone go with it.
+    pub(super) fn delete_exclusive(&self, conn: &Connection, w: &mut Work<'_>) -> Option<Lsn> {
+        let id = conn.id();
+        if self.topology_read().queues_of(id).is_empty() {
+            return None;
+        }
+        self.change(w, |t| Ok(((), t.delete_queues_of(id)))).ok().and_then(|((), lsn)| lsn)
+    }
+}

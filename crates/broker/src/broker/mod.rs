@@ -1,0 +1,242 @@
+//! The broker: topology, shards and journal put together, behind calls that drivers make.
+//!
+//! Locks, in the order in which they may be taken: the topology, then a shard, then an outbox. Effects are carried out
+//! with none of them held.
+
+mod admin;
+mod alarm;
+mod calls;
+mod consuming;
+pub mod death;
+mod effects;
+mod open;
+mod peer;
+mod publish;
+pub mod replies;
+mod timers;
+mod transaction;
+mod waiting;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use waypost_model::journal::{BodyStore, Journal};
+use waypost_model::{Command, ConnId, Lsn, Millis, Outbox, ShardId, Turn};
+
+pub use alarm::Alarm;
+pub use open::{BrokerConfig, OpenError};
+pub use peer::{Connection, Known, Peer, PeerInfo};
+
+use crate::context::{Cx, MemoryBudget};
+use crate::effect::Effect;
+use crate::shard::Shard;
+use crate::topology::{Change, Topology};
+use timers::Timers;
+
+/// The core of a node. Shared by all drivers.
+pub struct Broker {
+    journal: Arc<dyn Journal>,
+    bodies: Arc<dyn BodyStore>,
+    topology: RwLock<Topology>,
+    /// The topology's generation, to be compared without its lock.
+    generation: AtomicU64,
+    shards: Box<[Padded]>,
+    memory: MemoryBudget,
+    peers: Mutex<BTreeMap<ConnId, Arc<Peer>>>,
+    next_conn: AtomicU64,
+    next_reply_consumer: AtomicU64,
+    replies: replies::Replies,
+    alarm: AtomicU8,
+    timers: Timers,
+    waiting: waiting::Waiting,
+    /// What happened so far.
+    pub counters: Counters,
+}
+
+/// One call from outside, and what it leaves to be done.
+struct Work<'a> {
+    now: Millis,
+    journal: &'a dyn Journal,
+    effects: Vec<Effect>,
+}
+
+/// On a cache line of its own: neighbours are worked on by other cores.
+#[repr(align(128))]
+struct Padded(Mutex<Shard>);
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "named as RabbitMQ's rabbitmq_global_messages_*_total")]
+pub struct Counters {
+    pub published: AtomicU64,
+    pub confirmed: AtomicU64,
+    pub routed: AtomicU64,
+    pub unroutable_dropped: AtomicU64,
+    pub unroutable_returned: AtomicU64,
+    pub dead_lettered: AtomicU64,
+    pub dead_letters_dropped: AtomicU64,
+    pub unreadable: AtomicU64,
+    pub connections_opened: AtomicU64,
+    pub connections_closed: AtomicU64,
+    pub channels_opened: AtomicU64,
+    pub channels_closed: AtomicU64,
+    pub queues_declared: AtomicU64,
+    pub queues_created: AtomicU64,
+    pub queues_deleted: AtomicU64,
+    pub authentication_failures: AtomicU64,
+}
+
+impl Broker {
+    /// A peer has connected. Its events go to `outbox`.
+    pub fn connect(&self, info: PeerInfo, outbox: Arc<Outbox>, now: Millis) -> Connection {
+        let id = ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed));
+        let peer = Arc::new(Peer {
+            id,
+            info,
+            since: now,
+            outbox,
+            known: Mutex::default(),
+            waits: waiting::Waits::default(),
+            published: false.into(),
+            messages_in: AtomicU64::new(0),
+        });
+        self.peers_lock().insert(id, Arc::clone(&peer));
+        self.counters.connections_opened.fetch_add(1, Ordering::Relaxed);
+        Connection::new(peer)
+    }
+
+    /// Carries out the commands of a turn, in order. Answers and deliveries go to outboxes.
+    pub fn execute(&self, conn: &mut Connection, turn: &mut Turn, now: Millis) {
+        let mut w = self.work(now);
+        let batch = turn.batch.take();
+        for command in turn.commands.drain(..) {
+            match command {
+                Command::Publish(mut p) => {
+                    let own = p.batch.take();
+                    if let Some(b) = own.as_ref().or(batch.as_ref()) {
+                        self.publish(conn, &p, b, &mut w);
+                    }
+                }
+                Command::Settle(s) => self.settle(conn, &s, &mut w),
+                Command::Sent(s) => self.sent(&s, &mut w),
+                Command::Call { channel, token, call } => self.call(conn, channel, token, call, &mut w),
+            }
+            self.carry_out(&mut w);
+        }
+    }
+
+    /// The peer is gone: its consumers end, what it held goes back, what was its alone is deleted.
+    pub fn disconnect(&self, mut conn: Connection, now: Millis) {
+        conn.peer.outbox.close();
+        let mut w = self.work(now);
+        let channels: Vec<u16> = conn.channels.keys().copied().collect();
+        for channel in channels {
+            self.close_channel(&mut conn, waypost_model::ChannelId(channel), &mut w);
+        }
+        self.delete_exclusive(&conn, &mut w);
+        self.carry_out(&mut w);
+        self.peers_lock().remove(&conn.id());
+        self.counters.connections_closed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The journal's watermark has moved: what waited for the disk becomes deliverable, and drivers that hold back
+    /// confirms or answers are woken.
+    pub fn advance(&self, now: Millis) {
+        let durable = self.journal.durable();
+        let mut w = self.work(now);
+        for i in 0..self.shards.len() {
+            let shard = ShardId(i as u8);
+            if self.lock(shard).waits_for().is_some_and(|l| l <= durable) {
+                self.with_shard(shard, &mut w, |s, cx| s.durable(durable, cx));
+            }
+        }
+        self.carry_out(&mut w);
+        self.waiting.wake(durable);
+    }
+
+    /// The watermark of the journal.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        self.journal.durable()
+    }
+
+    /// The budget of message bytes in memory.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.memory
+    }
+
+    /// The connections, in order of their coming.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers_lock().values().cloned().collect()
+    }
+
+    fn work(&self, now: Millis) -> Work<'_> {
+        Work { now, journal: &*self.journal, effects: Vec::new() }
+    }
+
+    /// Runs `f` on a shard while it is held.
+    fn with_shard<R>(
+        &self,
+        shard: ShardId,
+        w: &mut Work<'_>,
+        f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R,
+    ) -> R {
+        let mut held = self.lock(shard);
+        let mut cx = Cx { now: w.now, journal: w.journal, effects: &mut w.effects, memory: &self.memory };
+        let result = f(&mut held, &mut cx);
+        // Still held: what two threads note must come in the order in which they were here.
+        self.timers.note(shard, held.next_deadline());
+        result
+    }
+
+    fn lock(&self, shard: ShardId) -> MutexGuard<'_, Shard> {
+        // A panic while a shard was held leaves its queues in doubt; going on with the other queues is better than
+        // stopping them all, and the journal still has everything that was confirmed.
+        self.shards[usize::from(shard.0)].0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn topology_read(&self) -> RwLockReadGuard<'_, Topology> {
+        self.topology.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peers_lock(&self) -> MutexGuard<'_, BTreeMap<ConnId, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the topology: the definitions are appended and the shards follow before anybody can see the change.
+    fn change<R>(
+        &self,
+        w: &mut Work<'_>,
+        f: impl FnOnce(&mut Topology) -> Result<(R, Change), waypost_model::Refusal>,
+    ) -> Result<(R, Option<Lsn>), waypost_model::Refusal> {
+        let mut topology = self.topology.write().unwrap_or_else(PoisonError::into_inner);
+        let (result, change) = f(&mut topology)?;
+        let lsn = self.apply(change, w)?;
+        self.generation.store(topology.generation(), Ordering::Release);
+        Ok((result, lsn))
+    }
+
+    fn apply(&self, change: Change, w: &mut Work<'_>) -> Result<Option<Lsn>, waypost_model::Refusal> {
+        let lsn = if change.ops.is_empty() {
+            None
+        } else {
+            let appended = self.journal.append(change.ops);
+            Some(appended.map_err(|e| waypost_model::Refusal::internal(format!("cannot store definitions: {e}")))?)
+        };
+        for settings in change.created_queues {
+            self.counters.queues_created.fetch_add(1, Ordering::Relaxed);
+            self.with_shard(settings.id.shard(), w, |s, cx| s.create_queue(settings, cx));
+        }
+        for settings in change.reconfigured {
+            self.with_shard(settings.id.shard(), w, |s, cx| s.configure(settings, cx));
+        }
+        for queue in change.deleted_queues {
+            self.counters.queues_deleted.fetch_add(1, Ordering::Relaxed);
+            self.with_shard(queue.shard(), w, |s, cx| s.delete_queue(queue, cx));
+        }
+        Ok(lsn)
+    }
+}

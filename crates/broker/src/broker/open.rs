@@ -1,0 +1,103 @@
+//! Putting the broker together after a start: definitions, queues, and what recovery found of their messages.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
+
+use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered, RecoveredRun};
+use waypost_model::{Millis, QueueId, SHARDS, Seq, ShardId};
+
+use super::timers::Timers;
+use super::{Broker, Counters, Padded, replies, waiting};
+use crate::context::MemoryBudget;
+use crate::shard::Shard;
+use crate::topology::{LoadError, Topology};
+
+/// What a broker is given beside its disk.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// Message bytes that queues may hold in memory before they move them to disk.
+    pub memory_budget_bytes: u64,
+    /// Bytes that nobody can guess, different at each start: names and tokens of the server's are made from them.
+    pub seed: [u8; 32],
+}
+
+/// Why a broker could not be put together. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Definitions on disk cannot be read.
+    #[error("cannot read the definitions: {0}")]
+    Definitions(#[from] LoadError),
+    /// The first definitions cannot be written.
+    #[error("cannot write the first definitions: {0}")]
+    Append(#[from] AppendError),
+}
+
+impl Broker {
+    /// Puts a broker together.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(
+        config: BrokerConfig,
+        journal: Arc<dyn Journal>,
+        bodies: Arc<dyn BodyStore>,
+        recovered: Recovered,
+        now: Millis,
+    ) -> Result<Broker, OpenError> {
+        let (topology, first) = Topology::load(&recovered.definitions, config.seed)?;
+        let generation = topology.generation();
+        let broker = Broker {
+            journal,
+            bodies,
+            topology: RwLock::new(topology),
+            generation: AtomicU64::new(generation),
+            shards: (0..SHARDS).map(|i| Padded(Mutex::new(Shard::new(ShardId(i as u8))))).collect(),
+            memory: MemoryBudget::new(config.memory_budget_bytes),
+            peers: Mutex::new(BTreeMap::new()),
+            next_conn: AtomicU64::new(1),
+            next_reply_consumer: AtomicU64::new(1),
+            replies: replies::Replies::default(),
+            alarm: AtomicU8::new(0),
+            timers: Timers::new(),
+            waiting: waiting::Waiting::default(),
+            counters: Counters::default(),
+        };
+        if !first.ops.is_empty() {
+            broker.journal.append(first.ops)?;
+        }
+        broker.restore(recovered, now)?;
+        Ok(broker)
+    }
+
+    fn restore(&self, recovered: Recovered, now: Millis) -> Result<(), OpenError> {
+        let mut w = self.work(now);
+        let next: BTreeMap<QueueId, Seq> = recovered.next_seq.iter().copied().collect();
+        let mut known = Vec::new();
+        let settings = self.topology_read().queue_settings();
+        for s in settings {
+            let id = s.id;
+            known.push(id);
+            let runs = runs_of(&recovered.runs, id);
+            let next_seq = next.get(&id).copied().unwrap_or_default();
+            self.with_shard(id.shard(), &mut w, |shard, cx| {
+                shard.restore(s, runs.iter().cloned(), next_seq, recovered.clean, cx);
+            });
+        }
+        known.sort_unstable();
+        // Queues that were deleted in the moment of the crash, and those that did not outlive it.
+        let gone: Vec<Op> =
+            next.keys().filter(|id| known.binary_search(id).is_err()).map(|id| Op::Forget(*id)).collect();
+        if !gone.is_empty() {
+            self.journal.append(gone)?;
+        }
+        self.carry_out(&mut w);
+        Ok(())
+    }
+}
+
+fn runs_of(runs: &[RecoveredRun], queue: QueueId) -> &[RecoveredRun] {
+    let from = runs.partition_point(|r| r.range.queue < queue);
+    let to = runs.partition_point(|r| r.range.queue <= queue);
+    &runs[from..to]
+}

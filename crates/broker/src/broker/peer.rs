@@ -1,0 +1,185 @@
+//! Connections as the core sees them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use waypost_model::table::Table;
+use waypost_model::{ChannelId, ConnId, ConsumerId, Millis, Outbox, Route};
+
+use super::publish::Resolved;
+use crate::shard::ChannelCredit;
+
+/// What the driver knows of a peer before it has said anything.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// The protocol, for listings.
+    pub protocol: &'static str,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// Ours.
+    pub local: SocketAddr,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// The common name of the peer's verified certificate.
+    pub certificate_name: Option<String>,
+    /// Whether it came from this machine: some users may only do that.
+    pub loopback: bool,
+    /// The vhost of the listener, for protocols that carry none.
+    pub default_vhost: Arc<str>,
+}
+
+/// The part of a connection that listings and operators see.
+pub struct Peer {
+    /// Its id.
+    pub id: ConnId,
+    /// Where it comes from.
+    pub info: PeerInfo,
+    /// When it came.
+    pub since: Millis,
+    /// Where its events go.
+    pub outbox: Arc<Outbox>,
+    /// What is learnt by and by.
+    pub known: Mutex<Known>,
+    pub(super) waits: super::waiting::Waits,
+    /// Whether it has published: those are told of alarms.
+    pub published: AtomicBool,
+    /// Messages published.
+    pub messages_in: AtomicU64,
+}
+
+/// What a connection tells of itself after it has come.
+#[derive(Debug, Default, Clone)]
+pub struct Known {
+    /// Who it is.
+    pub user: Option<Arc<str>>,
+    /// Where it works.
+    pub vhost: Option<Arc<str>>,
+    /// What it says of itself.
+    pub client_properties: Table,
+    /// Its open channels, with the number of consumers of each.
+    pub channels: BTreeMap<u16, u32>,
+}
+
+impl Peer {
+    /// The name that listings use: both addresses.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{} -> {}", self.info.remote, self.info.local)
+    }
+
+    /// A copy of what is known.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        self.with_known(|k| k.clone())
+    }
+
+    pub(super) fn with_known<R>(&self, f: impl FnOnce(&mut Known) -> R) -> R {
+        f(&mut self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// A connection in the hands of its driver.
+pub struct Connection {
+    pub(super) peer: Arc<Peer>,
+    pub(super) user: Option<Arc<str>>,
+    pub(super) vhost: Option<Arc<str>>,
+    pub(super) channels: BTreeMap<u16, Channel>,
+    /// A hard refusal was sent: nothing counts any more.
+    pub(super) failed: bool,
+    pub(super) routes: RouteCache,
+}
+
+impl Connection {
+    pub(super) fn new(peer: Arc<Peer>) -> Connection {
+        Connection {
+            peer,
+            user: None,
+            vhost: None,
+            channels: BTreeMap::new(),
+            failed: false,
+            routes: RouteCache::default(),
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> ConnId {
+        self.peer.id
+    }
+
+    /// What others see of it.
+    #[must_use]
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    /// Consumers on all channels: drivers share out the byte window by it.
+    #[must_use]
+    pub fn consumers(&self) -> usize {
+        self.channels.values().map(|c| c.consumers.len()).sum()
+    }
+
+    /// The channel, if it is open and was not refused.
+    pub(super) fn live(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        if self.failed {
+            return None;
+        }
+        self.channels.get_mut(&id.0).filter(|c| !c.failed)
+    }
+}
+
+/// A channel.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    /// A refusal was sent and the peer has not confirmed it yet.
+    pub failed: bool,
+    /// Its consumers and the stand-ins of its gets.
+    pub consumers: Vec<ConsumerId>,
+    /// Its consumer of direct replies.
+    pub replies: Option<ConsumerId>,
+    /// Prefetch of new consumers; 0 is no limit.
+    pub prefetch: u16,
+    /// What all consumers of the channel share.
+    pub credit: Arc<ChannelCredit>,
+}
+
+/// A connection's memory of where its routes led.
+#[derive(Default)]
+pub(super) struct RouteCache {
+    generation: u64,
+    last: Option<(Arc<Route>, Arc<Resolved>)>,
+    rest: HashMap<Arc<Route>, Arc<Resolved>>,
+}
+
+impl RouteCache {
+    /// Routes that a connection remembers; the memory starts anew beyond.
+    const ROUTES_MAX: usize = 4096;
+
+    /// What is remembered for `route`, if it still holds.
+    pub fn find(&mut self, route: &Arc<Route>, generation: u64) -> Option<Arc<Resolved>> {
+        if self.generation != generation {
+            self.generation = generation;
+            self.last = None;
+            self.rest.clear();
+            return None;
+        }
+        if let Some((known, to)) = &self.last
+            && Arc::ptr_eq(known, route)
+        {
+            return Some(Arc::clone(to));
+        }
+        let to = Arc::clone(self.rest.get(route)?);
+        self.last = Some((Arc::clone(route), Arc::clone(&to)));
+        Some(to)
+    }
+
+    pub fn remember(&mut self, route: &Arc<Route>, to: &Arc<Resolved>) {
+        if self.rest.len() >= Self::ROUTES_MAX {
+            self.rest.clear();
+        }
+        self.rest.insert(Arc::clone(route), Arc::clone(to));
+        self.last = Some((Arc::clone(route), Arc::clone(to)));
+    }
+}

@@ -1,0 +1,291 @@
+//! The life of a publish: permission, route, queues, verdict.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use waypost_model::journal::AppendError;
+use waypost_model::{
+    AttrFlags, Attrs, Batch, ChannelId, Event, Lsn, Millis, Publish, QueueId, Refusal, Route, ShardId,
+};
+
+use super::peer::Connection;
+use super::{Broker, Work, replies};
+use crate::shard::Incoming;
+use crate::topology::{MessageRoute, Routed};
+
+/// Where messages with some route lead, as long as the topology does not change.
+#[derive(Debug)]
+pub(super) enum Resolved {
+    /// To these queues, grouped by shard; none at all makes a message unroutable.
+    Queues(Targets),
+    /// Different for each message.
+    PerMessage,
+    /// To whoever waits for a direct reply under this token.
+    Reply(Box<str>),
+}
+
+/// Queues grouped by the shard that owns them, in order of shard.
+pub(super) type Targets = Box<[(ShardId, Box<[QueueId]>)]>;
+
+/// Messages `from..to` of a batch on their way to queues.
+pub(super) struct Run<'a> {
+    pub route: &'a Arc<Route>,
+    pub batch: &'a Arc<Batch>,
+    pub from: u32,
+    pub to: u32,
+    pub attrs: Attrs,
+}
+
+/// What the queues said to a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Verdict {
+    /// How many of its messages, from the first, every queue took.
+    pub accepted: u32,
+    /// What must be on disk before they count as taken.
+    pub lsn: Option<Lsn>,
+    /// Why the journal took no more.
+    pub error: Option<AppendError>,
+}
+
+pub(super) fn by_shard(mut queues: Vec<QueueId>) -> Targets {
+    queues.sort_unstable_by_key(|q| (q.shard(), *q));
+    queues.dedup();
+    queues.chunk_by(|a, b| a.shard() == b.shard()).map(|g| (g[0].shard(), g.into())).collect()
+}
+
+impl Broker {
+    pub(super) fn publish(
+        &self,
+        conn: &mut Connection,
+        p: &Publish,
+        batch: &Arc<Batch>,
+        w: &mut Work<'_>,
+    ) {
+        if conn.live(p.channel).is_none() || p.from >= p.to {
+            return;
+        }
+        let count = u64::from(p.to - p.from);
+        self.note_publish(conn, count);
+        let resolved = match self.resolve(conn, &p.route) {
+            Ok(r) => r,
+            Err(refusal) => return self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal),
+        };
+        let run = Run { route: &p.route, batch, from: p.from, to: p.to, attrs: p.attrs };
+        match &*resolved {
+            Resolved::Queues(targets) if !p.attrs.flags.has(AttrFlags::SENDER_SELECTED) => {
+                self.publish_run(conn, p, &run, targets, w);
+            }
+            Resolved::Reply(token) => self.publish_reply(conn, p, &run, token),
+            Resolved::Queues(_) | Resolved::PerMessage => self.publish_each(conn, p, &run, w),
+        }
+    }
+
+    fn publish_run(
+        &self,
+        conn: &mut Connection,
+        p: &Publish,
+        run: &Run<'_>,
+        targets: &Targets,
+        w: &mut Work<'_>,
+    ) {
+        let count = run.to - run.from;
+        if targets.is_empty() {
+            self.unroutable(conn, p, run);
+            self.confirm(conn, p, run, Verdict { accepted: count, lsn: None, error: None });
+            return;
+        }
+        self.counters.routed.fetch_add(u64::from(count), Ordering::Relaxed);
+        let verdict = self.enqueue(targets, run, None, w);
+        self.confirm(conn, p, run, verdict);
+    }
+
+    /// Hands a run to its queues, shard by shard.
+    pub(super) fn enqueue(
+        &self,
+        targets: &Targets,
+        run: &Run<'_>,
+        due: Option<Millis>,
+        w: &mut Work<'_>,
+    ) -> Verdict {
+        let mut verdict = Verdict { accepted: run.to - run.from, lsn: None, error: None };
+        for (shard, queues) in targets {
+            let incoming = Incoming {
+                route: Arc::clone(run.route),
+                batch: Arc::clone(run.batch),
+                from: run.from,
+                to: run.to,
+                attrs: run.attrs,
+                at: w.now,
+                due,
+            };
+            let said = self.with_shard(*shard, w, |s, cx| s.enqueue(queues, incoming, cx));
+            verdict.accepted = verdict.accepted.min(said.accepted);
+            verdict.lsn = verdict.lsn.max(said.lsn);
+            verdict.error = verdict.error.or(said.error);
+        }
+        verdict
+    }
+
+    /// Messages whose way depends on themselves: each is routed, neighbours with the same way go together.
+    fn publish_each(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, w: &mut Work<'_>) {
+        let mut from = run.from;
+        while from < run.to {
+            let first = match self.route_one(conn, run, from) {
+                Ok(r) => r,
+                Err(refusal) => return self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal),
+            };
+            let mut to = from + 1;
+            while to < run.to && first.strip_bcc.is_none() {
+                match self.route_one(conn, run, to) {
+                    Ok(next) if next == first => to += 1,
+                    _ => break,
+                }
+            }
+            self.publish_routed(conn, p, run, from..to, first, w);
+            from = to;
+        }
+    }
+
+    fn publish_routed(
+        &self,
+        conn: &mut Connection,
+        p: &Publish,
+        run: &Run<'_>,
+        range: std::ops::Range<u32>,
+        way: MessageRoute,
+        w: &mut Work<'_>,
+    ) {
+        let part = Run { from: range.start, to: range.end, ..*run };
+        let mut verdict = Verdict { accepted: part.to - part.from, lsn: None, error: None };
+        let mut routed = false;
+        if let Some(delay) = way.delayed {
+            routed = true;
+            let targets = by_shard(vec![delay.queue]);
+            let attrs = Attrs { expiration: Some(delay.delay_ms), ..part.attrs };
+            let due = Some(w.now.plus(u64::from(delay.delay_ms)));
+            verdict = self.enqueue(&targets, &Run { attrs, ..part }, due, w);
+        }
+        if !way.queues.is_empty() {
+            routed = true;
+            let targets = by_shard(way.queues);
+            let stripped = way.strip_bcc.map(|props| Arc::new(Batch::single(&props, part.batch.body(part.from))));
+            let said = match &stripped {
+                Some(batch) => self.enqueue(&targets, &Run { batch, from: 0, to: 1, ..part }, None, w),
+                None => self.enqueue(&targets, &part, None, w),
+            };
+            verdict.accepted = verdict.accepted.min(said.accepted);
+            verdict.lsn = verdict.lsn.max(said.lsn);
+            verdict.error = verdict.error.or(said.error);
+        }
+        if routed {
+            self.counters.routed.fetch_add(u64::from(part.to - part.from), Ordering::Relaxed);
+        } else {
+            self.unroutable(conn, p, &part);
+        }
+        self.confirm(conn, p, &part, verdict);
+    }
+
+    fn publish_reply(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, token: &str) {
+        match self.replies.find(token) {
+            Some(asker) => self.replies.deliver(&asker, run.route, run.batch, run.from, run.to),
+            None => self.unroutable(conn, p, run),
+        }
+        self.confirm(conn, p, run, Verdict { accepted: run.to - run.from, lsn: None, error: None });
+    }
+
+    /// Where messages with `route` lead, from the connection's memory if nothing changed.
+    fn resolve(&self, conn: &mut Connection, route: &Arc<Route>) -> Result<Arc<Resolved>, Refusal> {
+        let generation = self.generation.load(Ordering::Acquire);
+        if let Some(known) = conn.routes.find(route, generation) {
+            return Ok(known);
+        }
+        let (user, vhost) = identity(conn)?;
+        let resolved = {
+            let t = self.topology_read();
+            t.check_publish(user, vhost, route)?;
+            match replies::token_of(&route.routing_key) {
+                Some(token) if route.exchange.is_empty() => Resolved::Reply(token.into()),
+                _ => match t.route(vhost, &route.exchange, &route.routing_key)? {
+                    Routed::Queues(queues) => Resolved::Queues(by_shard(queues)),
+                    Routed::PerMessage => Resolved::PerMessage,
+                },
+            }
+        };
+        let resolved = Arc::new(resolved);
+        conn.routes.remember(route, &resolved);
+        Ok(resolved)
+    }
+
+    fn route_one(&self, conn: &Connection, run: &Run<'_>, i: u32) -> Result<MessageRoute, Refusal> {
+        let (_, vhost) = identity(conn)?;
+        let selected = run.attrs.flags.has(AttrFlags::SENDER_SELECTED);
+        self.topology_read().route_message(vhost, run.route, run.batch.props(i), selected)
+    }
+
+    fn note_publish(&self, conn: &Connection, count: u64) {
+        self.counters.published.fetch_add(count, Ordering::Relaxed);
+        conn.peer.messages_in.fetch_add(count, Ordering::Relaxed);
+        if !conn.peer.published.load(Ordering::Relaxed) {
+            conn.peer.published.store(true, Ordering::Relaxed);
+            self.tell_alarm(&conn.peer);
+        }
+    }
+
+    fn unroutable(&self, conn: &Connection, p: &Publish, run: &Run<'_>) {
+        let count = u64::from(run.to - run.from);
+        if !p.mandatory {
+            self.counters.unroutable_dropped.fetch_add(count, Ordering::Relaxed);
+            return;
+        }
+        self.counters.unroutable_returned.fetch_add(count, Ordering::Relaxed);
+        conn.peer.outbox.push(Event::Returned {
+            channel: p.channel,
+            route: Arc::clone(run.route),
+            batch: Arc::clone(run.batch),
+            from: run.from,
+            to: run.to,
+        });
+    }
+
+    /// Tells the publisher of a run (or of a part of its run) what became of it.
+    fn confirm(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, verdict: Verdict) {
+        let Some(last_of_all) = p.confirm else {
+            if let Some(e) = verdict.error {
+                let refusal = Refusal::precondition_failed(format!("cannot store persistent messages: {e}"));
+                self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal);
+            }
+            return;
+        };
+        let first = last_of_all - u64::from(p.to - run.from - 1);
+        let last = last_of_all - u64::from(p.to - run.to);
+        let split = first + u64::from(verdict.accepted);
+        let outbox = &conn.peer.outbox;
+        if split > first {
+            if let Some(lsn) = verdict.lsn {
+                self.waiting.add(&conn.peer, lsn);
+            }
+            outbox.push(Event::Accepted { channel: p.channel, first, last: split - 1, lsn: verdict.lsn });
+            self.counters.confirmed.fetch_add(split - first, Ordering::Relaxed);
+        }
+        if split <= last {
+            outbox.push(Event::Rejected { channel: p.channel, first: split, last });
+        }
+    }
+
+    pub(super) fn refuse(&self, conn: &mut Connection, channel: ChannelId, token: u32, refusal: Refusal) {
+        if refusal.hard {
+            conn.failed = true;
+        } else if let Some(c) = conn.channels.get_mut(&channel.0) {
+            c.failed = true;
+        }
+        conn.peer.outbox.push(Event::Refused { channel, token, refusal });
+    }
+}
+
+/// User and vhost of a connection that has opened one.
+pub(super) fn identity(conn: &Connection) -> Result<(&str, &str), Refusal> {
+    match (&conn.user, &conn.vhost) {
+        (Some(u), Some(v)) => Ok((u, v)),
+        _ => Err(Refusal::command_invalid("no vhost is open on this connection")),
+    }
+}
