@@ -1,0 +1,1 @@
+//! A broker just large enough to test the generator against.

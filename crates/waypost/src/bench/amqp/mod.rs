@@ -1,0 +1,136 @@
+//! `waypost bench amqp`: a load generator that knows nothing of the broker but the protocol.
+//!
+//! Messages are encoded once and patched before each write ([`ring`]), deliveries are parsed in the block they were read
+//! into ([`inbound`]), and a few threads drive all connections ([`worker`]), so that the generator takes little of the
+//! machine it shares with the broker.
+
+mod args;
+mod backlog;
+mod conn;
+mod connections;
+mod consumer;
+mod declare;
+#[cfg(test)]
+mod fake;
+mod fault;
+mod inbound;
+mod outcome;
+mod progress;
+mod publisher;
+mod ready;
+mod report;
+mod ring;
+mod roundtrip;
+mod run;
+mod sequences;
+mod throughput;
+mod times;
+mod topology;
+mod uri;
+mod usage;
+mod wire;
+mod worker;
+
+use crate::exit::Failure;
+use crate::output::OutputFormat;
+use clap::{Args, Subcommand};
+use conn::Product;
+use fault::Fault;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Arguments of `waypost bench amqp`.
+#[derive(Debug, Args)]
+pub struct AmqpArgs {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Messages per second from publishers through queues to consumers
+    Throughput(throughput::ThroughputArgs),
+    /// From publish to delivery, one message at a time
+    Latency(roundtrip::LatencyArgs),
+    /// From publish to confirm, one persistent message at a time
+    Confirm(roundtrip::ConfirmArgs),
+    /// Deliveries per second through a fanout exchange
+    Fanout(throughput::FanoutArgs),
+    /// Messages per second through a topic exchange with many bindings
+    Topic(throughput::TopicArgs),
+    /// Fill a queue without a consumer, look at the broker's memory, drain it
+    Backlog(backlog::BacklogArgs),
+    /// Open many connections and hold them
+    Connections(connections::ConnectionsArgs),
+    /// Declare many queues and delete them
+    Declare(declare::DeclareArgs),
+}
+
+/// A result in which messages were lost, duplicated or disordered.
+#[derive(Clone, Copy, Debug)]
+struct ReportFlaw;
+
+/// A result to be printed.
+#[derive(Debug)]
+struct Report {
+    json: Value,
+    flaw: Option<ReportFlaw>,
+}
+
+impl Report {
+    /// `mode`, the broker, the `setup` and then the `figures`.
+    fn new(
+        mode: &str,
+        product: &Product,
+        setup: Value,
+        figures: &impl Serialize,
+        flaw: Option<ReportFlaw>,
+    ) -> Result<Self, Fault> {
+        let encode = |error: serde_json::Error| Fault::Io {
+            doing: "encode the result".to_owned(),
+            source: error.into(),
+        };
+        let mut json = Map::new();
+        json.insert("mode".to_owned(), Value::from(mode));
+        json.insert(
+            "broker".to_owned(),
+            serde_json::to_value(product).map_err(encode)?,
+        );
+        json.insert("setup".to_owned(), setup);
+        if let Value::Object(figures) = serde_json::to_value(figures).map_err(encode)? {
+            json.extend(figures);
+        }
+        Ok(Self {
+            json: Value::Object(json),
+            flaw,
+        })
+    }
+}
+
+/// Runs the chosen mode and prints its result.
+///
+/// # Errors
+/// Whatever kept it from being measured; a result that shows a fault of the broker, which is printed all the same.
+pub fn run(args: AmqpArgs) -> Result<(), Failure> {
+    let (report, output) = measure(&args.mode)?;
+    report::print(&mut std::io::stdout().lock(), &report.json, output)?;
+    match report.flaw {
+        None => Ok(()),
+        Some(ReportFlaw) => Err(Failure::Failed(anyhow::anyhow!(
+            "not every message arrived once and in order: see lost, duplicated, out_of_order, corrupt, misrouted"
+        ))),
+    }
+}
+
+fn measure(mode: &Mode) -> Result<(Report, OutputFormat), Fault> {
+    Ok(match mode {
+        Mode::Throughput(args) => (args.run()?, args.target.output),
+        Mode::Latency(args) => (args.run()?, args.target.output),
+        Mode::Confirm(args) => (args.run()?, args.target.output),
+        Mode::Fanout(args) => (args.run()?, args.target.output),
+        Mode::Topic(args) => (args.run()?, args.target.output),
+        Mode::Backlog(args) => (args.run()?, args.target.output),
+        Mode::Connections(args) => (args.run()?, args.target.output),
+        Mode::Declare(args) => (args.run()?, args.target.output),
+    })
+}

@@ -1,0 +1,29 @@
+//! `waypost bench`: load generators, one per protocol.
+
+mod amqp;
+
+use crate::exit::Failure;
+use clap::{Args, Subcommand};
+
+/// Arguments of `waypost bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    target: Target,
+}
+
+#[derive(Debug, Subcommand)]
+enum Target {
+    /// Load any AMQP 0-9-1 broker and measure it
+    Amqp(amqp::AmqpArgs),
+}
+
+/// Runs the chosen load generator.
+///
+/// # Errors
+/// Whatever kept the measurement from being made, and a measurement that found a fault of the broker.
+pub fn run(args: BenchArgs) -> Result<(), Failure> {
+    match args.target {
+        Target::Amqp(args) => amqp::run(args),
+    }
+}
