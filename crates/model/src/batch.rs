@@ -210,6 +210,12 @@ impl BatchBuilder {
         self.data.len()
     }
 
+    /// Gives back room that was not used, for a batch that is to be kept.
+    pub fn shrink(&mut self) {
+        self.data.shrink_to_fit();
+        self.slots.shrink_to_fit();
+    }
+
     /// The batch.
     #[must_use]
     pub fn finish(self) -> Batch {

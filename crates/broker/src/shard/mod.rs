@@ -1,1 +1,511 @@
 //! Shards: queues, their messages and their consumers.
+//!
+//! A [`Shard`] is plain data: whoever has work for it holds its lock and calls it. All that it says goes to the
+//! outboxes of consumers, to the journal, and into [`Cx::effects`]. The same calls give the same results.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `run` | runs: messages with consecutive places and equal facts |
+//! | `level`, `ready` | what waits, in order, by priority and by deadline |
+//! | `accept` | new messages, limits |
+//! | `memory` | moving waiting messages out of memory |
+//! | `consumer`, `roster` | consumers, their credit, whose turn it is |
+//! | `dispatch` | deliveries |
+//! | `unsettled`, `settling` | what is delivered, and what becomes of it |
+//! | `queue` | what these share: a queue's state and the ways in which messages leave |
+//! | `clock` | deadlines |
+//! | `restore` | after a restart |
+//! | `stats` | what is told about queues |
+
+mod accept;
+mod clock;
+mod consumer;
+mod dispatch;
+mod fast_map;
+mod level;
+mod memory;
+mod queue;
+mod ready;
+mod restore;
+mod roster;
+mod run;
+mod settling;
+mod stats;
+mod unsettled;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use waypost_model::command::{Sent, Settle};
+use waypost_model::journal::{Enqueue, Op};
+use waypost_model::{ChannelId, ConnId, ConsumerId, Delivery, Event, Lsn, QueueId, Refusal, Reply, SHARDS, Seq, ShardId};
+
+pub use accept::{Enqueued, Incoming};
+pub use consumer::{ChannelCredit, NewConsumer};
+pub use memory::QUEUE_MEMORY;
+pub use stats::{ConsumerInfo, Counts, QueueInfo, QueueStats};
+
+use crate::context::Cx;
+use crate::settings::QueueSettings;
+use accept::Plan;
+use consumer::Consumer;
+use fast_map::IdMap;
+use queue::{Core, Queue};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shard {
+    core: Core,
+    queues: Vec<Option<Box<Queue>>>,
+    free: Vec<u32>,
+    by_id: IdMap<QueueId, u32>,
+    consumers: IdMap<ConsumerId, Place>,
+    last_consumer: u64,
+    plans: Vec<Plan>,
+}
+
+/// Where a consumer is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    queue: u32,
+    slot: u32,
+}
+
+/// A queue that was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deleted {
+    /// How many ready messages went with it.
+    pub ready: u64,
+    /// How many messages in all.
+    pub messages: u64,
+    /// The consumers that it had; they were told.
+    pub consumers: Vec<(ConnId, ChannelId, ConsumerId)>,
+}
+
+/// A message that was asked for.
+#[derive(Debug, Clone)]
+pub struct Got {
+    /// The message. `consumer` is the stand-in that settles it; 0 where no settlement is needed.
+    pub delivery: Delivery,
+    /// Ready messages left in the queue.
+    pub remaining: u64,
+    /// What must be durable before it is handed out.
+    pub after: Option<Lsn>,
+    /// Without acknowledgement, and its bytes are not in memory: it is settled by [`Shard::left`], to be called when
+    /// they were loaded.
+    pub leaving: bool,
+}
+
+impl Shard {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(id: ShardId) -> Shard {
+        Shard {
+            core: Core::new(id),
+            queues: Vec::new(),
+            free: Vec::new(),
+            by_id: IdMap::default(),
+            consumers: IdMap::default(),
+            last_consumer: 0,
+            plans: Vec::new(),
+        }
+    }
+
+    fn queue(&self, id: QueueId) -> Option<&Queue> {
+        self.queues.get(*self.by_id.get(&id)? as usize)?.as_deref()
+    }
+
+    fn with_core(&mut self, id: QueueId) -> Option<(&mut Queue, &mut Core)> {
+        let index = *self.by_id.get(&id)?;
+        at(&mut self.queues, index).map(|q| (q, &mut self.core))
+    }
+
+    /// A new, empty queue. If there is one of that id, its settings are changed instead.
+    pub fn create_queue(&mut self, settings: Arc<QueueSettings>, cx: &mut Cx<'_>) {
+        if self.by_id.contains_key(&settings.id) {
+            return self.configure(settings, cx);
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.queues.push(None);
+            u32::try_from(self.queues.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.by_id.insert(settings.id, index);
+        let mut queue = Queue::new(settings, index, cx.now);
+        queue.reschedule(&mut self.core);
+        if let Some(place) = self.queues.get_mut(index as usize) {
+            *place = Some(Box::new(queue));
+        }
+    }
+
+    /// Other settings for a queue: limits hold at once, times to live for messages to come.
+    pub fn configure(&mut self, settings: Arc<QueueSettings>, cx: &mut Cx<'_>) {
+        let Some((q, core)) = self.with_core(settings.id) else { return };
+        q.settings = settings;
+        q.ready.sizes = q.sizes();
+        q.recheck_held(cx.now);
+        q.drop_head(core, cx);
+        q.dispatch(core, cx);
+        q.reschedule(core);
+    }
+
+    /// Deletes a queue with all that it holds. Its consumers are told by [`Event::Cancelled`].
+    pub fn delete_queue(&mut self, id: QueueId, cx: &mut Cx<'_>) -> Option<Deleted> {
+        let index = self.by_id.remove(&id)?;
+        let mut q = self.queues.get_mut(index as usize)?.take()?;
+        self.free.push(index);
+        self.core.timers.remove(&(q.timer, index));
+        let ready = q.ready.messages();
+        let mut deleted = Deleted { ready, messages: ready + q.unsettled + q.unsent, consumers: Vec::new() };
+        let roster = q.roster.take();
+        let mut slots: Vec<(u32, &Consumer)> = roster.iter().flat_map(|r| r.iter()).collect();
+        slots.sort_by_key(|(_, c)| c.id);
+        for (_, c) in &slots {
+            self.consumers.remove(&c.id);
+            if let Some(outbox) = c.outbox.as_ref().filter(|_| !c.ended) {
+                deleted.consumers.push((c.conn, c.channel, c.id));
+                outbox.push(Event::Cancelled { channel: c.channel, consumer: c.id, tag: c.tag.clone() });
+            }
+        }
+        let slots: Vec<u32> = slots.into_iter().map(|(slot, _)| slot).collect();
+        q.roster = roster;
+        let mut runs = q.ready.take_all();
+        for slot in slots {
+            if let Some(r) = &mut q.roster {
+                r.end(slot);
+            }
+            runs.append(&mut q.remove_consumer(slot));
+        }
+        runs.extend(q.leaving.take().map(|l| *l).unwrap_or_default().into_values());
+        for run in runs {
+            q.forget(run, &mut self.core, cx);
+        }
+        if q.settings.durable {
+            self.core.note(Op::Forget(id), cx);
+        }
+        Some(deleted)
+    }
+
+    /// How much is in a queue; `None` if there is no such queue.
+    #[must_use]
+    pub fn counts(&self, id: QueueId) -> Option<Counts> {
+        self.queue(id).map(Queue::counts)
+    }
+
+    /// All about a queue.
+    #[must_use]
+    pub fn info(&self, id: QueueId) -> Option<QueueInfo> {
+        self.queue(id).map(Queue::info)
+    }
+
+    /// The settings of a queue.
+    #[must_use]
+    pub fn settings(&self, id: QueueId) -> Option<&Arc<QueueSettings>> {
+        self.queue(id).map(|q| &q.settings)
+    }
+
+    /// The ids of all queues, sorted.
+    #[must_use]
+    pub fn queue_ids(&self) -> Vec<QueueId> {
+        let mut ids: Vec<QueueId> = self.queues.iter().flatten().map(|q| q.id()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Messages enter queues of this shard, each of which is named once. What is to survive a restart is one append
+    /// for all of them.
+    pub fn enqueue(&mut self, targets: &[QueueId], run: &Incoming, cx: &mut Cx<'_>) -> Enqueued {
+        let mut done = Enqueued { accepted: run.count(), ..Enqueued::default() };
+        if run.count() == 0 {
+            return done;
+        }
+        let mut plans = std::mem::take(&mut self.plans);
+        for id in targets {
+            match self.queue(*id) {
+                Some(q) => plans.push(q.plan(run)),
+                None => done.missing += 1,
+            }
+        }
+        let mut lsn = Lsn(0);
+        let ops = self.enqueue_ops(&plans, run);
+        if !ops.is_empty() {
+            match cx.journal.append(ops) {
+                Ok(ticket) => {
+                    lsn = ticket;
+                    done.lsn = Some(ticket);
+                }
+                Err(error) => {
+                    done.error = Some(error);
+                    done.accepted = 0;
+                    plans.retain(|p| !p.logged);
+                }
+            }
+        }
+        for plan in plans.drain(..) {
+            if let Some(q) = at(&mut self.queues, plan.index) {
+                done.accepted = done.accepted.min(q.accept(run, plan, lsn, &mut self.core, cx));
+            }
+        }
+        self.plans = plans;
+        done
+    }
+
+    /// What the journal is to know: one operation for the targets that take the same messages.
+    fn enqueue_ops(&self, plans: &[Plan], run: &Incoming) -> Vec<Op> {
+        let logged = || plans.iter().filter(|p| p.logged && p.takes > 0);
+        let mut sizes: Vec<u32> = logged().map(|p| p.takes).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        sizes.dedup();
+        let op = |takes: u32| {
+            let targets = logged()
+                .filter(|p| p.takes == takes)
+                .filter_map(|p| self.queues.get(p.index as usize)?.as_deref())
+                .map(|q| (q.id(), q.next_seq))
+                .collect();
+            Op::Enqueue(Enqueue {
+                targets,
+                batch: Arc::clone(&run.batch),
+                from: run.from,
+                to: run.from + takes,
+                route: Arc::clone(&run.route),
+                attrs: run.attrs,
+                at: run.at,
+            })
+        };
+        sizes.into_iter().map(op).collect()
+    }
+
+    /// A verdict on delivered messages. What the consumer does not hold (any more) is ignored.
+    pub fn settle(&mut self, s: &Settle, cx: &mut Cx<'_>) {
+        let Some(place) = self.place_in(s.consumer, s.queue) else { return };
+        if let Some(q) = at(&mut self.queues, place.queue) {
+            q.settle(place.slot, s, &mut self.core, cx);
+        }
+        self.drop_spent(s.consumer, place);
+    }
+
+    /// Deliveries have left for the socket: gives back byte credit, and settles what needs no acknowledgement.
+    pub fn sent(&mut self, s: &Sent, cx: &mut Cx<'_>) {
+        let Some(place) = self.place_in(s.consumer, s.queue) else { return };
+        if let Some(q) = at(&mut self.queues, place.queue) {
+            q.sent(place.slot, s, &mut self.core, cx);
+        }
+        self.drop_spent(s.consumer, place);
+    }
+
+    fn place_in(&self, consumer: ConsumerId, queue: QueueId) -> Option<Place> {
+        let place = *self.consumers.get(&consumer)?;
+        let q = self.queues.get(place.queue as usize)?.as_deref()?;
+        (q.id() == queue).then_some(place)
+    }
+
+    fn drop_spent(&mut self, id: ConsumerId, place: Place) {
+        if let Some(q) = at(&mut self.queues, place.queue).filter(|q| q.is_spent(place.slot)) {
+            let held = q.remove_consumer(place.slot);
+            debug_assert!(held.is_empty());
+            self.consumers.remove(&id);
+        }
+    }
+
+    fn new_consumer_id(&mut self) -> ConsumerId {
+        self.last_consumer += 1;
+        ConsumerId(self.last_consumer * SHARDS as u64 + u64::from(self.core.id.0))
+    }
+
+    /// Starts a consumer. The reply is pushed here, so that it comes before the first delivery.
+    ///
+    /// # Errors
+    /// 404 if the queue is gone; 403 if a consumer has it for itself, or if this one wants to and there are others.
+    pub fn consume(&mut self, queue: QueueId, new: NewConsumer, cx: &mut Cx<'_>) -> Result<ConsumerId, Refusal> {
+        let id = self.new_consumer_id();
+        let Some(&index) = self.by_id.get(&queue) else { return Err(gone()) };
+        let Some(q) = at(&mut self.queues, index) else { return Err(gone()) };
+        let taken = q.roster.as_ref().is_some_and(|r| r.exclusive());
+        if taken || new.exclusive && (q.consumers() > 0 || q.settings.single_active_consumer) {
+            let text = format!("queue '{}' in vhost '{}' in exclusive use", q.settings.name, q.settings.vhost);
+            return Err(Refusal::access_refused(text));
+        }
+        let outbox = Arc::clone(&new.outbox);
+        let (channel, token, after) = (new.channel, new.token, new.after);
+        let reply =
+            Reply::Consuming { consumer: id, tag: new.tag.clone(), no_ack: new.no_ack, reply_to: new.reply_to.clone() };
+        outbox.push(Event::Reply { channel, token, reply, after });
+        let sharing = q.sharing();
+        let roster = q.roster.get_or_insert_default();
+        let slot = roster.add(Consumer::new(id, new));
+        roster.elect(sharing);
+        self.consumers.insert(id, Place { queue: index, slot });
+        q.served = true;
+        q.last_used = cx.now;
+        q.dispatch(&mut self.core, cx);
+        q.reschedule(&mut self.core);
+        Ok(id)
+    }
+
+    /// Ends a consumer; what it holds stays with it until settled or released. The reply `Done` with this token is
+    /// pushed here, behind all its deliveries. `false` if there is no such consumer (any more): nothing was pushed.
+    pub fn cancel(&mut self, consumer: ConsumerId, token: Option<u32>, cx: &mut Cx<'_>) -> bool {
+        let Some(&place) = self.consumers.get(&consumer) else { return false };
+        let Some(q) = at(&mut self.queues, place.queue) else { return false };
+        if !q.end_consumer(place.slot, cx) {
+            return false;
+        }
+        if let Some(token) = token
+            && let Some(c) = q.roster.as_ref().and_then(|r| r.get(place.slot))
+            && let Some(outbox) = &c.outbox
+        {
+            outbox.push(Event::Reply { channel: c.channel, token, reply: Reply::Done, after: None });
+        }
+        q.dispatch(&mut self.core, cx);
+        q.reschedule(&mut self.core);
+        self.drop_spent(consumer, place);
+        true
+    }
+
+    /// A channel is gone: ends its consumers and stand-ins in this shard, and puts back what they hold.
+    pub fn release_channel(&mut self, consumers: &[ConsumerId], cx: &mut Cx<'_>) {
+        let mut places = Vec::with_capacity(consumers.len());
+        for id in consumers {
+            let Some(place) = self.consumers.remove(id) else { continue };
+            // None of them is to get what another one gives back.
+            if let Some(q) = at(&mut self.queues, place.queue) {
+                q.end_consumer(place.slot, cx);
+            }
+            places.push(place);
+        }
+        for place in &places {
+            if let Some(q) = at(&mut self.queues, place.queue) {
+                q.release(place.slot, &mut self.core, cx);
+            }
+        }
+        let mut queues: Vec<u32> = places.iter().map(|p| p.queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        for index in queues {
+            if let Some(q) = at(&mut self.queues, index) {
+                q.dispatch(&mut self.core, cx);
+                q.reschedule(&mut self.core);
+            }
+        }
+    }
+
+    /// Takes the message that is next in line, durable or not (see [`Got::after`]). `None` if there is none.
+    ///
+    /// # Errors
+    /// 404 if the queue is gone.
+    pub fn get(
+        &mut self,
+        queue: QueueId,
+        conn: ConnId,
+        channel: ChannelId,
+        no_ack: bool,
+        cx: &mut Cx<'_>,
+    ) -> Result<Option<Got>, Refusal> {
+        let Some((q, core)) = self.with_core(queue) else { return Err(gone()) };
+        q.last_used = cx.now;
+        let Some(level) = q.expire_front(core, cx) else {
+            q.stats.got_empty += 1;
+            return Ok(None);
+        };
+        let Some(run) = q.ready.take_front(level, 1) else { return Ok(None) };
+        core.durable = cx.journal.durable().max(core.durable);
+        let after = Some(run.lsn).filter(|lsn| *lsn > core.durable);
+        let delivery = dispatch::delivery(queue, q.settings.kind, &run);
+        let delivery = Delivery { channel, ..delivery };
+        q.stats.redelivered += u64::from(run.redelivered);
+        let mut got = Got { delivery, remaining: q.ready.messages(), after, leaving: false };
+        if no_ack {
+            q.stats.got_no_ack += 1;
+            if run.slots().is_some() {
+                q.discard(run, core, cx);
+            } else {
+                let _ = q.leave(run);
+                got.leaving = true;
+            }
+        } else {
+            q.stats.got += 1;
+            got.delivery.consumer = self.hold_in_stand_in(queue, conn, channel, run, cx);
+        }
+        Ok(Some(got))
+    }
+
+    /// Gives a message to the stand-in of a channel.
+    fn hold_in_stand_in(
+        &mut self,
+        queue: QueueId,
+        conn: ConnId,
+        channel: ChannelId,
+        mut run: run::Run,
+        cx: &mut Cx<'_>,
+    ) -> ConsumerId {
+        let fresh = self.new_consumer_id();
+        let Some(&index) = self.by_id.get(&queue) else { return fresh };
+        let Some(q) = at(&mut self.queues, index) else { return fresh };
+        let roster = q.roster.get_or_insert_default();
+        let slot = match roster.stand_in(conn, channel) {
+            Some(slot) => slot,
+            None => {
+                let slot = roster.add(Consumer::stand_in(fresh, conn, channel));
+                self.consumers.insert(fresh, Place { queue: index, slot });
+                slot
+            }
+        };
+        q.unsettled += u64::from(run.count);
+        run.tighten(dispatch::HELD_PART);
+        let Some(c) = roster.get_mut(slot) else { return fresh };
+        c.held.add(run, cx.now);
+        let id = c.id;
+        q.note_held(cx.now);
+        q.reschedule(&mut self.core);
+        id
+    }
+
+    /// Removes all ready messages; how many.
+    pub fn purge(&mut self, queue: QueueId, cx: &mut Cx<'_>) -> u64 {
+        self.with_core(queue).map_or(0, |(q, core)| q.purge(core, cx))
+    }
+
+    /// A consumer may have got credit from outside: see [`ChannelCredit`].
+    pub fn poke(&mut self, consumer: ConsumerId, cx: &mut Cx<'_>) {
+        let Some(&place) = self.consumers.get(&consumer) else { return };
+        if let Some(q) = at(&mut self.queues, place.queue) {
+            q.poke(place.slot, &mut self.core, cx);
+        }
+    }
+
+    /// Copies of dead or due messages were appended where they belong: settles them here. The range as in
+    /// [`crate::effect::Leaving`]; what is not leaving is ignored.
+    pub fn left(&mut self, queue: QueueId, first: Seq, count: u32, cx: &mut Cx<'_>) {
+        if let Some((q, core)) = self.with_core(queue) {
+            q.left(first, count, core, cx);
+        }
+    }
+
+    /// Ends a turn: hands gathered settlements to the journal. To be called before the shard's lock is released, or at
+    /// the latest when nothing else is to be done.
+    pub fn flush(&mut self, cx: &mut Cx<'_>) {
+        self.core.flush_ops(cx);
+        self.core.flush_memory(cx);
+    }
+
+    /// How many queues it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether it has no queue.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}
+
+fn at(queues: &mut [Option<Box<Queue>>], index: u32) -> Option<&mut Queue> {
+    queues.get_mut(index as usize)?.as_deref_mut()
+}
+
+fn gone() -> Refusal {
+    Refusal::not_found("the queue was deleted meanwhile")
+}

@@ -1,0 +1,204 @@
+//! Consumers: their credit, and what they hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use waypost_model::{ChannelId, ConnId, ConsumerId, Lsn, Outbox};
+
+use super::run::Run;
+use super::unsettled::Held;
+
+/// A prefetch limit that the consumers of a channel share (`basic.qos` with `global`). The consumers may belong to
+/// several shards.
+///
+/// After settlements the broker asks [`ChannelCredit::wanted`], and pokes all consumers of the channel if it says yes.
+#[derive(Debug, Default)]
+pub struct ChannelCredit {
+    /// The limit in the high half, 0 for none; what is held in the low half.
+    state: AtomicU64,
+    wanted: AtomicBool,
+}
+
+impl ChannelCredit {
+    /// A limit of `prefetch` messages; 0 is no limit.
+    #[must_use]
+    pub fn new(prefetch: u32) -> ChannelCredit {
+        ChannelCredit { state: AtomicU64::new(u64::from(prefetch) << 32), wanted: AtomicBool::new(false) }
+    }
+
+    /// Another limit. The broker pokes all consumers of the channel afterwards.
+    pub fn set_limit(&self, prefetch: u32) {
+        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+            Some(u64::from(prefetch) << 32 | s & u64::from(u32::MAX))
+        });
+    }
+
+    /// How many messages the channel holds unsettled.
+    #[must_use]
+    pub fn held(&self) -> u32 {
+        self.state.load(Ordering::SeqCst) as u32
+    }
+
+    /// Whether a consumer found no credit since the last call, while there may be some now.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.wanted.swap(false, Ordering::SeqCst)
+    }
+
+    fn room(state: u64) -> u32 {
+        match ((state >> 32) as u32, state as u32) {
+            (0, held) => u32::MAX - held,
+            (limit, held) => limit.saturating_sub(held),
+        }
+    }
+
+    /// Whether there is credit. If not, that is noted before looking once more, so that what is given back meanwhile is
+    /// either seen here or followed by a poke.
+    fn available(&self) -> bool {
+        if Self::room(self.state.load(Ordering::SeqCst)) > 0 {
+            return true;
+        }
+        self.wanted.store(true, Ordering::SeqCst);
+        Self::room(self.state.load(Ordering::SeqCst)) > 0
+    }
+
+    /// Takes up to `want`.
+    fn take(&self, want: u32) -> u32 {
+        let mut got = 0;
+        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+            got = Self::room(s).min(want);
+            Some(s + u64::from(got))
+        });
+        got
+    }
+
+    fn give(&self, n: u32) {
+        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+            Some(s - u64::from(n.min(s as u32)))
+        });
+    }
+}
+
+/// What it takes to become a consumer.
+#[derive(Debug)]
+pub struct NewConsumer {
+    /// Of which connection.
+    pub conn: ConnId,
+    /// Of which channel.
+    pub channel: ChannelId,
+    /// Its tag.
+    pub tag: Box<str>,
+    /// Where its deliveries go.
+    pub outbox: Arc<Outbox>,
+    /// Deliveries are settled by [`waypost_model::command::Sent`].
+    pub no_ack: bool,
+    /// Nobody else may consume.
+    pub exclusive: bool,
+    /// Those of a higher priority are served first.
+    pub priority: i32,
+    /// Unsettled messages at most. Does not count where `no_ack`.
+    pub prefetch: Option<u32>,
+    /// A limit shared with others. Does not count where `no_ack`.
+    pub channel_credit: Option<Arc<ChannelCredit>>,
+    /// Byte credit.
+    pub window_bytes: u64,
+    /// The token of the call, for the reply.
+    pub token: u32,
+    /// What must be durable before the reply.
+    pub after: Option<Lsn>,
+    /// See [`waypost_model::Reply::Consuming`].
+    pub reply_to: Option<Box<str>>,
+}
+
+/// A consumer, or the stand-in that holds what a channel got by single requests.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub id: ConsumerId,
+    pub conn: ConnId,
+    pub channel: ChannelId,
+    pub tag: Box<str>,
+    /// `None` for stand-ins.
+    pub outbox: Option<Arc<Outbox>>,
+    pub no_ack: bool,
+    pub exclusive: bool,
+    pub priority: i32,
+    pub prefetch: u32,
+    pub channel_credit: Option<Arc<ChannelCredit>>,
+    pub window: i64,
+    pub held: Held,
+    /// Gets no more messages: cancelled, or a stand-in.
+    pub ended: bool,
+    /// Stands in the order of service.
+    pub listed: bool,
+}
+
+impl Consumer {
+    pub fn new(id: ConsumerId, new: NewConsumer) -> Consumer {
+        Consumer {
+            id,
+            conn: new.conn,
+            channel: new.channel,
+            tag: new.tag,
+            outbox: Some(new.outbox),
+            no_ack: new.no_ack,
+            exclusive: new.exclusive,
+            priority: new.priority,
+            prefetch: new.prefetch.filter(|p| *p > 0 && !new.no_ack).unwrap_or(u32::MAX),
+            channel_credit: new.channel_credit.filter(|_| !new.no_ack),
+            window: i64::try_from(new.window_bytes).unwrap_or(i64::MAX),
+            held: if new.no_ack { Held::in_order() } else { Held::by_place() },
+            ended: false,
+            listed: false,
+        }
+    }
+
+    /// What holds the messages that a channel got one by one.
+    pub fn stand_in(id: ConsumerId, conn: ConnId, channel: ChannelId) -> Consumer {
+        Consumer {
+            id,
+            conn,
+            channel,
+            tag: "".into(),
+            outbox: None,
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            prefetch: u32::MAX,
+            channel_credit: None,
+            window: 0,
+            held: Held::by_place(),
+            ended: true,
+            listed: false,
+        }
+    }
+
+    pub fn is_stand_in(&self) -> bool {
+        self.outbox.is_none()
+    }
+
+    /// Whether it may be given a message now.
+    pub fn has_credit(&self) -> bool {
+        !self.ended
+            && self.window > 0
+            && self.held.messages() < u64::from(self.prefetch)
+            && self.channel_credit.as_ref().is_none_or(|c| c.available())
+    }
+
+    /// Takes credit for messages from the front of `run`, at most `want`; how many it came to.
+    pub fn take_credit(&mut self, run: &Run, want: u32) -> u32 {
+        let mut max = want.min(run.count);
+        if !self.no_ack {
+            let left = u64::from(self.prefetch).saturating_sub(self.held.messages());
+            max = max.min(u32::try_from(left).unwrap_or(u32::MAX));
+        }
+        let n = run.fitting(u64::try_from(self.window).unwrap_or(0), max);
+        self.channel_credit.as_ref().map_or(n, |c| c.take(n))
+    }
+
+    /// Gives message credit back.
+    pub fn give_credit(&self, n: u32) {
+        if let Some(c) = &self.channel_credit {
+            c.give(n);
+        }
+    }
+}

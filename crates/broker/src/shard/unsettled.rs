@@ -1,0 +1,142 @@
+//! What a consumer holds: delivered and not settled.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use waypost_model::{Millis, Seq};
+
+use super::run::Run;
+
+/// What is left of a run is copied when it is less than that part of what it pins.
+const REST_PART: u64 = 8;
+
+/// A delivered run.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub run: Run,
+    pub since: Millis,
+}
+
+/// What a consumer holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    runs: Runs,
+    messages: u64,
+}
+
+#[derive(Debug)]
+enum Runs {
+    /// Without acknowledgement: settled in the order of delivery, as it leaves for the socket.
+    InOrder(VecDeque<Delivered>),
+    /// Settled by place, in any order.
+    ByPlace(BTreeMap<u64, Delivered>),
+}
+
+impl Held {
+    pub fn in_order() -> Held {
+        Held { runs: Runs::InOrder(VecDeque::new()), messages: 0 }
+    }
+
+    pub fn by_place() -> Held {
+        Held { runs: Runs::ByPlace(BTreeMap::new()), messages: 0 }
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// How many runs.
+    pub fn runs(&self) -> usize {
+        match &self.runs {
+            Runs::InOrder(runs) => runs.len(),
+            Runs::ByPlace(runs) => runs.len(),
+        }
+    }
+
+    pub fn add(&mut self, run: Run, since: Millis) {
+        self.messages += u64::from(run.count);
+        let held = Delivered { run, since };
+        match &mut self.runs {
+            Runs::InOrder(runs) => runs.push_back(held),
+            Runs::ByPlace(runs) => {
+                runs.insert(held.run.first.0, held);
+            }
+        }
+    }
+
+    /// Takes the messages `n` that were delivered first; only where settled in order. Gives each run to `f`.
+    pub fn take_first(&mut self, mut n: u32, mut f: impl FnMut(Run)) {
+        let Runs::InOrder(runs) = &mut self.runs else { return };
+        while n > 0 {
+            let Some(front) = runs.front_mut() else { break };
+            let taken = if n < front.run.count {
+                let taken = front.run.split_front(n);
+                front.run.tighten(REST_PART);
+                taken
+            } else {
+                let Some(front) = runs.pop_front() else { break };
+                front.run
+            };
+            n -= taken.count;
+            self.messages -= u64::from(taken.count);
+            f(taken);
+        }
+    }
+
+    /// Takes those of the messages `first..first + count` that are held; only where settled by place. Gives each run to
+    /// `f`, in order of places.
+    pub fn take_range(&mut self, first: Seq, count: u32, mut f: impl FnMut(Run)) {
+        let Runs::ByPlace(runs) = &mut self.runs else { return };
+        let end = first.0.saturating_add(u64::from(count));
+        let Some((&key, _)) = runs.range(..=first.0).next_back().filter(|(_, d)| d.run.end() > first.0) else {
+            return Self::take_from(runs, &mut self.messages, first.0, end, f);
+        };
+        if key < first.0
+            && let Some(d) = runs.get_mut(&key)
+        {
+            // The range begins inside a run: what comes before it stays.
+            let before = u32::try_from(first.0 - key).unwrap_or(u32::MAX);
+            let since = d.since;
+            let front = d.run.split_front(before);
+            let mut rest = std::mem::replace(&mut d.run, front);
+            d.run.tighten(REST_PART);
+            rest.tighten(REST_PART);
+            runs.insert(rest.first.0, Delivered { run: rest, since });
+        }
+        Self::take_from(runs, &mut self.messages, first.0, end, &mut f);
+    }
+
+    fn take_from(runs: &mut BTreeMap<u64, Delivered>, messages: &mut u64, mut at: u64, end: u64, mut f: impl FnMut(Run)) {
+        while at < end {
+            let Some((&key, _)) = runs.range(at..end).next() else { return };
+            let Some(mut d) = runs.remove(&key) else { return };
+            let taken = if d.run.end() > end {
+                let taken = d.run.split_front(u32::try_from(end - key).unwrap_or(u32::MAX));
+                d.run.tighten(REST_PART);
+                runs.insert(d.run.first.0, d);
+                taken
+            } else {
+                d.run
+            };
+            at = taken.end();
+            *messages -= u64::from(taken.count);
+            f(taken);
+        }
+    }
+
+    /// Takes everything.
+    pub fn take_all(&mut self) -> Vec<Run> {
+        self.messages = 0;
+        match &mut self.runs {
+            Runs::InOrder(runs) => std::mem::take(runs).into_iter().map(|d| d.run).collect(),
+            Runs::ByPlace(runs) => std::mem::take(runs).into_values().map(|d| d.run).collect(),
+        }
+    }
+
+    /// When the oldest of them was delivered.
+    pub fn oldest(&self) -> Option<Millis> {
+        match &self.runs {
+            Runs::InOrder(runs) => runs.front().map(|d| d.since),
+            Runs::ByPlace(runs) => runs.values().map(|d| d.since).min(),
+        }
+    }
+}
