@@ -22,6 +22,8 @@ mod report;
 mod ring;
 mod roundtrip;
 mod run;
+#[cfg(test)]
+mod scenarios;
 mod sequences;
 mod throughput;
 mod times;
