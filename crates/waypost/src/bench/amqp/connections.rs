@@ -6,17 +6,14 @@ use super::fault::Fault;
 use super::outcome::{ratio, round};
 use super::progress::{Goal, Progress};
 use super::uri::Uri;
+use super::usage::allow_sockets;
 use super::usage::{Memory, Process};
 use super::{Report, ReportFlaw};
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Descriptors that are not connections.
-const OTHER_FILES: u64 = 64;
 
 /// `connections`.
 #[derive(Debug, Args)]
@@ -59,7 +56,7 @@ impl ConnectionsArgs {
     /// # Errors
     /// A connection that the broker does not take.
     pub fn run(&self) -> Result<Report, Fault> {
-        allow_files(u64::from(self.count) + OTHER_FILES)?;
+        allow_sockets(u64::from(self.count))?;
         let process = self.target.process()?;
         // The first connection makes the broker load what it needs; it also says who it is.
         let product = first_connection(&self.target.uri)?;
@@ -167,24 +164,6 @@ fn alive(conn: &Conn) -> bool {
     let silent = matches!(&peeked, Err(error) if error.kind() == ErrorKind::WouldBlock);
     // A heartbeat or a notice is no end either.
     waits && (silent || matches!(peeked, Ok(count) if count > 0))
-}
-
-/// Raises the limit of open files of this process, as far as it may.
-fn allow_files(wanted: u64) -> Result<(), Fault> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return Ok(());
-    }
-    let raised = Rlimit {
-        current: Some(wanted),
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised).map_err(|_| {
-        Fault::Usage(format!(
-            "{wanted} open files are needed, the limit is {}: see ulimit -n",
-            limit.maximum.unwrap_or(u64::MAX)
-        ))
-    })
 }
 
 #[cfg(test)]

@@ -106,7 +106,6 @@ impl Outcome {
         if let Some(window) = &publisher.window {
             self.confirmed += window.accepted;
             self.refused += window.refused;
-            self.confirm_times.merge(window.times.clone());
         }
     }
 
@@ -118,7 +117,6 @@ impl Outcome {
         self.tally.out_of_order += more.out_of_order;
         self.tally.redelivered += more.redelivered;
         self.tally.corrupt += more.corrupt;
-        self.times.merge(consumer.times);
         self.tracks.extend(consumer.tracks);
         self.consumers += 1;
     }

@@ -225,6 +225,13 @@ impl Publisher {
         count
     }
 
+    /// Exchanges the histogram of confirm times with `times`.
+    pub fn lend(&mut self, times: &mut Times) {
+        if let Some(window) = &mut self.window {
+            std::mem::swap(&mut window.times, times);
+        }
+    }
+
     /// Starts no more messages.
     pub fn retire(&mut self) {
         self.limits.quota = self.sent;

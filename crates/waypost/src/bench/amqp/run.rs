@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::publisher::{PublishLimits, Publisher};
 use super::ring::{Properties, Ring, Route, STREAMS_MAX, Shape};
 use super::uri::Uri;
-use super::usage::{Process, Watch};
+use super::usage::{Process, Watch, allow_sockets};
 use super::worker::{Finished, Pace, Role, Shared, Worker};
 use std::sync::atomic::Ordering;
 use std::thread::ScopedJoinHandle;
@@ -94,6 +94,7 @@ pub fn run(
             "more than {STREAMS_MAX} pairs of publisher and queue"
         )));
     }
+    allow_sockets((plan.publishers.len() + plan.consumers.len()) as u64)?;
     let publishers = open_publishers(uri, plan, load)?;
     let consumers = open_consumers(uri, plan, load)?;
     let product = publishers
@@ -292,8 +293,12 @@ fn conclude(
 ) -> Result<Outcome, Fault> {
     let mut outcome = Outcome::new(plan, product);
     let mut conns = Vec::new();
-    for thread in finished {
+    for mut thread in finished {
         outcome.add_cpu(&thread);
+        outcome.times.merge(std::mem::take(&mut thread.times));
+        outcome
+            .confirm_times
+            .merge(std::mem::take(&mut thread.confirm_times));
         for slot in thread.slots {
             conns.push(match slot.role {
                 Role::Publish(publisher) => {

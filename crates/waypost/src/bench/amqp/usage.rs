@@ -1,6 +1,7 @@
-//! What processes use, as Linux tells in `/proc`.
+//! What processes use, as Linux tells in `/proc`, and how many files this one may open.
 
 use super::fault::Fault;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use std::fs;
 use std::io;
@@ -10,6 +11,9 @@ use std::time::Duration;
 
 /// How often the memory of the broker is looked at.
 const SAMPLE_TIME: Duration = Duration::from_millis(100);
+
+/// Descriptors that are not connections.
+const OTHER_FILES: u64 = 64;
 
 /// Processor time that the calling thread has taken so far, in nanoseconds.
 pub fn thread_cpu_ns() -> Option<u64> {
@@ -210,6 +214,28 @@ impl Watch {
             after: process.memory()?,
         }))
     }
+}
+
+/// Raises the limit of open files of this process so that it can hold so many connections.
+///
+/// # Errors
+/// The hard limit is lower.
+pub fn allow_sockets(sockets: u64) -> Result<(), Fault> {
+    let wanted = sockets.saturating_add(OTHER_FILES);
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).map_err(|_| {
+        Fault::Usage(format!(
+            "{wanted} open files are needed, the limit is {}: see ulimit -n",
+            limit.maximum.unwrap_or(u64::MAX)
+        ))
+    })
 }
 
 #[cfg(all(test, target_os = "linux"))]

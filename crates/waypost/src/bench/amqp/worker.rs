@@ -5,6 +5,7 @@ use super::consumer::Consumer;
 use super::fault::Fault;
 use super::publisher::{Publisher, Turn};
 use super::ready::{Event, Interest, Ready};
+use super::times::Times;
 use super::usage::thread_cpu_ns;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -125,6 +126,9 @@ pub struct Worker<'a> {
     /// Per stream: the slot of its publisher, for the closed loop.
     owners: Vec<usize>,
     cursor: usize,
+    /// Lent to the connection that is being read: a histogram each would be too much for thousands of them.
+    times: Times,
+    confirm_times: Times,
 }
 
 /// What a thread leaves behind.
@@ -134,6 +138,10 @@ pub struct Finished {
     pub slots: Vec<Slot>,
     /// Processor time that it took, nanoseconds, where the system tells.
     pub cpu_ns: Option<u64>,
+    /// From publish to delivery.
+    pub times: Times,
+    /// From publish to confirm.
+    pub confirm_times: Times,
 }
 
 enum Round {
@@ -182,6 +190,8 @@ impl<'a> Worker<'a> {
             pace,
             owners,
             cursor: 0,
+            times: Times::default(),
+            confirm_times: Times::default(),
         })
     }
 
@@ -216,10 +226,7 @@ impl<'a> Worker<'a> {
         let cpu_ns = thread_cpu_ns()
             .zip(cpu_before)
             .map(|(after, before)| after - before);
-        Ok(Finished {
-            slots: self.farewell()?,
-            cpu_ns,
-        })
+        self.farewell(cpu_ns)
     }
 
     /// One turn for each publisher that may send.
@@ -343,7 +350,9 @@ impl<'a> Worker<'a> {
                 let excused =
                     |p: &Publisher| p.returned + p.window.as_ref().map_or(0, |w| w.refused);
                 let before = excused(publisher);
+                publisher.lend(&mut self.confirm_times);
                 slot.conn.inbound.drain(publisher.as_mut())?;
+                publisher.lend(&mut self.confirm_times);
                 self.shared
                     .confirmed
                     .fetch_add(publisher.take_settled()?, Ordering::Relaxed);
@@ -354,7 +363,9 @@ impl<'a> Worker<'a> {
             Role::Consume(consumer) => {
                 consumer.now_ns = now_ns;
                 let before = consumer.tally.delivered;
+                std::mem::swap(&mut self.times, &mut consumer.times);
                 slot.conn.inbound.drain(consumer.as_mut())?;
+                std::mem::swap(&mut self.times, &mut consumer.times);
                 let count = consumer.tally.delivered - before;
                 if count > 0 {
                     self.shared.delivered.fetch_add(count, Ordering::Relaxed);
@@ -400,7 +411,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Sends the last acknowledgements and makes the sockets blocking again.
-    fn farewell(mut self) -> Result<Vec<Slot>, Fault> {
+    fn farewell(mut self, cpu_ns: Option<u64>) -> Result<Finished, Fault> {
         for slot in &mut self.slots {
             slot.conn
                 .stream
@@ -411,7 +422,18 @@ impl<'a> Worker<'a> {
                 consumer.flush(&mut slot.conn.stream)?;
             }
         }
-        Ok(self.slots)
+        let Self {
+            slots,
+            times,
+            confirm_times,
+            ..
+        } = self;
+        Ok(Finished {
+            slots,
+            cpu_ns,
+            times,
+            confirm_times,
+        })
     }
 }
 
