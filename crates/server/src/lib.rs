@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The shell around Waypost's core: everything that knows sockets, clocks, threads and files of its own.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+pub mod driver;
+mod error;
+mod listen;
+pub mod logging;
+mod runtime;
+
+pub use error::ServeError;

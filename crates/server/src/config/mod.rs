@@ -1,0 +1,99 @@
+//! Configuration: one declaration per setting gives the key in the file, the environment variable, the flag, the check
+//! and the documentation.
+//!
+//! Precedence: default, then file, then environment, then flag. A later source replaces a list as a whole.
+
+mod declare;
+pub mod docs;
+mod listener;
+mod nearest;
+mod sources;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use declare::{Key, SectionDoc};
+pub use listener::{ListenerSpec, ListenerTls};
+pub use sources::{ConfigError, Loaded, Origin, load};
+pub use value::{ByteSize, Fraction, HttpAuth, LogFormat, Setting, Unset};
+
+use declare::settings;
+
+settings! {
+    /// The process as a whole.
+    server: ServerConfig {
+        /// Where everything durable lives. Made if absent, locked while in use.
+        data_dir: PathBuf = "./waypost-data", flag "data-dir";
+        /// Threads that serve connections; 0 stands for the number of cores.
+        worker_threads: usize = "0";
+        /// Connections at once, over all listeners but HTTP; more are closed at once.
+        connections_max: usize = "65536";
+        /// How long a stop waits for connections to take their farewell.
+        stop_timeout: Duration = "5s";
+    }
+    /// Where the server listens. Each value is `ADDR:PORT[,option=value…]` or `off`; given at all, a setting replaces
+    /// that listener's defaults. Port 0 takes a free one, see `listeners.json` in the data directory. Options:
+    /// `tls=CERT:KEY` (PEM files), `client-ca=FILE` (PEM; asks clients for certificates, whose common name is the user
+    /// of mechanism EXTERNAL), `vhost=NAME` (for protocols that carry none), `advertise=HOST[:PORT]`.
+    listeners: ListenersConfig {
+        /// AMQP 0-9-1.
+        amqp: Vec<ListenerSpec> = "127.0.0.1:5672", flag "amqp";
+        /// HTTP: metrics, health and the management API.
+        http: Vec<ListenerSpec> = "127.0.0.1:8500 127.0.0.1:15672", flag "http";
+        /// Kafka's protocol. Not yet: only `off` is taken.
+        kafka: Vec<ListenerSpec> = "off", flag "kafka";
+        /// DNS. Not yet: only `off` is taken.
+        dns: Vec<ListenerSpec> = "off", flag "dns";
+        /// ZMTP. Not yet: only `off` is taken.
+        zmtp: Vec<ListenerSpec> = "off", flag "zmtp";
+    }
+    /// AMQP connections.
+    amqp: AmqpConfig {
+        /// Heartbeat interval that is offered; 0s offers none.
+        heartbeat: Duration = "60s";
+        /// Largest frame that is offered.
+        frame_max: ByteSize = "128KiB";
+        /// Channels per connection.
+        channel_max: u16 = "2047";
+        /// Largest message that is taken.
+        message_bytes_max: ByteSize = "128MiB";
+        /// What the server calls itself to clients. Some libraries choose their features by this name.
+        product: String = "RabbitMQ";
+    }
+    /// The HTTP listeners.
+    http: HttpConfig {
+        /// `auto`: open on loopback, credentials elsewhere. `always`: credentials everywhere. `never`: open; refused for
+        /// listeners off loopback.
+        auth: HttpAuth = "auto";
+        /// Further host names under which the server may be addressed. Requests for others are refused, since a hostile
+        /// web page can have its own name point here.
+        allowed_hosts: Vec<String> = "";
+        /// Largest request body.
+        body_max: ByteSize = "8MiB";
+    }
+    /// Memory.
+    memory: MemoryConfig {
+        /// Share of the machine's (or control group's) memory above which publishers are held back.
+        high_watermark: Fraction = "0.6";
+        /// Message bytes that queues keep in memory; more live on disk only.
+        queue_budget: ByteSize = "256MiB";
+    }
+    /// The disk under the data directory.
+    disk: DiskConfig {
+        /// Free space below which publishers are held back.
+        free_limit: ByteSize = "256MiB";
+        /// Size of the journal's segments.
+        segment_bytes: ByteSize = "64MiB";
+    }
+    /// The log on standard error.
+    log: LogConfig {
+        /// How much: `error`, `warn`, `info`, `debug` or `trace`, also per module: `info,waypost_server::http=debug`.
+        level: String = "info";
+        /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
+        format: LogFormat = "auto";
+    }
+}
