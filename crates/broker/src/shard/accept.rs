@@ -27,6 +27,8 @@ pub struct Incoming {
     pub attrs: Attrs,
     /// When they came.
     pub at: Millis,
+    /// For a delay queue: when they are due, if not at `at` + `expiration`. After a restart it is that in any case.
+    pub due: Option<Millis>,
 }
 
 impl Incoming {
@@ -67,8 +69,12 @@ impl Queue {
         let logged = self.settings.durable
             && run.attrs.persistent()
             // What is to be delivered at once or to die would not outlive a restart; unless its death is to be seen.
-            && (self.settings.dead_letter.is_some() || self.deadline(run.attrs, run.at) > run.at);
-        Plan { index: self.index, takes: self.room(run, run.from), logged }
+            && (self.is_delay() || self.settings.dead_letter.is_some() || self.deadline(run.attrs, run.at) > run.at);
+        Plan {
+            index: self.index,
+            takes: self.room(run, run.from),
+            logged,
+        }
     }
 
     /// How many of the messages from `from` on fit while none is delivered.
@@ -83,7 +89,11 @@ impl Queue {
         }
         if let Some(max) = self.settings.max_length_bytes {
             let mut left = max.saturating_sub(self.ready.body());
-            let slots = run.batch.slots().get(from as usize..run.to as usize).unwrap_or_default();
+            let slots = run
+                .batch
+                .slots()
+                .get(from as usize..run.to as usize)
+                .unwrap_or_default();
             let fits = slots.iter().take_while(|s| {
                 let fits = u64::from(s.body_len) <= left;
                 left = left.saturating_sub(u64::from(s.body_len));
@@ -108,7 +118,14 @@ impl Queue {
     }
 
     /// Takes the messages as planned. Returns how many it took.
-    pub fn accept(&mut self, run: &Incoming, plan: Plan, lsn: Lsn, core: &mut Core, cx: &mut Cx<'_>) -> u32 {
+    pub fn accept(
+        &mut self,
+        run: &Incoming,
+        plan: Plan,
+        lsn: Lsn,
+        core: &mut Core,
+        cx: &mut Cx<'_>,
+    ) -> u32 {
         let mut to = run.from + plan.takes;
         self.take_in(run, run.from, to, plan.logged, lsn, core, cx);
         if to < run.to && !plan.logged {
@@ -131,13 +148,29 @@ impl Queue {
         to - run.from
     }
 
-    fn take_in(&mut self, run: &Incoming, from: u32, to: u32, logged: bool, lsn: Lsn, core: &mut Core, cx: &mut Cx<'_>) {
+    fn take_in(
+        &mut self,
+        run: &Incoming,
+        from: u32,
+        to: u32,
+        logged: bool,
+        lsn: Lsn,
+        core: &mut Core,
+        cx: &mut Cx<'_>,
+    ) {
         let count = to.saturating_sub(from);
         if count == 0 {
             return;
         }
-        let (payload, body) = sum(run.batch.slots().get(from as usize..to as usize).unwrap_or_default());
-        let deadline = self.deadline(run.attrs, run.at);
+        let (payload, body) = sum(run
+            .batch
+            .slots()
+            .get(from as usize..to as usize)
+            .unwrap_or_default());
+        let deadline = run
+            .due
+            .filter(|_| self.is_delay())
+            .unwrap_or_else(|| self.deadline(run.attrs, run.at));
         let fleeting = deadline <= run.at && !self.is_delay();
         let run = Run {
             first: self.next_seq,
@@ -159,11 +192,17 @@ impl Queue {
         self.next_seq = self.next_seq.plus(u64::from(count));
         self.stats.published += u64::from(count);
         self.add_memory(run.memory(), core, cx);
-        let Some(rest) = self.offer(run, core, cx) else { return };
+        let Some(rest) = self.offer(run, core, cx) else {
+            return;
+        };
         if rest.deadline <= cx.now && !self.is_delay() {
             return self.die(rest, DeathReason::Expired, core, cx);
         }
-        let merge = if self.waiting { Merge::Apart } else { Merge::Allowed };
+        let merge = if self.waiting {
+            Merge::Apart
+        } else {
+            Merge::Allowed
+        };
         self.ready.keep(rest, merge);
         self.dispatch(core, cx);
     }
@@ -175,7 +214,9 @@ impl Queue {
         if self.settings.overflow != Overflow::RejectPublishDlx {
             return;
         }
-        let Some(to) = self.settings.dead_letter.clone() else { return };
+        let Some(to) = self.settings.dead_letter.clone() else {
+            return;
+        };
         self.stats.dead_lettered += u64::from(count);
         let messages = Leaving {
             settings: Arc::clone(&self.settings),
@@ -185,9 +226,16 @@ impl Queue {
             route: Arc::clone(&run.route),
             attrs: run.attrs,
             at: run.at,
-            body: waypost_model::Body::Mem { batch: Arc::clone(&run.batch), from },
+            body: waypost_model::Body::Mem {
+                batch: Arc::clone(&run.batch),
+                from,
+            },
         };
-        cx.effects.push(Effect::DeadLetter(DeadLetter { messages, reason: DeathReason::MaxLen, to }));
+        cx.effects.push(Effect::DeadLetter(DeadLetter {
+            messages,
+            reason: DeathReason::MaxLen,
+            to,
+        }));
     }
 
     /// Drops what is over the limits, from the front.
@@ -214,11 +262,21 @@ impl Queue {
     }
 
     fn drop_first(&mut self, n: impl Fn(&Run) -> u32, core: &mut Core, cx: &mut Cx<'_>) -> bool {
-        let Some(level) = self.ready.top() else { return false };
-        let Some(n) = self.ready.front_sealed(level).map(n) else { return false };
-        let Some(run) = self.ready.take_front(level, n) else { return false };
+        let Some(level) = self.ready.top() else {
+            return false;
+        };
+        let Some(n) = self.ready.front_sealed(level).map(n) else {
+            return false;
+        };
+        let Some(run) = self.ready.take_front(level, n) else {
+            return false;
+        };
         // What has expired by now died of that.
-        let reason = if run.deadline <= cx.now { DeathReason::Expired } else { DeathReason::MaxLen };
+        let reason = if run.deadline <= cx.now {
+            DeathReason::Expired
+        } else {
+            DeathReason::MaxLen
+        };
         self.die(run, reason, core, cx);
         true
     }

@@ -53,7 +53,9 @@ impl Shard {
             due.push(index);
         }
         for index in due {
-            let Some(q) = at(&mut self.queues, index) else { continue };
+            let Some(q) = at(&mut self.queues, index) else {
+                continue;
+            };
             q.timer = NEVER;
             for id in q.on_time(&mut self.core, cx) {
                 self.consumers.remove(&id);
@@ -93,16 +95,17 @@ impl Queue {
         let mut removed = Vec::new();
         if self.check_held <= cx.now {
             removed = self.check_held(core, cx);
-            self.dispatch(core, cx);
         }
-        self.reschedule(core);
+        self.after_return(core, cx);
         removed
     }
 
     /// Messages whose time has come die, or are due.
-    fn expire(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
+    pub fn expire(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
         for _ in 0..EXPIRE_RUNS_MAX {
-            let Some(run) = self.ready.take_expired(cx.now) else { return };
+            let Some(run) = self.ready.take_expired(cx.now) else {
+                return;
+            };
             if self.is_delay() {
                 let leaving = self.leave(run);
                 cx.effects.push(Effect::Due(leaving));

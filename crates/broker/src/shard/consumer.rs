@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use waypost_model::{ChannelId, ConnId, ConsumerId, Lsn, Outbox};
+use waypost_model::table::Table;
+use waypost_model::{ChannelId, ConnId, ConsumerId, Outbox, Refusal};
 
 use super::run::Run;
 use super::unsettled::Held;
@@ -23,14 +24,25 @@ impl ChannelCredit {
     /// A limit of `prefetch` messages; 0 is no limit.
     #[must_use]
     pub fn new(prefetch: u32) -> ChannelCredit {
-        ChannelCredit { state: AtomicU64::new(u64::from(prefetch) << 32), wanted: AtomicBool::new(false) }
+        ChannelCredit {
+            state: AtomicU64::new(u64::from(prefetch) << 32),
+            wanted: AtomicBool::new(false),
+        }
     }
 
-    /// Another limit. The broker pokes all consumers of the channel afterwards.
-    pub fn set_limit(&self, prefetch: u32) {
-        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
-            Some(u64::from(prefetch) << 32 | s & u64::from(u32::MAX))
-        });
+    /// Whether there is a limit at all.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.state.load(Ordering::SeqCst) >> 32 != 0
+    }
+
+    /// Another limit; 0 is none. The broker pokes all consumers of the channel afterwards.
+    pub fn limit(&self, prefetch: u32) {
+        let _ = self
+            .state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+                Some(u64::from(prefetch) << 32 | s & u64::from(u32::MAX))
+            });
     }
 
     /// How many messages the channel holds unsettled.
@@ -65,17 +77,68 @@ impl ChannelCredit {
     /// Takes up to `want`.
     fn take(&self, want: u32) -> u32 {
         let mut got = 0;
-        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
-            got = Self::room(s).min(want);
-            Some(s + u64::from(got))
-        });
+        let _ = self
+            .state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+                got = Self::room(s).min(want);
+                Some(s + u64::from(got))
+            });
         got
     }
 
     fn give(&self, n: u32) {
-        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
-            Some(s - u64::from(n.min(s as u32)))
-        });
+        let _ = self
+            .state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+                Some(s - u64::from(n.min(s as u32)))
+            });
+    }
+}
+
+/// What the arguments of a consumer ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsumerArguments {
+    /// `x-priority`: those of a higher one are served first.
+    pub priority: i32,
+}
+
+impl ConsumerArguments {
+    /// Reads the arguments of a consume. `x-cancel-on-ha-failover` asks for what holds anyway; arguments without `x-`
+    /// are the client's own.
+    ///
+    /// # Errors
+    /// 406 if a value is not what it should be, 540 for what we do not do.
+    pub fn parse(arguments: &Table) -> Result<ConsumerArguments, Refusal> {
+        let mut parsed = ConsumerArguments::default();
+        for (key, value) in arguments.iter() {
+            match key {
+                "x-priority" => {
+                    let priority = value.as_i64().and_then(|n| i32::try_from(n).ok());
+                    let wrong = || {
+                        Refusal::precondition_failed(
+                            "invalid arg 'x-priority': not a 32-bit integer",
+                        )
+                    };
+                    parsed.priority = priority.ok_or_else(wrong)?;
+                }
+                "x-cancel-on-ha-failover" => {
+                    let wrong = || {
+                        Refusal::precondition_failed(
+                            "invalid arg 'x-cancel-on-ha-failover': not a boolean",
+                        )
+                    };
+                    value.as_bool().ok_or_else(wrong)?;
+                }
+                key if key.starts_with("x-") => {
+                    return Err(Refusal::not_implemented(format!(
+                        "consumer argument '{key}' is not supported"
+                    ))
+                    .soft());
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
     }
 }
 
@@ -90,24 +153,20 @@ pub struct NewConsumer {
     pub tag: Box<str>,
     /// Where its deliveries go.
     pub outbox: Arc<Outbox>,
+    /// The token of the call, for the reply.
+    pub token: u32,
     /// Deliveries are settled by [`waypost_model::command::Sent`].
     pub no_ack: bool,
     /// Nobody else may consume.
     pub exclusive: bool,
-    /// Those of a higher priority are served first.
-    pub priority: i32,
+    /// Further wishes.
+    pub arguments: ConsumerArguments,
     /// Unsettled messages at most. Does not count where `no_ack`.
     pub prefetch: Option<u32>,
-    /// A limit shared with others. Does not count where `no_ack`.
-    pub channel_credit: Option<Arc<ChannelCredit>>,
+    /// A limit shared with the other consumers of the channel. Does not count where `no_ack`.
+    pub credit: Arc<ChannelCredit>,
     /// Byte credit.
     pub window_bytes: u64,
-    /// The token of the call, for the reply.
-    pub token: u32,
-    /// What must be durable before the reply.
-    pub after: Option<Lsn>,
-    /// See [`waypost_model::Reply::Consuming`].
-    pub reply_to: Option<Box<str>>,
 }
 
 /// A consumer, or the stand-in that holds what a channel got by single requests.
@@ -142,11 +201,18 @@ impl Consumer {
             outbox: Some(new.outbox),
             no_ack: new.no_ack,
             exclusive: new.exclusive,
-            priority: new.priority,
-            prefetch: new.prefetch.filter(|p| *p > 0 && !new.no_ack).unwrap_or(u32::MAX),
-            channel_credit: new.channel_credit.filter(|_| !new.no_ack),
+            priority: new.arguments.priority,
+            prefetch: new
+                .prefetch
+                .filter(|p| *p > 0 && !new.no_ack)
+                .unwrap_or(u32::MAX),
+            channel_credit: (!new.no_ack).then_some(new.credit),
             window: i64::try_from(new.window_bytes).unwrap_or(i64::MAX),
-            held: if new.no_ack { Held::in_order() } else { Held::by_place() },
+            held: if new.no_ack {
+                Held::in_order()
+            } else {
+                Held::by_place()
+            },
             ended: false,
             listed: false,
         }

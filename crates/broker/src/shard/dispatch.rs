@@ -69,13 +69,19 @@ impl Queue {
                     break;
                 }
             };
-            let Some(front) = self.ready.front_sealed(level) else { break };
+            let Some(front) = self.ready.front_sealed(level) else {
+                break;
+            };
             if front.deadline <= cx.now {
-                let Some(run) = self.ready.take_front(level, u32::MAX) else { break };
+                let Some(run) = self.ready.take_front(level, u32::MAX) else {
+                    break;
+                };
                 self.die(run, DeathReason::Expired, core, cx);
                 continue;
             }
-            let Some(n) = self.roster.as_mut().map(|r| credit_for(r, turn, front)) else { break };
+            let Some(n) = self.roster.as_mut().map(|r| credit_for(r, turn, front)) else {
+                break;
+            };
             if n > 0
                 && let Some(run) = self.ready.take_front(level, n)
             {
@@ -106,8 +112,12 @@ impl Queue {
         }
         let (id, kind) = (self.settings.id, self.settings.kind);
         let unready = self.memory.saturating_sub(self.ready.memory());
-        let Some(roster) = &mut self.roster else { return };
-        let Some(c) = roster.get_mut(turn.slot) else { return };
+        let Some(roster) = &mut self.roster else {
+            return;
+        };
+        let Some(c) = roster.get_mut(turn.slot) else {
+            return;
+        };
         let mut dropped = 0;
         if c.no_ack {
             self.stats.delivered_no_ack += n;
@@ -125,8 +135,14 @@ impl Queue {
             consumer: c.id,
             ..delivery(id, kind, &run)
         };
-        c.window = c.window.saturating_sub(i64::try_from(delivery.cost).unwrap_or(i64::MAX));
-        if !c.no_ack && run.logged && unready > HELD_MEMORY && self.settings.max_length_bytes.is_none() {
+        c.window = c
+            .window
+            .saturating_sub(i64::try_from(delivery.cost).unwrap_or(i64::MAX));
+        if !c.no_ack
+            && run.logged
+            && unready > HELD_MEMORY
+            && self.settings.max_length_bytes.is_none()
+        {
             // Whoever holds much without settling it does not hold it in memory.
             dropped = run.memory();
             run = stored(run);
@@ -159,8 +175,14 @@ impl Queue {
 }
 
 fn credit_for(roster: &mut Roster, turn: Turn, run: &Run) -> u32 {
-    let want = if turn.peers > 1 { (run.count / turn.peers.saturating_mul(ROUNDS)).max(1) } else { u32::MAX };
-    roster.get_mut(turn.slot).map_or(0, |c| c.take_credit(run, want))
+    let want = if turn.peers > 1 {
+        (run.count / turn.peers.saturating_mul(ROUNDS)).max(1)
+    } else {
+        u32::MAX
+    };
+    roster
+        .get_mut(turn.slot)
+        .map_or(0, |c| c.take_credit(run, want))
 }
 
 fn stored(mut run: Run) -> Run {
@@ -182,7 +204,11 @@ pub(super) fn delivery(queue: QueueId, kind: QueueKind, run: &Run) -> Delivery {
         route: std::sync::Arc::clone(&run.route),
         body: run.body_ref(),
         redelivered: run.redelivered,
-        delivery_count: if kind == QueueKind::Quorum { run.delivery_count } else { 0 },
+        delivery_count: if kind == QueueKind::Quorum {
+            run.delivery_count
+        } else {
+            0
+        },
         cost: run.cost(),
     }
 }

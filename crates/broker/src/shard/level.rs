@@ -70,7 +70,10 @@ impl Level {
 
     /// All runs, returned ones first.
     pub fn iter(&self) -> impl Iterator<Item = &Run> {
-        self.returned.iter().flat_map(|r| r.values()).chain(self.fresh.iter().filter(|r| r.count > 0))
+        self.returned
+            .iter()
+            .flat_map(|r| r.values())
+            .chain(self.fresh.iter().filter(|r| r.count > 0))
     }
 
     /// The first run; its bytes may be [`Bytes::Tail`].
@@ -84,7 +87,10 @@ impl Level {
 
     /// The earliest deadlines are among these if deadlines rise with places.
     pub fn fronts(&self) -> impl Iterator<Item = &Run> {
-        self.returned.iter().filter_map(|r| r.values().next()).chain(self.fresh.front())
+        self.returned
+            .iter()
+            .filter_map(|r| r.values().next())
+            .chain(self.fresh.front())
     }
 
     /// Keeps a run of fresh messages, behind all others. What pins much more than itself is copied.
@@ -111,14 +117,25 @@ impl Level {
     }
 
     fn copy_to_tail(&mut self, run: &mut Run) {
-        let Bytes::Mem(batch) = &run.bytes else { return };
+        let Bytes::Mem(batch) = &run.bytes else {
+            return;
+        };
         let full = |t: &Tail| t.builder.bytes() >= TAIL_BYTES || t.builder.len() >= TAIL_MESSAGES;
         let bytes = usize::try_from(run.payload).unwrap_or(usize::MAX);
-        if self.tail.as_deref().is_some_and(|t| full(t) || !t.builder.fits(bytes)) {
+        if self
+            .tail
+            .as_deref()
+            .is_some_and(|t| full(t) || !t.builder.fits(bytes))
+        {
             self.seal();
         }
         let first = run.first.0;
-        let tail = self.tail.get_or_insert_with(|| Box::new(Tail { builder: BatchBuilder::default(), first }));
+        let tail = self.tail.get_or_insert_with(|| {
+            Box::new(Tail {
+                builder: BatchBuilder::default(),
+                first,
+            })
+        });
         let from = u32::try_from(tail.builder.len()).unwrap_or(0);
         tail.builder.extend(batch, run.from, run.from + run.count);
         run.bytes = Bytes::Tail;
@@ -131,7 +148,12 @@ impl Level {
         let mut builder = tail.builder;
         builder.shrink();
         let batch = Arc::new(builder.finish());
-        for run in self.fresh.iter_mut().rev().take_while(|r| r.first.0 >= tail.first) {
+        for run in self
+            .fresh
+            .iter_mut()
+            .rev()
+            .take_while(|r| r.first.0 >= tail.first)
+        {
             if matches!(run.bytes, Bytes::Tail) {
                 run.bytes = Bytes::Mem(Arc::clone(&batch));
             }
@@ -154,8 +176,16 @@ impl Level {
 
     /// The neighbours that a returned run at this place has or would have.
     pub fn neighbours(&self, first: u64) -> (Option<&Run>, Option<&Run>) {
-        let before = self.returned.iter().find_map(|r| r.range(..first).next_back()).map(|(_, r)| r);
-        let after = self.returned.iter().find_map(|r| r.range(first..).next()).map(|(_, r)| r);
+        let before = self
+            .returned
+            .iter()
+            .find_map(|r| r.range(..first).next_back())
+            .map(|(_, r)| r);
+        let after = self
+            .returned
+            .iter()
+            .find_map(|r| r.range(first..).next())
+            .map(|(_, r)| r);
         (before, after)
     }
 
@@ -169,7 +199,12 @@ impl Level {
 
     /// The first run, readable.
     pub fn front_sealed(&mut self) -> Option<&Run> {
-        if !self.front_is_returned() && self.fresh.front().is_some_and(|f| matches!(f.bytes, Bytes::Tail)) {
+        if !self.front_is_returned()
+            && self
+                .fresh
+                .front()
+                .is_some_and(|f| matches!(f.bytes, Bytes::Tail))
+        {
             self.seal();
         }
         self.front()
@@ -221,15 +256,32 @@ impl Level {
             }
             return taken;
         }
-        let i = self.fresh.partition_point(|r| r.first.0 <= place).checked_sub(1)?;
-        if self.fresh.get(i).is_none_or(|r| r.count == 0 || place >= r.end()) {
+        let i = self
+            .fresh
+            .partition_point(|r| r.first.0 <= place)
+            .checked_sub(1)?;
+        if self
+            .fresh
+            .get(i)
+            .is_none_or(|r| r.count == 0 || place >= r.end())
+        {
             return None;
         }
-        if self.fresh.get(i).is_some_and(|r| matches!(r.bytes, Bytes::Tail)) {
+        if self
+            .fresh
+            .get(i)
+            .is_some_and(|r| matches!(r.bytes, Bytes::Tail))
+        {
             self.seal();
         }
         let run = self.fresh.get_mut(i)?;
-        let mark = Run { count: 0, bytes: Bytes::Stored, payload: 0, body: 0, ..run.clone() };
+        let mark = Run {
+            count: 0,
+            bytes: Bytes::Stored,
+            payload: 0,
+            body: 0,
+            ..run.clone()
+        };
         let taken = std::mem::replace(run, mark);
         self.removed += 1;
         self.trim();
@@ -248,7 +300,9 @@ impl Level {
     pub fn take_all(&mut self) -> impl Iterator<Item = Run> + use<> {
         let all = std::mem::take(self);
         let returned = all.returned.map(|r| *r).unwrap_or_default();
-        returned.into_values().chain(all.fresh.into_iter().filter(|r| r.count > 0))
+        returned
+            .into_values()
+            .chain(all.fresh.into_iter().filter(|r| r.count > 0))
     }
 
     /// Restores that front and back are no empty runs and that those between are the lesser part, and gives back the

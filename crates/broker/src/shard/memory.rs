@@ -39,8 +39,11 @@ impl Queue {
 
     /// Moves the last messages out of memory, as many as exceed the budget.
     pub fn reclaim(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
-        let (keep, step) =
-            if cx.memory.exceeded() { (0, RECLAIM_STEP_SHORT) } else { (QUEUE_MEMORY, RECLAIM_STEP) };
+        let (keep, step) = if cx.memory.exceeded() {
+            (0, RECLAIM_STEP_SHORT)
+        } else {
+            (QUEUE_MEMORY, RECLAIM_STEP)
+        };
         if self.ready.memory() <= keep {
             self.reclaim_at = 0;
             return;
@@ -147,10 +150,14 @@ impl Group {
 fn one_piece<'a>(runs: impl Iterator<Item = &'a Run>) -> Option<(Arc<Batch>, u32, u32)> {
     let mut whole: Option<(Arc<Batch>, u32, u32)> = None;
     for run in runs {
-        let Bytes::Mem(batch) = &run.bytes else { return None };
+        let Bytes::Mem(batch) = &run.bytes else {
+            return None;
+        };
         match &mut whole {
             None => whole = Some((Arc::clone(batch), run.from, run.from + run.count)),
-            Some((first, _, to)) if Arc::ptr_eq(first, batch) && *to == run.from => *to += run.count,
+            Some((first, _, to)) if Arc::ptr_eq(first, batch) && *to == run.from => {
+                *to += run.count
+            }
             Some(_) => return None,
         }
     }

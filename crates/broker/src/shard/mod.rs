@@ -39,11 +39,14 @@ mod tests;
 use std::sync::Arc;
 
 use waypost_model::command::{Sent, Settle};
-use waypost_model::journal::{Enqueue, Op};
-use waypost_model::{ChannelId, ConnId, ConsumerId, Delivery, Event, Lsn, QueueId, Refusal, Reply, SHARDS, Seq, ShardId};
+use waypost_model::journal::{AppendError, Enqueue, Op};
+use waypost_model::{
+    ChannelId, ConnId, ConsumerId, Delivery, Event, Lsn, QueueId, Refusal, Reply, SHARDS, Seq,
+    ShardId,
+};
 
 pub use accept::{Enqueued, Incoming};
-pub use consumer::{ChannelCredit, NewConsumer};
+pub use consumer::{ChannelCredit, ConsumerArguments, NewConsumer};
 pub use memory::QUEUE_MEMORY;
 pub use stats::{ConsumerInfo, Counts, QueueInfo, QueueStats};
 
@@ -141,7 +144,9 @@ impl Shard {
 
     /// Other settings for a queue: limits hold at once, times to live for messages to come.
     pub fn configure(&mut self, settings: Arc<QueueSettings>, cx: &mut Cx<'_>) {
-        let Some((q, core)) = self.with_core(settings.id) else { return };
+        let Some((q, core)) = self.with_core(settings.id) else {
+            return;
+        };
         q.settings = settings;
         q.ready.sizes = q.sizes();
         q.recheck_held(cx.now);
@@ -157,7 +162,11 @@ impl Shard {
         self.free.push(index);
         self.core.timers.remove(&(q.timer, index));
         let ready = q.ready.messages();
-        let mut deleted = Deleted { ready, messages: ready + q.unsettled + q.unsent, consumers: Vec::new() };
+        let mut deleted = Deleted {
+            ready,
+            messages: ready + q.unsettled + q.unsent,
+            consumers: Vec::new(),
+        };
         let roster = q.roster.take();
         let mut slots: Vec<(u32, &Consumer)> = roster.iter().flat_map(|r| r.iter()).collect();
         slots.sort_by_key(|(_, c)| c.id);
@@ -165,7 +174,11 @@ impl Shard {
             self.consumers.remove(&c.id);
             if let Some(outbox) = c.outbox.as_ref().filter(|_| !c.ended) {
                 deleted.consumers.push((c.conn, c.channel, c.id));
-                outbox.push(Event::Cancelled { channel: c.channel, consumer: c.id, tag: c.tag.clone() });
+                outbox.push(Event::Cancelled {
+                    channel: c.channel,
+                    consumer: c.id,
+                    tag: c.tag.clone(),
+                });
             }
         }
         let slots: Vec<u32> = slots.into_iter().map(|(slot, _)| slot).collect();
@@ -177,7 +190,13 @@ impl Shard {
             }
             runs.append(&mut q.remove_consumer(slot));
         }
-        runs.extend(q.leaving.take().map(|l| *l).unwrap_or_default().into_values());
+        runs.extend(
+            q.leaving
+                .take()
+                .map(|l| *l)
+                .unwrap_or_default()
+                .into_values(),
+        );
         for run in runs {
             q.forget(run, &mut self.core, cx);
         }
@@ -215,40 +234,57 @@ impl Shard {
 
     /// Messages enter queues of this shard, each of which is named once. What is to survive a restart is one append
     /// for all of them.
-    pub fn enqueue(&mut self, targets: &[QueueId], run: &Incoming, cx: &mut Cx<'_>) -> Enqueued {
-        let mut done = Enqueued { accepted: run.count(), ..Enqueued::default() };
+    pub fn enqueue(&mut self, targets: &[QueueId], run: Incoming, cx: &mut Cx<'_>) -> Enqueued {
+        let mut done = Enqueued {
+            accepted: run.count(),
+            ..Enqueued::default()
+        };
         if run.count() == 0 {
             return done;
         }
         let mut plans = std::mem::take(&mut self.plans);
         for id in targets {
             match self.queue(*id) {
-                Some(q) => plans.push(q.plan(run)),
+                Some(q) => plans.push(q.plan(&run)),
                 None => done.missing += 1,
             }
         }
         let mut lsn = Lsn(0);
-        let ops = self.enqueue_ops(&plans, run);
-        if !ops.is_empty() {
-            match cx.journal.append(ops) {
-                Ok(ticket) => {
-                    lsn = ticket;
-                    done.lsn = Some(ticket);
-                }
-                Err(error) => {
-                    done.error = Some(error);
-                    done.accepted = 0;
-                    plans.retain(|p| !p.logged);
-                }
+        match self.append(&plans, &run, cx) {
+            Ok(ticket) => {
+                done.lsn = ticket;
+                lsn = ticket.unwrap_or_default();
+            }
+            Err(error) => {
+                done.error = Some(error);
+                done.accepted = 0;
+                plans.retain(|p| !p.logged);
             }
         }
         for plan in plans.drain(..) {
             if let Some(q) = at(&mut self.queues, plan.index) {
-                done.accepted = done.accepted.min(q.accept(run, plan, lsn, &mut self.core, cx));
+                done.accepted = done
+                    .accepted
+                    .min(q.accept(&run, plan, lsn, &mut self.core, cx));
             }
         }
         self.plans = plans;
         done
+    }
+
+    /// Hands the journal what it is to know, and what has gathered for it on the way.
+    fn append(
+        &mut self,
+        plans: &[Plan],
+        run: &Incoming,
+        cx: &Cx<'_>,
+    ) -> Result<Option<Lsn>, AppendError> {
+        if !plans.iter().any(|p| p.logged && p.takes > 0) {
+            return Ok(None);
+        }
+        // On their own: with a full disk settlements are still taken where messages are not.
+        self.core.flush_ops(cx);
+        cx.journal.append(self.enqueue_ops(plans, run)).map(Some)
     }
 
     /// What the journal is to know: one operation for the targets that take the same messages.
@@ -278,7 +314,9 @@ impl Shard {
 
     /// A verdict on delivered messages. What the consumer does not hold (any more) is ignored.
     pub fn settle(&mut self, s: &Settle, cx: &mut Cx<'_>) {
-        let Some(place) = self.place_in(s.consumer, s.queue) else { return };
+        let Some(place) = self.place_in(s.consumer, s.queue) else {
+            return;
+        };
         if let Some(q) = at(&mut self.queues, place.queue) {
             q.settle(place.slot, s, &mut self.core, cx);
         }
@@ -287,7 +325,9 @@ impl Shard {
 
     /// Deliveries have left for the socket: gives back byte credit, and settles what needs no acknowledgement.
     pub fn sent(&mut self, s: &Sent, cx: &mut Cx<'_>) {
-        let Some(place) = self.place_in(s.consumer, s.queue) else { return };
+        let Some(place) = self.place_in(s.consumer, s.queue) else {
+            return;
+        };
         if let Some(q) = at(&mut self.queues, place.queue) {
             q.sent(place.slot, s, &mut self.core, cx);
         }
@@ -317,20 +357,41 @@ impl Shard {
     ///
     /// # Errors
     /// 404 if the queue is gone; 403 if a consumer has it for itself, or if this one wants to and there are others.
-    pub fn consume(&mut self, queue: QueueId, new: NewConsumer, cx: &mut Cx<'_>) -> Result<ConsumerId, Refusal> {
+    pub fn consume(
+        &mut self,
+        queue: QueueId,
+        new: NewConsumer,
+        cx: &mut Cx<'_>,
+    ) -> Result<ConsumerId, Refusal> {
         let id = self.new_consumer_id();
-        let Some(&index) = self.by_id.get(&queue) else { return Err(gone()) };
-        let Some(q) = at(&mut self.queues, index) else { return Err(gone()) };
+        let Some(&index) = self.by_id.get(&queue) else {
+            return Err(gone());
+        };
+        let Some(q) = at(&mut self.queues, index) else {
+            return Err(gone());
+        };
         let taken = q.roster.as_ref().is_some_and(|r| r.exclusive());
         if taken || new.exclusive && (q.consumers() > 0 || q.settings.single_active_consumer) {
-            let text = format!("queue '{}' in vhost '{}' in exclusive use", q.settings.name, q.settings.vhost);
+            let text = format!(
+                "queue '{}' in vhost '{}' in exclusive use",
+                q.settings.name, q.settings.vhost
+            );
             return Err(Refusal::access_refused(text));
         }
         let outbox = Arc::clone(&new.outbox);
-        let (channel, token, after) = (new.channel, new.token, new.after);
-        let reply =
-            Reply::Consuming { consumer: id, tag: new.tag.clone(), no_ack: new.no_ack, reply_to: new.reply_to.clone() };
-        outbox.push(Event::Reply { channel, token, reply, after });
+        let (channel, token) = (new.channel, new.token);
+        let reply = Reply::Consuming {
+            consumer: id,
+            tag: new.tag.clone(),
+            no_ack: new.no_ack,
+            reply_to: None,
+        };
+        outbox.push(Event::Reply {
+            channel,
+            token,
+            reply,
+            after: None,
+        });
         let sharing = q.sharing();
         let roster = q.roster.get_or_insert_default();
         let slot = roster.add(Consumer::new(id, new));
@@ -343,19 +404,17 @@ impl Shard {
         Ok(id)
     }
 
-    /// Ends a consumer; what it holds stays with it until settled or released. The reply `Done` with this token is
-    /// pushed here, behind all its deliveries. `false` if there is no such consumer (any more): nothing was pushed.
-    pub fn cancel(&mut self, consumer: ConsumerId, token: Option<u32>, cx: &mut Cx<'_>) -> bool {
-        let Some(&place) = self.consumers.get(&consumer) else { return false };
-        let Some(q) = at(&mut self.queues, place.queue) else { return false };
+    /// Ends a consumer; what it holds stays with it until settled or released. All its deliveries are in its outbox
+    /// when this returns. `false` if there is no such consumer (any more).
+    pub fn cancel(&mut self, consumer: ConsumerId, cx: &mut Cx<'_>) -> bool {
+        let Some(&place) = self.consumers.get(&consumer) else {
+            return false;
+        };
+        let Some(q) = at(&mut self.queues, place.queue) else {
+            return false;
+        };
         if !q.end_consumer(place.slot, cx) {
             return false;
-        }
-        if let Some(token) = token
-            && let Some(c) = q.roster.as_ref().and_then(|r| r.get(place.slot))
-            && let Some(outbox) = &c.outbox
-        {
-            outbox.push(Event::Reply { channel: c.channel, token, reply: Reply::Done, after: None });
         }
         q.dispatch(&mut self.core, cx);
         q.reschedule(&mut self.core);
@@ -367,7 +426,9 @@ impl Shard {
     pub fn release_channel(&mut self, consumers: &[ConsumerId], cx: &mut Cx<'_>) {
         let mut places = Vec::with_capacity(consumers.len());
         for id in consumers {
-            let Some(place) = self.consumers.remove(id) else { continue };
+            let Some(place) = self.consumers.remove(id) else {
+                continue;
+            };
             // None of them is to get what another one gives back.
             if let Some(q) = at(&mut self.queues, place.queue) {
                 q.end_consumer(place.slot, cx);
@@ -384,8 +445,7 @@ impl Shard {
         queues.dedup();
         for index in queues {
             if let Some(q) = at(&mut self.queues, index) {
-                q.dispatch(&mut self.core, cx);
-                q.reschedule(&mut self.core);
+                q.after_return(&mut self.core, cx);
             }
         }
     }
@@ -402,19 +462,31 @@ impl Shard {
         no_ack: bool,
         cx: &mut Cx<'_>,
     ) -> Result<Option<Got>, Refusal> {
-        let Some((q, core)) = self.with_core(queue) else { return Err(gone()) };
+        let Some((q, core)) = self.with_core(queue) else {
+            return Err(gone());
+        };
         q.last_used = cx.now;
         let Some(level) = q.expire_front(core, cx) else {
             q.stats.got_empty += 1;
             return Ok(None);
         };
-        let Some(run) = q.ready.take_front(level, 1) else { return Ok(None) };
+        let Some(run) = q.ready.take_front(level, 1) else {
+            return Ok(None);
+        };
         core.durable = cx.journal.durable().max(core.durable);
         let after = Some(run.lsn).filter(|lsn| *lsn > core.durable);
         let delivery = dispatch::delivery(queue, q.settings.kind, &run);
-        let delivery = Delivery { channel, ..delivery };
+        let delivery = Delivery {
+            channel,
+            ..delivery
+        };
         q.stats.redelivered += u64::from(run.redelivered);
-        let mut got = Got { delivery, remaining: q.ready.messages(), after, leaving: false };
+        let mut got = Got {
+            delivery,
+            remaining: q.ready.messages(),
+            after,
+            leaving: false,
+        };
         if no_ack {
             q.stats.got_no_ack += 1;
             if run.slots().is_some() {
@@ -440,8 +512,12 @@ impl Shard {
         cx: &mut Cx<'_>,
     ) -> ConsumerId {
         let fresh = self.new_consumer_id();
-        let Some(&index) = self.by_id.get(&queue) else { return fresh };
-        let Some(q) = at(&mut self.queues, index) else { return fresh };
+        let Some(&index) = self.by_id.get(&queue) else {
+            return fresh;
+        };
+        let Some(q) = at(&mut self.queues, index) else {
+            return fresh;
+        };
         let roster = q.roster.get_or_insert_default();
         let slot = match roster.stand_in(conn, channel) {
             Some(slot) => slot,
@@ -453,7 +529,9 @@ impl Shard {
         };
         q.unsettled += u64::from(run.count);
         run.tighten(dispatch::HELD_PART);
-        let Some(c) = roster.get_mut(slot) else { return fresh };
+        let Some(c) = roster.get_mut(slot) else {
+            return fresh;
+        };
         c.held.add(run, cx.now);
         let id = c.id;
         q.note_held(cx.now);
@@ -463,12 +541,15 @@ impl Shard {
 
     /// Removes all ready messages; how many.
     pub fn purge(&mut self, queue: QueueId, cx: &mut Cx<'_>) -> u64 {
-        self.with_core(queue).map_or(0, |(q, core)| q.purge(core, cx))
+        self.with_core(queue)
+            .map_or(0, |(q, core)| q.purge(core, cx))
     }
 
     /// A consumer may have got credit from outside: see [`ChannelCredit`].
     pub fn poke(&mut self, consumer: ConsumerId, cx: &mut Cx<'_>) {
-        let Some(&place) = self.consumers.get(&consumer) else { return };
+        let Some(&place) = self.consumers.get(&consumer) else {
+            return;
+        };
         if let Some(q) = at(&mut self.queues, place.queue) {
             q.poke(place.slot, &mut self.core, cx);
         }

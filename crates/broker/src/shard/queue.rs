@@ -1,7 +1,7 @@
 //! A queue: its messages on their way from ready to settled.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use waypost_model::journal::Op;
@@ -160,7 +160,11 @@ impl Queue {
     }
 
     pub fn sizes(&self) -> Sizes {
-        if self.settings.max_length_bytes.is_some() { Sizes::Exact } else { Sizes::Near }
+        if self.settings.max_length_bytes.is_some() {
+            Sizes::Exact
+        } else {
+            Sizes::Near
+        }
     }
 
     pub fn is_delay(&self) -> bool {
@@ -168,7 +172,11 @@ impl Queue {
     }
 
     pub fn sharing(&self) -> Sharing {
-        if self.settings.single_active_consumer { Sharing::SingleActive } else { Sharing::Turns }
+        if self.settings.single_active_consumer {
+            Sharing::SingleActive
+        } else {
+            Sharing::Turns
+        }
     }
 
     pub fn consumers(&self) -> u32 {
@@ -188,7 +196,14 @@ impl Queue {
     /// Messages leave for good.
     pub fn discard(&mut self, run: Run, core: &mut Core, cx: &mut Cx<'_>) {
         if run.logged {
-            core.settled(SeqRange { queue: self.id(), first: run.first, count: run.count }, cx);
+            core.settled(
+                SeqRange {
+                    queue: self.id(),
+                    first: run.first,
+                    count: run.count,
+                },
+                cx,
+            );
         }
         self.forget(run, core, cx);
     }
@@ -212,10 +227,16 @@ impl Queue {
             DeathReason::Rejected => self.stats.rejected += n,
             DeathReason::DeliveryLimit => self.stats.poisoned += n,
         }
-        let Some(to) = self.settings.dead_letter.clone() else { return self.discard(run, core, cx) };
+        let Some(to) = self.settings.dead_letter.clone() else {
+            return self.discard(run, core, cx);
+        };
         self.stats.dead_lettered += n;
         let messages = self.leave(run);
-        cx.effects.push(Effect::DeadLetter(DeadLetter { messages, reason, to }));
+        cx.effects.push(Effect::DeadLetter(DeadLetter {
+            messages,
+            reason,
+            to,
+        }));
     }
 
     /// Holds messages until the broker has copied them elsewhere.
@@ -229,7 +250,9 @@ impl Queue {
             at: run.at,
             body: run.body_ref(),
         };
-        self.leaving.get_or_insert_default().insert(run.first.0, run);
+        self.leaving
+            .get_or_insert_default()
+            .insert(run.first.0, run);
         leaving
     }
 
@@ -255,12 +278,29 @@ impl Queue {
         self.stats.requeued += u64::from(run.count);
         if failed == Failed::Counts {
             run.delivery_count = run.delivery_count.saturating_add(1);
-            if self.settings.delivery_limit.is_some_and(|limit| run.delivery_count > limit) {
+            if self
+                .settings
+                .delivery_limit
+                .is_some_and(|limit| run.delivery_count > limit)
+            {
                 return self.die(run, DeathReason::DeliveryLimit, core, cx);
             }
-            if run.logged && (self.settings.delivery_limit.is_some() || self.settings.kind == QueueKind::Quorum) {
-                let range = SeqRange { queue: self.id(), first: run.first, count: run.count };
-                core.note(Op::Requeued { range, delivery_count: run.delivery_count }, cx);
+            if run.logged
+                && (self.settings.delivery_limit.is_some()
+                    || self.settings.kind == QueueKind::Quorum)
+            {
+                let range = SeqRange {
+                    queue: self.id(),
+                    first: run.first,
+                    count: run.count,
+                };
+                core.note(
+                    Op::Requeued {
+                        range,
+                        delivery_count: run.delivery_count,
+                    },
+                    cx,
+                );
             }
         }
         if run.deadline <= cx.now {

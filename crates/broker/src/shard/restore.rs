@@ -26,7 +26,9 @@ impl Shard {
     ) {
         let id = settings.id;
         self.create_queue(settings, cx);
-        let Some((q, core)) = self.with_core(id) else { return };
+        let Some((q, core)) = self.with_core(id) else {
+            return;
+        };
         q.next_seq = q.next_seq.max(next_seq);
         for r in runs {
             debug_assert_eq!(r.range.queue, id);
@@ -42,8 +44,8 @@ impl Shard {
                 deadline,
                 lsn: Lsn(0),
                 payload: r.payload_bytes,
-                // The journal keeps one sum; what properties add is small beside what limits in bytes are for.
-                body: r.payload_bytes,
+                // The journal keeps one sum. Properties have at least their flags; what more they have counts as body.
+                body: r.payload_bytes.saturating_sub(2 * u64::from(r.range.count)),
                 delivery_count: r.delivery_count,
                 redelivered: !clean || r.delivery_count > 0,
                 logged: true,
@@ -53,7 +55,13 @@ impl Shard {
                 q.ready.keep(run, Merge::Allowed);
             }
         }
-        q.drop_head(core, cx);
+        if q.ready.messages() > 0
+            && (q.settings.max_length.is_some() || q.settings.max_length_bytes.is_some())
+        {
+            // The dead do not take the room of the living.
+            q.expire(core, cx);
+            q.drop_head(core, cx);
+        }
         q.reschedule(core);
     }
 }

@@ -64,7 +64,9 @@ impl Roster {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Consumer)> {
-        (0u32..).zip(&self.slots).filter_map(|(i, c)| Some((i, c.as_deref()?)))
+        (0u32..)
+            .zip(&self.slots)
+            .filter_map(|(i, c)| Some((i, c.as_deref()?)))
     }
 
     pub fn is_active(&self, slot: u32) -> bool {
@@ -81,7 +83,8 @@ impl Roster {
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         if consumer.is_stand_in() {
-            self.stand_ins.insert((consumer.conn, consumer.channel), slot);
+            self.stand_ins
+                .insert((consumer.conn, consumer.channel), slot);
         } else {
             self.live += 1;
             self.exclusive |= consumer.exclusive;
@@ -107,13 +110,21 @@ impl Roster {
                     g.order.push_back(slot);
                 }
             }
-            Err(i) => self.groups.insert(i, Group { priority, order: VecDeque::from([slot]) }),
+            Err(i) => self.groups.insert(
+                i,
+                Group {
+                    priority,
+                    order: VecDeque::from([slot]),
+                },
+            ),
         }
     }
 
     /// Ends a consumer; it keeps what it holds. `false` if it had ended before.
     pub fn end(&mut self, slot: u32) -> bool {
-        let Some(c) = self.get_mut(slot).filter(|c| !c.ended) else { return false };
+        let Some(c) = self.get_mut(slot).filter(|c| !c.ended) else {
+            return false;
+        };
         c.ended = true;
         self.live -= 1;
         // An exclusive consumer is alone.
@@ -157,7 +168,11 @@ impl Roster {
             Sharing::Turns => self.next_in_turn(),
             Sharing::SingleActive => {
                 let slot = self.single_active()?;
-                self.get(slot)?.has_credit().then_some(Turn { slot, peers: 1, group: None })
+                self.get(slot)?.has_credit().then_some(Turn {
+                    slot,
+                    peers: 1,
+                    group: None,
+                })
             }
         }
     }
@@ -166,11 +181,18 @@ impl Roster {
         let mut i = 0;
         while let Some(g) = self.groups.get_mut(i) {
             while let Some(&slot) = g.order.front() {
-                let c = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut);
+                let c = self
+                    .slots
+                    .get_mut(slot as usize)
+                    .and_then(Option::as_deref_mut);
                 match c {
                     Some(c) if c.has_credit() => {
                         let peers = u32::try_from(g.order.len()).unwrap_or(u32::MAX);
-                        return Some(Turn { slot, peers, group: Some(i) });
+                        return Some(Turn {
+                            slot,
+                            peers,
+                            group: Some(i),
+                        });
                     }
                     Some(c) => c.listed = false,
                     None => {}

@@ -15,8 +15,12 @@ impl Queue {
     /// A verdict of a consumer on what it holds.
     pub fn settle(&mut self, slot: u32, s: &Settle, core: &mut Core, cx: &mut Cx<'_>) {
         let mut runs = std::mem::take(&mut core.scratch);
-        let Some(roster) = &mut self.roster else { return };
-        let Some(c) = roster.get_mut(slot).filter(|c| !c.no_ack) else { return };
+        let Some(roster) = &mut self.roster else {
+            return;
+        };
+        let Some(c) = roster.get_mut(slot).filter(|c| !c.no_ack) else {
+            return;
+        };
         let before = c.held.messages();
         c.held.take_range(s.first, s.count, |run| runs.push(run));
         let taken = before - c.held.messages();
@@ -34,18 +38,20 @@ impl Queue {
             }
         }
         core.scratch = runs;
-        if s.outcome == Outcome::Released {
-            self.drop_head(core, cx);
-        }
-        self.dispatch(core, cx);
-        self.reschedule(core);
+        self.after_return(core, cx);
     }
 
     /// Deliveries of a consumer have left for the socket.
     pub fn sent(&mut self, slot: u32, s: &Sent, core: &mut Core, cx: &mut Cx<'_>) {
-        let Some(roster) = &mut self.roster else { return };
-        let Some(c) = roster.get_mut(slot) else { return };
-        c.window = c.window.saturating_add(i64::try_from(s.bytes).unwrap_or(i64::MAX));
+        let Some(roster) = &mut self.roster else {
+            return;
+        };
+        let Some(c) = roster.get_mut(slot) else {
+            return;
+        };
+        c.window = c
+            .window
+            .saturating_add(i64::try_from(s.bytes).unwrap_or(i64::MAX));
         if c.no_ack {
             let mut runs = std::mem::take(&mut core.scratch);
             c.held.take_first(s.messages, |run| runs.push(run));
@@ -74,7 +80,9 @@ impl Queue {
     /// Ends a consumer, which keeps what it holds. `false` if it had ended before.
     pub fn end_consumer(&mut self, slot: u32, cx: &mut Cx<'_>) -> bool {
         let sharing = self.sharing();
-        let Some(roster) = &mut self.roster else { return false };
+        let Some(roster) = &mut self.roster else {
+            return false;
+        };
         if !roster.end(slot) {
             return false;
         }
@@ -90,8 +98,12 @@ impl Queue {
 
     /// Removes a consumer that has ended and returns what it held.
     pub fn remove_consumer(&mut self, slot: u32) -> Vec<Run> {
-        let Some(roster) = &mut self.roster else { return Vec::new() };
-        let Some(mut c) = roster.remove(slot) else { return Vec::new() };
+        let Some(roster) = &mut self.roster else {
+            return Vec::new();
+        };
+        let Some(mut c) = roster.remove(slot) else {
+            return Vec::new();
+        };
         let n = c.held.messages();
         if c.no_ack {
             self.unsent -= n;
@@ -118,7 +130,13 @@ impl Queue {
         for run in self.remove_consumer(slot) {
             self.requeue(run, failed, core, cx);
         }
+    }
+
+    /// Messages may have come back: they go to who has credit first, and only then is the queue too long.
+    pub fn after_return(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
+        self.dispatch(core, cx);
         self.drop_head(core, cx);
+        self.reschedule(core);
     }
 
     /// Whether a consumer has ended and holds nothing more.
@@ -131,9 +149,16 @@ impl Queue {
     /// were.
     pub fn check_held(&mut self, core: &mut Core, cx: &mut Cx<'_>) -> Vec<ConsumerId> {
         self.check_held = NEVER;
-        let Some(ms) = self.settings.consumer_timeout_ms else { return Vec::new() };
+        let Some(ms) = self.settings.consumer_timeout_ms else {
+            return Vec::new();
+        };
         let (mut late, mut next) = (Vec::new(), NEVER);
-        for (slot, c) in self.roster.iter().flat_map(|r| r.iter()).filter(|(_, c)| !c.no_ack) {
+        for (slot, c) in self
+            .roster
+            .iter()
+            .flat_map(|r| r.iter())
+            .filter(|(_, c)| !c.no_ack)
+        {
             match c.held.oldest().map(|since| since.plus(ms)) {
                 Some(until) if until <= cx.now => late.push((slot, c.id)),
                 Some(until) => next = next.min(until),
@@ -144,9 +169,18 @@ impl Queue {
             self.check_held = next.max(cx.now.plus(CHECK_HELD_MS.min(ms / 8)));
         }
         for (slot, id) in &late {
-            if let Some(c) = self.roster.as_ref().and_then(|r| r.get(*slot)).filter(|c| !c.ended) {
+            if let Some(c) = self
+                .roster
+                .as_ref()
+                .and_then(|r| r.get(*slot))
+                .filter(|c| !c.ended)
+            {
                 if let Some(outbox) = &c.outbox {
-                    outbox.push(Event::Cancelled { channel: c.channel, consumer: *id, tag: c.tag.clone() });
+                    outbox.push(Event::Cancelled {
+                        channel: c.channel,
+                        consumer: *id,
+                        tag: c.tag.clone(),
+                    });
                 }
             }
             self.release(*slot, core, cx);

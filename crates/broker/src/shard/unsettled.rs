@@ -33,11 +33,17 @@ enum Runs {
 
 impl Held {
     pub fn in_order() -> Held {
-        Held { runs: Runs::InOrder(VecDeque::new()), messages: 0 }
+        Held {
+            runs: Runs::InOrder(VecDeque::new()),
+            messages: 0,
+        }
     }
 
     pub fn by_place() -> Held {
-        Held { runs: Runs::ByPlace(BTreeMap::new()), messages: 0 }
+        Held {
+            runs: Runs::ByPlace(BTreeMap::new()),
+            messages: 0,
+        }
     }
 
     pub fn messages(&self) -> u64 {
@@ -65,7 +71,9 @@ impl Held {
 
     /// Takes the messages `n` that were delivered first; only where settled in order. Gives each run to `f`.
     pub fn take_first(&mut self, mut n: u32, mut f: impl FnMut(Run)) {
-        let Runs::InOrder(runs) = &mut self.runs else { return };
+        let Runs::InOrder(runs) = &mut self.runs else {
+            return;
+        };
         while n > 0 {
             let Some(front) = runs.front_mut() else { break };
             let taken = if n < front.run.count {
@@ -85,9 +93,15 @@ impl Held {
     /// Takes those of the messages `first..first + count` that are held; only where settled by place. Gives each run to
     /// `f`, in order of places.
     pub fn take_range(&mut self, first: Seq, count: u32, mut f: impl FnMut(Run)) {
-        let Runs::ByPlace(runs) = &mut self.runs else { return };
+        let Runs::ByPlace(runs) = &mut self.runs else {
+            return;
+        };
         let end = first.0.saturating_add(u64::from(count));
-        let Some((&key, _)) = runs.range(..=first.0).next_back().filter(|(_, d)| d.run.end() > first.0) else {
+        let Some((&key, _)) = runs
+            .range(..=first.0)
+            .next_back()
+            .filter(|(_, d)| d.run.end() > first.0)
+        else {
             return Self::take_from(runs, &mut self.messages, first.0, end, f);
         };
         if key < first.0
@@ -105,12 +119,24 @@ impl Held {
         Self::take_from(runs, &mut self.messages, first.0, end, &mut f);
     }
 
-    fn take_from(runs: &mut BTreeMap<u64, Delivered>, messages: &mut u64, mut at: u64, end: u64, mut f: impl FnMut(Run)) {
+    fn take_from(
+        runs: &mut BTreeMap<u64, Delivered>,
+        messages: &mut u64,
+        mut at: u64,
+        end: u64,
+        mut f: impl FnMut(Run),
+    ) {
         while at < end {
-            let Some((&key, _)) = runs.range(at..end).next() else { return };
-            let Some(mut d) = runs.remove(&key) else { return };
+            let Some((&key, _)) = runs.range(at..end).next() else {
+                return;
+            };
+            let Some(mut d) = runs.remove(&key) else {
+                return;
+            };
             let taken = if d.run.end() > end {
-                let taken = d.run.split_front(u32::try_from(end - key).unwrap_or(u32::MAX));
+                let taken = d
+                    .run
+                    .split_front(u32::try_from(end - key).unwrap_or(u32::MAX));
                 d.run.tighten(REST_PART);
                 runs.insert(d.run.first.0, d);
                 taken

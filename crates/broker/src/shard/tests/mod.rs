@@ -1,0 +1,13 @@
+//! Shards, with a journal and clients that tests control.
+
+mod delay;
+mod delivery;
+mod expiry;
+mod journal;
+mod limits;
+mod memory;
+mod model;
+mod settling;
+mod world;
+
+use world::{Setup, World};
