@@ -205,8 +205,13 @@ impl Conn {
     ) -> Result<(), Fault> {
         loop {
             while !done(sink) {
-                if !self.inbound.next(sink)? {
-                    break;
+                match self.inbound.next(sink) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(fault) => {
+                        self.answer_close(&fault);
+                        return Err(fault);
+                    }
                 }
             }
             if done(sink) {
@@ -217,6 +222,22 @@ impl Conn {
                 Ok(_) => {}
                 Err(error) => return Err(broken(error, "waiting for an answer")),
             }
+        }
+    }
+
+    /// Answers the close that `fault` is about, so that the broker sees a proper end. What fails here does not matter.
+    pub fn answer_close(&mut self, fault: &Fault) {
+        let (channel, answer) = match fault {
+            Fault::Closed {
+                scope: "connection",
+                ..
+            } => (0, wire::CONNECTION_CLOSE_OK),
+            Fault::Closed { .. } => (CHANNEL, wire::CHANNEL_CLOSE_OK),
+            _ => return,
+        };
+        let mut out = Vec::new();
+        if put_method(&mut out, channel, answer, |_| Ok(())).is_ok() {
+            let _ = self.send(&out);
         }
     }
 

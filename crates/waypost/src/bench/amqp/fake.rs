@@ -41,6 +41,7 @@ struct State {
     delivery_tags: HashMap<usize, u64>,
     published: u64,
     acked: u64,
+    closes_answered: u64,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +109,11 @@ impl Fake {
     /// Names of the queues that exist.
     pub fn queues(&self) -> Vec<String> {
         self.state.lock().unwrap().queues.keys().cloned().collect()
+    }
+
+    /// How many closes of a channel were answered.
+    pub fn closes_answered(&self) -> u64 {
+        self.state.lock().unwrap().closes_answered
     }
 
     /// How many acknowledgements came.
@@ -255,6 +261,7 @@ impl Session {
             }
             wire::BASIC_QOS => state.send(self.id, channel, wire::BASIC_QOS_OK, nothing),
             wire::CONNECTION_TUNE_OK => {}
+            wire::CHANNEL_CLOSE_OK => state.closes_answered += 1,
             wire::BASIC_ACK => state.acked += 1,
             wire::BASIC_PUBLISH => {
                 args.short().unwrap();

@@ -5,6 +5,7 @@ use super::fault::Fault;
 use super::{AmqpArgs, Report, measure};
 use clap::Parser;
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -191,7 +192,13 @@ fn a_close_by_the_broker_ends_the_run() {
         close: Some(500),
         ..Faults::default()
     };
-    let fault = bench(&Fake::start(faults), "throughput --messages 1000").unwrap_err();
+    let fake = Fake::start(faults);
+    let fault = bench(&fake, "throughput --messages 1000").unwrap_err();
+    let patience = Instant::now() + Duration::from_secs(5);
+    while fake.closes_answered() == 0 && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(fake.closes_answered(), 1);
     assert!(
         matches!(
             fault,

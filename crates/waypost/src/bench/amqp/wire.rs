@@ -33,6 +33,7 @@ pub const CHANNEL_OPEN: MethodId = (20, 10);
 pub const CHANNEL_OPEN_OK: MethodId = (20, 11);
 pub const CHANNEL_FLOW: MethodId = (20, 20);
 pub const CHANNEL_CLOSE: MethodId = (20, 40);
+pub const CHANNEL_CLOSE_OK: MethodId = (20, 41);
 pub const EXCHANGE_DECLARE: MethodId = (40, 10);
 pub const EXCHANGE_DECLARE_OK: MethodId = (40, 11);
 pub const EXCHANGE_DELETE: MethodId = (40, 20);

@@ -315,8 +315,11 @@ impl<'a> Worker<'a> {
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Fault> {
-        if event.readable {
-            self.read(event.key)?;
+        if event.readable
+            && let Err(fault) = self.read(event.key)
+        {
+            self.slots[event.key].conn.answer_close(&fault);
+            return Err(fault);
         }
         if event.writable {
             self.watch(event.key, Interest::Read)?;
