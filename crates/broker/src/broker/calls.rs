@@ -109,8 +109,7 @@ impl Broker {
                 done
             }
             Call::Get { queue, no_ack } => {
-                let reply = self.get(conn, channel, &queue, no_ack, w)?;
-                Ok(Some((reply, None)))
+                self.get(conn, channel, &queue, no_ack, w).map(Some)
             }
             Call::Qos { prefetch_count, global } => {
                 self.qos(conn, channel, prefetch_count, global, w);

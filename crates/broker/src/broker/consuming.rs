@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use waypost_model::command::{Consume, Sent, Settle};
-use waypost_model::{ChannelId, ConsumerId, Event, Lsn, QueueId, Refusal, Reply, ShardId};
+use waypost_model::{Body, ChannelId, ConsumerId, Event, Lsn, QueueId, Refusal, Reply, ShardId};
 
 use super::peer::Connection;
 use super::publish::identity;
 use super::{Broker, Work, replies};
-use crate::shard::NewConsumer;
+use crate::shard::{Got, NewConsumer};
 use crate::topology::Access;
 
 impl Broker {
     pub(super) fn settle(&self, conn: &mut Connection, s: &Settle, w: &mut Work<'_>) {
         let Some(channel) = conn.live(s.channel) else { return };
         self.with_shard(s.queue.shard(), w, |shard, cx| shard.settle(s, cx));
-        if channel.credit.is_limited() {
+        if channel.credit.wanted() {
             self.poke(channel.consumers.clone(), w);
         }
     }
@@ -124,20 +124,39 @@ impl Broker {
         queue: &str,
         no_ack: bool,
         w: &mut Work<'_>,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<(Reply, Option<Lsn>), Refusal> {
         let queue = self.usable_queue(conn, queue, Access::Read)?;
         let id = conn.id();
-        let Some(state) = conn.live(channel) else { return Ok(Reply::Empty) };
+        let Some(state) = conn.live(channel) else { return Ok((Reply::Empty, None)) };
         let got = self.with_shard(queue.shard(), w, |s, cx| s.get(queue, id, channel, no_ack, cx))?;
         Ok(match got {
-            Some((delivery, remaining)) => {
-                if !no_ack && !state.consumers.contains(&delivery.consumer) {
-                    state.consumers.push(delivery.consumer);
+            Some(mut got) => {
+                if !no_ack && !state.consumers.contains(&got.delivery.consumer) {
+                    state.consumers.push(got.delivery.consumer);
                 }
-                Reply::Got { delivery, no_ack, remaining }
+                if got.leaving {
+                    self.bring(&mut got, w)?;
+                }
+                (Reply::Got { delivery: got.delivery, no_ack, remaining: got.remaining }, got.after)
             }
-            None => Reply::Empty,
+            None => (Reply::Empty, None),
         })
+    }
+
+    /// Loads a message that is settled by being handed out: until it is in memory it is not.
+    fn bring(&self, got: &mut Got, w: &mut Work<'_>) -> Result<(), Refusal> {
+        let d = &mut got.delivery;
+        let loaded = match d.body {
+            Body::Mem { .. } => Ok(d.body.clone()),
+            Body::Stored => self.bodies.load(d.queue, d.first, 1).map(|l| Body::Mem { batch: l.batch, from: l.from }),
+            Body::Spilled { at, skip } => {
+                self.bodies.load_spilled(at).map(|batch| Body::Mem { batch, from: skip })
+            }
+        };
+        d.body = loaded.map_err(|e| Refusal::internal(format!("cannot read the message: {e}")))?;
+        let (queue, first) = (d.queue, d.first);
+        self.with_shard(queue.shard(), w, |s, cx| s.left(queue, first, 1, cx));
+        Ok(())
     }
 
     /// Ends a channel: its consumers go, what they hold returns to its queues.

@@ -133,13 +133,14 @@ impl Broker {
     }
 
     fn send_on(&self, way: MessageRoute, run: &Run<'_>, w: &mut Work<'_>) {
-        if let Some(delay) = way.delayed {
+        let waits = !way.delayed.is_empty();
+        for delay in way.delayed {
             let attrs = waypost_model::Attrs { expiration: Some(delay.delay_ms), ..run.attrs };
             let due = Some(w.now.plus(u64::from(delay.delay_ms)));
             self.enqueue(&by_shard(vec![delay.queue]), &Run { attrs, ..*run }, due, w);
-            if way.queues.is_empty() {
-                return;
-            }
+        }
+        if waits && way.queues.is_empty() {
+            return;
         }
         self.bury_in(way.queues, run, w);
     }
@@ -169,7 +170,7 @@ impl Broker {
         let props = run.batch.props(run.from);
         let attrs = waypost_model::Attrs { expiration: own_expiration(props), ..run.attrs };
         let selected = attrs.flags.has(AttrFlags::SENDER_SELECTED);
-        let way = self.topology_read().route_due(&source.vhost, run.route, props, selected).unwrap_or_default();
+        let way = self.topology_read().route_due(source, run.route, props, selected).unwrap_or_default();
         let count = u64::from(run.to - run.from);
         if way.queues.is_empty() {
             self.counters.unroutable_dropped.fetch_add(count, Ordering::Relaxed);

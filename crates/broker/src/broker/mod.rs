@@ -3,7 +3,7 @@
 //! Locks, in the order in which they may be taken: the topology, then a shard, then an outbox. Effects are carried out
 //! with none of them held.
 
-mod admin;
+pub mod admin;
 mod alarm;
 mod calls;
 mod consuming;
@@ -63,7 +63,17 @@ struct Work<'a> {
 
 /// On a cache line of its own: neighbours are worked on by other cores.
 #[repr(align(128))]
-struct Padded(Mutex<Shard>);
+struct Padded {
+    shard: Mutex<Shard>,
+    /// The lowest ticket that it waits for, to be looked at without its lock; `u64::MAX` is none.
+    waits_for: AtomicU64,
+}
+
+impl Padded {
+    fn new(id: ShardId) -> Padded {
+        Padded { shard: Mutex::new(Shard::new(id)), waits_for: AtomicU64::new(u64::MAX) }
+    }
+}
 
 /// Totals since the start.
 #[derive(Debug, Default)]
@@ -144,11 +154,12 @@ impl Broker {
     /// confirms or answers are woken.
     pub fn advance(&self, now: Millis) {
         let durable = self.journal.durable();
+        // Between moving the watermark and looking who waits; its counterpart is the store in `with_shard`.
+        std::sync::atomic::fence(Ordering::SeqCst);
         let mut w = self.work(now);
         for i in 0..self.shards.len() {
-            let shard = ShardId(i as u8);
-            if self.lock(shard).waits_for().is_some_and(|l| l <= durable) {
-                self.with_shard(shard, &mut w, |s, cx| s.durable(durable, cx));
+            if self.shards[i].waits_for.load(Ordering::SeqCst) <= durable.0 {
+                self.with_shard(ShardId(i as u8), &mut w, |s, cx| s.durable(durable, cx));
             }
         }
         self.carry_out(&mut w);
@@ -187,6 +198,19 @@ impl Broker {
         let mut held = self.lock(shard);
         let mut cx = Cx { now: w.now, journal: w.journal, effects: &mut w.effects, memory: &self.memory };
         let result = f(&mut held, &mut cx);
+        held.flush(&mut cx);
+        let padded = &self.shards[usize::from(shard.0)];
+        loop {
+            let ticket = held.waits_for().map_or(u64::MAX, |l| l.0);
+            padded.waits_for.store(ticket, Ordering::SeqCst);
+            // The watermark may have passed the ticket before it was to be seen: then nobody else will come.
+            let durable = self.journal.durable();
+            if durable.0 < ticket {
+                break;
+            }
+            held.durable(durable, &mut cx);
+            held.flush(&mut cx);
+        }
         // Still held: what two threads note must come in the order in which they were here.
         self.timers.note(shard, held.next_deadline());
         result
@@ -195,7 +219,7 @@ impl Broker {
     fn lock(&self, shard: ShardId) -> MutexGuard<'_, Shard> {
         // A panic while a shard was held leaves its queues in doubt; going on with the other queues is better than
         // stopping them all, and the journal still has everything that was confirmed.
-        self.shards[usize::from(shard.0)].0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[usize::from(shard.0)].shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn topology_read(&self) -> RwLockReadGuard<'_, Topology> {

@@ -10,7 +10,6 @@ use waypost_model::{Millis, QueueId, SHARDS, Seq, ShardId};
 use super::timers::Timers;
 use super::{Broker, Counters, Padded, replies, waiting};
 use crate::context::MemoryBudget;
-use crate::shard::Shard;
 use crate::topology::{LoadError, Topology};
 
 /// What a broker is given beside its disk.
@@ -52,7 +51,7 @@ impl Broker {
             bodies,
             topology: RwLock::new(topology),
             generation: AtomicU64::new(generation),
-            shards: (0..SHARDS).map(|i| Padded(Mutex::new(Shard::new(ShardId(i as u8))))).collect(),
+            shards: (0..SHARDS).map(|i| Padded::new(ShardId(i as u8))).collect(),
             memory: MemoryBudget::new(config.memory_budget_bytes),
             peers: Mutex::new(BTreeMap::new()),
             next_conn: AtomicU64::new(1),

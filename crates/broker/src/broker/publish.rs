@@ -47,6 +47,17 @@ pub(super) struct Verdict {
     pub error: Option<AppendError>,
 }
 
+impl Verdict {
+    /// What several queues said, together.
+    fn and(self, other: Verdict) -> Verdict {
+        Verdict {
+            accepted: self.accepted.min(other.accepted),
+            lsn: self.lsn.max(other.lsn),
+            error: self.error.or(other.error),
+        }
+    }
+}
+
 pub(super) fn by_shard(mut queues: Vec<QueueId>) -> Targets {
     queues.sort_unstable_by_key(|q| (q.shard(), *q));
     queues.dedup();
@@ -119,9 +130,7 @@ impl Broker {
                 due,
             };
             let said = self.with_shard(*shard, w, |s, cx| s.enqueue(queues, incoming, cx));
-            verdict.accepted = verdict.accepted.min(said.accepted);
-            verdict.lsn = verdict.lsn.max(said.lsn);
-            verdict.error = verdict.error.or(said.error);
+            verdict = verdict.and(Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error });
         }
         verdict
     }
@@ -158,12 +167,12 @@ impl Broker {
         let part = Run { from: range.start, to: range.end, ..*run };
         let mut verdict = Verdict { accepted: part.to - part.from, lsn: None, error: None };
         let mut routed = false;
-        if let Some(delay) = way.delayed {
+        for delay in way.delayed {
             routed = true;
             let targets = by_shard(vec![delay.queue]);
             let attrs = Attrs { expiration: Some(delay.delay_ms), ..part.attrs };
             let due = Some(w.now.plus(u64::from(delay.delay_ms)));
-            verdict = self.enqueue(&targets, &Run { attrs, ..part }, due, w);
+            verdict = verdict.and(self.enqueue(&targets, &Run { attrs, ..part }, due, w));
         }
         if !way.queues.is_empty() {
             routed = true;
@@ -173,9 +182,7 @@ impl Broker {
                 Some(batch) => self.enqueue(&targets, &Run { batch, from: 0, to: 1, ..part }, None, w),
                 None => self.enqueue(&targets, &part, None, w),
             };
-            verdict.accepted = verdict.accepted.min(said.accepted);
-            verdict.lsn = verdict.lsn.max(said.lsn);
-            verdict.error = verdict.error.or(said.error);
+            verdict = verdict.and(said);
         }
         if routed {
             self.counters.routed.fetch_add(u64::from(part.to - part.from), Ordering::Relaxed);
@@ -194,7 +201,7 @@ impl Broker {
     }
 
     /// Where messages with `route` lead, from the connection's memory if nothing changed.
-    fn resolve(&self, conn: &mut Connection, route: &Arc<Route>) -> Result<Arc<Resolved>, Refusal> {
+    pub(super) fn resolve(&self, conn: &mut Connection, route: &Arc<Route>) -> Result<Arc<Resolved>, Refusal> {
         let generation = self.generation.load(Ordering::Acquire);
         if let Some(known) = conn.routes.find(route, generation) {
             return Ok(known);
@@ -216,7 +223,7 @@ impl Broker {
         Ok(resolved)
     }
 
-    fn route_one(&self, conn: &Connection, run: &Run<'_>, i: u32) -> Result<MessageRoute, Refusal> {
+    pub(super) fn route_one(&self, conn: &Connection, run: &Run<'_>, i: u32) -> Result<MessageRoute, Refusal> {
         let (_, vhost) = identity(conn)?;
         let selected = run.attrs.flags.has(AttrFlags::SENDER_SELECTED);
         self.topology_read().route_message(vhost, run.route, run.batch.props(i), selected)

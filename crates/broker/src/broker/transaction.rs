@@ -1,6 +1,6 @@
 //! Transactions: what they publish and settle enters the journal as one append.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use waypost_model::journal::{AppendError, Journal, Op, SpillRef};
 use waypost_model::{Batch, ChannelId, Command, Lsn, Refusal};
