@@ -187,8 +187,16 @@ impl BatchBuilder {
     /// # Panics
     /// As [`BatchBuilder::push`], and if the range is not inside `batch`.
     pub fn extend(&mut self, batch: &Batch, from: u32, to: u32) {
-        for i in from..to {
-            self.push(batch.props(i), batch.body(i));
+        let slots = &batch.slots[from as usize..to as usize];
+        let bytes = slots.iter().map(Slot::payload_len).sum();
+        assert!(self.fits(bytes), "a batch is limited to 4 GiB");
+        self.data.reserve(bytes);
+        self.slots.reserve(slots.len());
+        for s in slots {
+            let at = self.data.len() as u32;
+            self.data.extend_from_slice(&batch.data[s.props as usize..s.props as usize + s.props_len as usize]);
+            self.data.extend_from_slice(&batch.data[s.body as usize..s.body as usize + s.body_len as usize]);
+            self.slots.push(Slot { props: at, body: at + s.props_len, ..*s });
         }
     }
 

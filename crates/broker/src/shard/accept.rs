@@ -70,11 +70,7 @@ impl Queue {
             && run.attrs.persistent()
             // What is to be delivered at once or to die would not outlive a restart; unless its death is to be seen.
             && (self.is_delay() || self.settings.dead_letter.is_some() || self.deadline(run.attrs, run.at) > run.at);
-        Plan {
-            index: self.index,
-            takes: self.room(run, run.from),
-            logged,
-        }
+        Plan { index: self.index, takes: self.room(run, run.from), logged }
     }
 
     /// How many of the messages from `from` on fit while none is delivered.
@@ -89,11 +85,7 @@ impl Queue {
         }
         if let Some(max) = self.settings.max_length_bytes {
             let mut left = max.saturating_sub(self.ready.body());
-            let slots = run
-                .batch
-                .slots()
-                .get(from as usize..run.to as usize)
-                .unwrap_or_default();
+            let slots = run.batch.slots().get(from as usize..run.to as usize).unwrap_or_default();
             let fits = slots.iter().take_while(|s| {
                 let fits = u64::from(s.body_len) <= left;
                 left = left.saturating_sub(u64::from(s.body_len));
@@ -118,14 +110,7 @@ impl Queue {
     }
 
     /// Takes the messages as planned. Returns how many it took.
-    pub fn accept(
-        &mut self,
-        run: &Incoming,
-        plan: Plan,
-        lsn: Lsn,
-        core: &mut Core,
-        cx: &mut Cx<'_>,
-    ) -> u32 {
+    pub fn accept(&mut self, run: &Incoming, plan: Plan, lsn: Lsn, core: &mut Core, cx: &mut Cx<'_>) -> u32 {
         let mut to = run.from + plan.takes;
         self.take_in(run, run.from, to, plan.logged, lsn, core, cx);
         if to < run.to && !plan.logged {
@@ -162,15 +147,8 @@ impl Queue {
         if count == 0 {
             return;
         }
-        let (payload, body) = sum(run
-            .batch
-            .slots()
-            .get(from as usize..to as usize)
-            .unwrap_or_default());
-        let deadline = run
-            .due
-            .filter(|_| self.is_delay())
-            .unwrap_or_else(|| self.deadline(run.attrs, run.at));
+        let (payload, body) = sum(run.batch.slots().get(from as usize..to as usize).unwrap_or_default());
+        let deadline = run.due.filter(|_| self.is_delay()).unwrap_or_else(|| self.deadline(run.attrs, run.at));
         let fleeting = deadline <= run.at && !self.is_delay();
         let run = Run {
             first: self.next_seq,
@@ -198,11 +176,7 @@ impl Queue {
         if rest.deadline <= cx.now && !self.is_delay() {
             return self.die(rest, DeathReason::Expired, core, cx);
         }
-        let merge = if self.waiting {
-            Merge::Apart
-        } else {
-            Merge::Allowed
-        };
+        let merge = if self.waiting { Merge::Apart } else { Merge::Allowed };
         self.ready.keep(rest, merge);
         self.dispatch(core, cx);
     }
@@ -226,16 +200,9 @@ impl Queue {
             route: Arc::clone(&run.route),
             attrs: run.attrs,
             at: run.at,
-            body: waypost_model::Body::Mem {
-                batch: Arc::clone(&run.batch),
-                from,
-            },
+            body: waypost_model::Body::Mem { batch: Arc::clone(&run.batch), from },
         };
-        cx.effects.push(Effect::DeadLetter(DeadLetter {
-            messages,
-            reason: DeathReason::MaxLen,
-            to,
-        }));
+        cx.effects.push(Effect::DeadLetter(DeadLetter { messages, reason: DeathReason::MaxLen, to }));
     }
 
     /// Drops what is over the limits, from the front.
@@ -272,11 +239,7 @@ impl Queue {
             return false;
         };
         // What has expired by now died of that.
-        let reason = if run.deadline <= cx.now {
-            DeathReason::Expired
-        } else {
-            DeathReason::MaxLen
-        };
+        let reason = if run.deadline <= cx.now { DeathReason::Expired } else { DeathReason::MaxLen };
         self.die(run, reason, core, cx);
         true
     }

@@ -24,10 +24,7 @@ impl ChannelCredit {
     /// A limit of `prefetch` messages; 0 is no limit.
     #[must_use]
     pub fn new(prefetch: u32) -> ChannelCredit {
-        ChannelCredit {
-            state: AtomicU64::new(u64::from(prefetch) << 32),
-            wanted: AtomicBool::new(false),
-        }
+        ChannelCredit { state: AtomicU64::new(u64::from(prefetch) << 32), wanted: AtomicBool::new(false) }
     }
 
     /// Whether there is a limit at all.
@@ -38,11 +35,9 @@ impl ChannelCredit {
 
     /// Another limit; 0 is none. The broker pokes all consumers of the channel afterwards.
     pub fn limit(&self, prefetch: u32) {
-        let _ = self
-            .state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
-                Some(u64::from(prefetch) << 32 | s & u64::from(u32::MAX))
-            });
+        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+            Some(u64::from(prefetch) << 32 | s & u64::from(u32::MAX))
+        });
     }
 
     /// How many messages the channel holds unsettled.
@@ -77,21 +72,15 @@ impl ChannelCredit {
     /// Takes up to `want`.
     fn take(&self, want: u32) -> u32 {
         let mut got = 0;
-        let _ = self
-            .state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
-                got = Self::room(s).min(want);
-                Some(s + u64::from(got))
-            });
+        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+            got = Self::room(s).min(want);
+            Some(s + u64::from(got))
+        });
         got
     }
 
     fn give(&self, n: u32) {
-        let _ = self
-            .state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
-                Some(s - u64::from(n.min(s as u32)))
-            });
+        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| Some(s - u64::from(n.min(s as u32))));
     }
 }
 
@@ -114,26 +103,15 @@ impl ConsumerArguments {
             match key {
                 "x-priority" => {
                     let priority = value.as_i64().and_then(|n| i32::try_from(n).ok());
-                    let wrong = || {
-                        Refusal::precondition_failed(
-                            "invalid arg 'x-priority': not a 32-bit integer",
-                        )
-                    };
+                    let wrong = || Refusal::precondition_failed("invalid arg 'x-priority': not a 32-bit integer");
                     parsed.priority = priority.ok_or_else(wrong)?;
                 }
                 "x-cancel-on-ha-failover" => {
-                    let wrong = || {
-                        Refusal::precondition_failed(
-                            "invalid arg 'x-cancel-on-ha-failover': not a boolean",
-                        )
-                    };
+                    let wrong = || Refusal::precondition_failed("invalid arg 'x-cancel-on-ha-failover': not a boolean");
                     value.as_bool().ok_or_else(wrong)?;
                 }
                 key if key.starts_with("x-") => {
-                    return Err(Refusal::not_implemented(format!(
-                        "consumer argument '{key}' is not supported"
-                    ))
-                    .soft());
+                    return Err(Refusal::not_implemented(format!("consumer argument '{key}' is not supported")).soft());
                 }
                 _ => {}
             }
@@ -202,17 +180,10 @@ impl Consumer {
             no_ack: new.no_ack,
             exclusive: new.exclusive,
             priority: new.arguments.priority,
-            prefetch: new
-                .prefetch
-                .filter(|p| *p > 0 && !new.no_ack)
-                .unwrap_or(u32::MAX),
+            prefetch: new.prefetch.filter(|p| *p > 0 && !new.no_ack).unwrap_or(u32::MAX),
             channel_credit: (!new.no_ack).then_some(new.credit),
             window: i64::try_from(new.window_bytes).unwrap_or(i64::MAX),
-            held: if new.no_ack {
-                Held::in_order()
-            } else {
-                Held::by_place()
-            },
+            held: if new.no_ack { Held::in_order() } else { Held::by_place() },
             ended: false,
             listed: false,
         }

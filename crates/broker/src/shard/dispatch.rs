@@ -130,19 +130,9 @@ impl Queue {
             self.unsettled += n;
             run.tighten(HELD_PART);
         }
-        let delivery = Delivery {
-            channel: c.channel,
-            consumer: c.id,
-            ..delivery(id, kind, &run)
-        };
-        c.window = c
-            .window
-            .saturating_sub(i64::try_from(delivery.cost).unwrap_or(i64::MAX));
-        if !c.no_ack
-            && run.logged
-            && unready > HELD_MEMORY
-            && self.settings.max_length_bytes.is_none()
-        {
+        let delivery = Delivery { channel: c.channel, consumer: c.id, ..delivery(id, kind, &run) };
+        c.window = c.window.saturating_sub(i64::try_from(delivery.cost).unwrap_or(i64::MAX));
+        if !c.no_ack && run.logged && unready > HELD_MEMORY && self.settings.max_length_bytes.is_none() {
             // Whoever holds much without settling it does not hold it in memory.
             dropped = run.memory();
             run = stored(run);
@@ -175,14 +165,8 @@ impl Queue {
 }
 
 fn credit_for(roster: &mut Roster, turn: Turn, run: &Run) -> u32 {
-    let want = if turn.peers > 1 {
-        (run.count / turn.peers.saturating_mul(ROUNDS)).max(1)
-    } else {
-        u32::MAX
-    };
-    roster
-        .get_mut(turn.slot)
-        .map_or(0, |c| c.take_credit(run, want))
+    let want = if turn.peers > 1 { (run.count / turn.peers.saturating_mul(ROUNDS)).max(1) } else { u32::MAX };
+    roster.get_mut(turn.slot).map_or(0, |c| c.take_credit(run, want))
 }
 
 fn stored(mut run: Run) -> Run {
@@ -204,11 +188,7 @@ pub(super) fn delivery(queue: QueueId, kind: QueueKind, run: &Run) -> Delivery {
         route: std::sync::Arc::clone(&run.route),
         body: run.body_ref(),
         redelivered: run.redelivered,
-        delivery_count: if kind == QueueKind::Quorum {
-            run.delivery_count
-        } else {
-            0
-        },
+        delivery_count: if kind == QueueKind::Quorum { run.delivery_count } else { 0 },
         cost: run.cost(),
     }
 }

@@ -28,7 +28,7 @@ const REST_PART: u64 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Level {
     fresh: VecDeque<Run>,
-    returned: Option<Box<BTreeMap<u64, Run>>>,
+    returned: Option<BTreeMap<u64, Run>>,
     tail: Option<Box<Tail>>,
     removed: usize,
 }
@@ -70,10 +70,7 @@ impl Level {
 
     /// All runs, returned ones first.
     pub fn iter(&self) -> impl Iterator<Item = &Run> {
-        self.returned
-            .iter()
-            .flat_map(|r| r.values())
-            .chain(self.fresh.iter().filter(|r| r.count > 0))
+        self.returned.iter().flat_map(|r| r.values()).chain(self.fresh.iter().filter(|r| r.count > 0))
     }
 
     /// The first run; its bytes may be [`Bytes::Tail`].
@@ -87,10 +84,7 @@ impl Level {
 
     /// The earliest deadlines are among these if deadlines rise with places.
     pub fn fronts(&self) -> impl Iterator<Item = &Run> {
-        self.returned
-            .iter()
-            .filter_map(|r| r.values().next())
-            .chain(self.fresh.front())
+        self.returned.iter().filter_map(|r| r.values().next()).chain(self.fresh.front())
     }
 
     /// Keeps a run of fresh messages, behind all others. What pins much more than itself is copied.
@@ -120,22 +114,18 @@ impl Level {
         let Bytes::Mem(batch) = &run.bytes else {
             return;
         };
-        let full = |t: &Tail| t.builder.bytes() >= TAIL_BYTES || t.builder.len() >= TAIL_MESSAGES;
         let bytes = usize::try_from(run.payload).unwrap_or(usize::MAX);
-        if self
-            .tail
-            .as_deref()
-            .is_some_and(|t| full(t) || !t.builder.fits(bytes))
-        {
+        let full =
+            |t: &Tail| t.builder.bytes() >= TAIL_BYTES || t.builder.len() >= TAIL_MESSAGES || !t.builder.fits(bytes);
+        let mut builder = BatchBuilder::default();
+        if self.tail.as_deref().is_some_and(full) {
             self.seal();
+            // Where one has filled up, the next will: it need not grow step by step.
+            let messages = TAIL_BYTES / (bytes / run.count.max(1) as usize).max(1);
+            builder = BatchBuilder::with_capacity(TAIL_BYTES + bytes, messages.min(TAIL_MESSAGES) + run.count as usize);
         }
         let first = run.first.0;
-        let tail = self.tail.get_or_insert_with(|| {
-            Box::new(Tail {
-                builder: BatchBuilder::default(),
-                first,
-            })
-        });
+        let tail = self.tail.get_or_insert_with(|| Box::new(Tail { builder, first }));
         let from = u32::try_from(tail.builder.len()).unwrap_or(0);
         tail.builder.extend(batch, run.from, run.from + run.count);
         run.bytes = Bytes::Tail;
@@ -148,12 +138,7 @@ impl Level {
         let mut builder = tail.builder;
         builder.shrink();
         let batch = Arc::new(builder.finish());
-        for run in self
-            .fresh
-            .iter_mut()
-            .rev()
-            .take_while(|r| r.first.0 >= tail.first)
-        {
+        for run in self.fresh.iter_mut().rev().take_while(|r| r.first.0 >= tail.first) {
             if matches!(run.bytes, Bytes::Tail) {
                 run.bytes = Bytes::Mem(Arc::clone(&batch));
             }
@@ -176,16 +161,8 @@ impl Level {
 
     /// The neighbours that a returned run at this place has or would have.
     pub fn neighbours(&self, first: u64) -> (Option<&Run>, Option<&Run>) {
-        let before = self
-            .returned
-            .iter()
-            .find_map(|r| r.range(..first).next_back())
-            .map(|(_, r)| r);
-        let after = self
-            .returned
-            .iter()
-            .find_map(|r| r.range(first..).next())
-            .map(|(_, r)| r);
+        let before = self.returned.iter().find_map(|r| r.range(..first).next_back()).map(|(_, r)| r);
+        let after = self.returned.iter().find_map(|r| r.range(first..).next()).map(|(_, r)| r);
         (before, after)
     }
 
@@ -199,12 +176,7 @@ impl Level {
 
     /// The first run, readable.
     pub fn front_sealed(&mut self) -> Option<&Run> {
-        if !self.front_is_returned()
-            && self
-                .fresh
-                .front()
-                .is_some_and(|f| matches!(f.bytes, Bytes::Tail))
-        {
+        if !self.front_is_returned() && self.fresh.front().is_some_and(|f| matches!(f.bytes, Bytes::Tail)) {
             self.seal();
         }
         self.front()
@@ -256,32 +228,15 @@ impl Level {
             }
             return taken;
         }
-        let i = self
-            .fresh
-            .partition_point(|r| r.first.0 <= place)
-            .checked_sub(1)?;
-        if self
-            .fresh
-            .get(i)
-            .is_none_or(|r| r.count == 0 || place >= r.end())
-        {
+        let i = self.fresh.partition_point(|r| r.first.0 <= place).checked_sub(1)?;
+        if self.fresh.get(i).is_none_or(|r| r.count == 0 || place >= r.end()) {
             return None;
         }
-        if self
-            .fresh
-            .get(i)
-            .is_some_and(|r| matches!(r.bytes, Bytes::Tail))
-        {
+        if self.fresh.get(i).is_some_and(|r| matches!(r.bytes, Bytes::Tail)) {
             self.seal();
         }
         let run = self.fresh.get_mut(i)?;
-        let mark = Run {
-            count: 0,
-            bytes: Bytes::Stored,
-            payload: 0,
-            body: 0,
-            ..run.clone()
-        };
+        let mark = Run { count: 0, bytes: Bytes::Stored, payload: 0, body: 0, ..run.clone() };
         let taken = std::mem::replace(run, mark);
         self.removed += 1;
         self.trim();
@@ -299,10 +254,8 @@ impl Level {
     /// Takes everything, in order of places within returned and fresh; bytes may be [`Bytes::Tail`] without a tail.
     pub fn take_all(&mut self) -> impl Iterator<Item = Run> + use<> {
         let all = std::mem::take(self);
-        let returned = all.returned.map(|r| *r).unwrap_or_default();
-        returned
-            .into_values()
-            .chain(all.fresh.into_iter().filter(|r| r.count > 0))
+        let returned = all.returned.unwrap_or_default();
+        returned.into_values().chain(all.fresh.into_iter().filter(|r| r.count > 0))
     }
 
     /// Restores that front and back are no empty runs and that those between are the lesser part, and gives back the

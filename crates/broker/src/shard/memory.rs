@@ -39,11 +39,7 @@ impl Queue {
 
     /// Moves the last messages out of memory, as many as exceed the budget.
     pub fn reclaim(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
-        let (keep, step) = if cx.memory.exceeded() {
-            (0, RECLAIM_STEP_SHORT)
-        } else {
-            (QUEUE_MEMORY, RECLAIM_STEP)
-        };
+        let (keep, step) = if cx.memory.exceeded() { (0, RECLAIM_STEP_SHORT) } else { (QUEUE_MEMORY, RECLAIM_STEP) };
         if self.ready.memory() <= keep {
             self.reclaim_at = 0;
             return;
@@ -155,9 +151,7 @@ fn one_piece<'a>(runs: impl Iterator<Item = &'a Run>) -> Option<(Arc<Batch>, u32
         };
         match &mut whole {
             None => whole = Some((Arc::clone(batch), run.from, run.from + run.count)),
-            Some((first, _, to)) if Arc::ptr_eq(first, batch) && *to == run.from => {
-                *to += run.count
-            }
+            Some((first, _, to)) if Arc::ptr_eq(first, batch) && *to == run.from => *to += run.count,
             Some(_) => return None,
         }
     }

@@ -9,6 +9,7 @@
 //! | `level`, `ready` | what waits, in order, by priority and by deadline |
 //! | `accept` | new messages, limits |
 //! | `memory` | moving waiting messages out of memory |
+//! | `clients` | what clients do: consume, get, settle |
 //! | `consumer`, `roster` | consumers, their credit, whose turn it is |
 //! | `dispatch` | deliveries |
 //! | `unsettled`, `settling` | what is delivered, and what becomes of it |
@@ -18,6 +19,7 @@
 //! | `stats` | what is told about queues |
 
 mod accept;
+mod clients;
 mod clock;
 mod consumer;
 mod dispatch;
@@ -38,14 +40,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use waypost_model::command::{Sent, Settle};
 use waypost_model::journal::{AppendError, Enqueue, Op};
-use waypost_model::{
-    ChannelId, ConnId, ConsumerId, Delivery, Event, Lsn, QueueId, Refusal, Reply, SHARDS, Seq,
-    ShardId,
-};
+use waypost_model::{ChannelId, ConnId, ConsumerId, Event, Lsn, QueueId, Seq, ShardId};
 
 pub use accept::{Enqueued, Incoming};
+pub use clients::Got;
 pub use consumer::{ChannelCredit, ConsumerArguments, NewConsumer};
 pub use memory::QUEUE_MEMORY;
 pub use stats::{ConsumerInfo, Counts, QueueInfo, QueueStats};
@@ -85,20 +84,6 @@ pub struct Deleted {
     pub messages: u64,
     /// The consumers that it had; they were told.
     pub consumers: Vec<(ConnId, ChannelId, ConsumerId)>,
-}
-
-/// A message that was asked for.
-#[derive(Debug, Clone)]
-pub struct Got {
-    /// The message. `consumer` is the stand-in that settles it; 0 where no settlement is needed.
-    pub delivery: Delivery,
-    /// Ready messages left in the queue.
-    pub remaining: u64,
-    /// What must be durable before it is handed out.
-    pub after: Option<Lsn>,
-    /// Without acknowledgement, and its bytes are not in memory: it is settled by [`Shard::left`], to be called when
-    /// they were loaded.
-    pub leaving: bool,
 }
 
 impl Shard {
@@ -162,11 +147,7 @@ impl Shard {
         self.free.push(index);
         self.core.timers.remove(&(q.timer, index));
         let ready = q.ready.messages();
-        let mut deleted = Deleted {
-            ready,
-            messages: ready + q.unsettled + q.unsent,
-            consumers: Vec::new(),
-        };
+        let mut deleted = Deleted { ready, messages: ready + q.unsettled + q.unsent, consumers: Vec::new() };
         let roster = q.roster.take();
         let mut slots: Vec<(u32, &Consumer)> = roster.iter().flat_map(|r| r.iter()).collect();
         slots.sort_by_key(|(_, c)| c.id);
@@ -174,11 +155,7 @@ impl Shard {
             self.consumers.remove(&c.id);
             if let Some(outbox) = c.outbox.as_ref().filter(|_| !c.ended) {
                 deleted.consumers.push((c.conn, c.channel, c.id));
-                outbox.push(Event::Cancelled {
-                    channel: c.channel,
-                    consumer: c.id,
-                    tag: c.tag.clone(),
-                });
+                outbox.push(Event::Cancelled { channel: c.channel, consumer: c.id, tag: c.tag.clone() });
             }
         }
         let slots: Vec<u32> = slots.into_iter().map(|(slot, _)| slot).collect();
@@ -190,13 +167,7 @@ impl Shard {
             }
             runs.append(&mut q.remove_consumer(slot));
         }
-        runs.extend(
-            q.leaving
-                .take()
-                .map(|l| *l)
-                .unwrap_or_default()
-                .into_values(),
-        );
+        runs.extend(q.leaving.take().unwrap_or_default().into_values());
         for run in runs {
             q.forget(run, &mut self.core, cx);
         }
@@ -235,10 +206,7 @@ impl Shard {
     /// Messages enter queues of this shard, each of which is named once. What is to survive a restart is one append
     /// for all of them.
     pub fn enqueue(&mut self, targets: &[QueueId], run: Incoming, cx: &mut Cx<'_>) -> Enqueued {
-        let mut done = Enqueued {
-            accepted: run.count(),
-            ..Enqueued::default()
-        };
+        let mut done = Enqueued { accepted: run.count(), ..Enqueued::default() };
         if run.count() == 0 {
             return done;
         }
@@ -263,9 +231,7 @@ impl Shard {
         }
         for plan in plans.drain(..) {
             if let Some(q) = at(&mut self.queues, plan.index) {
-                done.accepted = done
-                    .accepted
-                    .min(q.accept(&run, plan, lsn, &mut self.core, cx));
+                done.accepted = done.accepted.min(q.accept(&run, plan, lsn, &mut self.core, cx));
             }
         }
         self.plans = plans;
@@ -273,12 +239,7 @@ impl Shard {
     }
 
     /// Hands the journal what it is to know, and what has gathered for it on the way.
-    fn append(
-        &mut self,
-        plans: &[Plan],
-        run: &Incoming,
-        cx: &Cx<'_>,
-    ) -> Result<Option<Lsn>, AppendError> {
+    fn append(&mut self, plans: &[Plan], run: &Incoming, cx: &Cx<'_>) -> Result<Option<Lsn>, AppendError> {
         if !plans.iter().any(|p| p.logged && p.takes > 0) {
             return Ok(None);
         }
@@ -312,247 +273,9 @@ impl Shard {
         sizes.into_iter().map(op).collect()
     }
 
-    /// A verdict on delivered messages. What the consumer does not hold (any more) is ignored.
-    pub fn settle(&mut self, s: &Settle, cx: &mut Cx<'_>) {
-        let Some(place) = self.place_in(s.consumer, s.queue) else {
-            return;
-        };
-        if let Some(q) = at(&mut self.queues, place.queue) {
-            q.settle(place.slot, s, &mut self.core, cx);
-        }
-        self.drop_spent(s.consumer, place);
-    }
-
-    /// Deliveries have left for the socket: gives back byte credit, and settles what needs no acknowledgement.
-    pub fn sent(&mut self, s: &Sent, cx: &mut Cx<'_>) {
-        let Some(place) = self.place_in(s.consumer, s.queue) else {
-            return;
-        };
-        if let Some(q) = at(&mut self.queues, place.queue) {
-            q.sent(place.slot, s, &mut self.core, cx);
-        }
-        self.drop_spent(s.consumer, place);
-    }
-
-    fn place_in(&self, consumer: ConsumerId, queue: QueueId) -> Option<Place> {
-        let place = *self.consumers.get(&consumer)?;
-        let q = self.queues.get(place.queue as usize)?.as_deref()?;
-        (q.id() == queue).then_some(place)
-    }
-
-    fn drop_spent(&mut self, id: ConsumerId, place: Place) {
-        if let Some(q) = at(&mut self.queues, place.queue).filter(|q| q.is_spent(place.slot)) {
-            let held = q.remove_consumer(place.slot);
-            debug_assert!(held.is_empty());
-            self.consumers.remove(&id);
-        }
-    }
-
-    fn new_consumer_id(&mut self) -> ConsumerId {
-        self.last_consumer += 1;
-        ConsumerId(self.last_consumer * SHARDS as u64 + u64::from(self.core.id.0))
-    }
-
-    /// Starts a consumer. The reply is pushed here, so that it comes before the first delivery.
-    ///
-    /// # Errors
-    /// 404 if the queue is gone; 403 if a consumer has it for itself, or if this one wants to and there are others.
-    pub fn consume(
-        &mut self,
-        queue: QueueId,
-        new: NewConsumer,
-        cx: &mut Cx<'_>,
-    ) -> Result<ConsumerId, Refusal> {
-        let id = self.new_consumer_id();
-        let Some(&index) = self.by_id.get(&queue) else {
-            return Err(gone());
-        };
-        let Some(q) = at(&mut self.queues, index) else {
-            return Err(gone());
-        };
-        let taken = q.roster.as_ref().is_some_and(|r| r.exclusive());
-        if taken || new.exclusive && (q.consumers() > 0 || q.settings.single_active_consumer) {
-            let text = format!(
-                "queue '{}' in vhost '{}' in exclusive use",
-                q.settings.name, q.settings.vhost
-            );
-            return Err(Refusal::access_refused(text));
-        }
-        let outbox = Arc::clone(&new.outbox);
-        let (channel, token) = (new.channel, new.token);
-        let reply = Reply::Consuming {
-            consumer: id,
-            tag: new.tag.clone(),
-            no_ack: new.no_ack,
-            reply_to: None,
-        };
-        outbox.push(Event::Reply {
-            channel,
-            token,
-            reply,
-            after: None,
-        });
-        let sharing = q.sharing();
-        let roster = q.roster.get_or_insert_default();
-        let slot = roster.add(Consumer::new(id, new));
-        roster.elect(sharing);
-        self.consumers.insert(id, Place { queue: index, slot });
-        q.served = true;
-        q.last_used = cx.now;
-        q.dispatch(&mut self.core, cx);
-        q.reschedule(&mut self.core);
-        Ok(id)
-    }
-
-    /// Ends a consumer; what it holds stays with it until settled or released. All its deliveries are in its outbox
-    /// when this returns. `false` if there is no such consumer (any more).
-    pub fn cancel(&mut self, consumer: ConsumerId, cx: &mut Cx<'_>) -> bool {
-        let Some(&place) = self.consumers.get(&consumer) else {
-            return false;
-        };
-        let Some(q) = at(&mut self.queues, place.queue) else {
-            return false;
-        };
-        if !q.end_consumer(place.slot, cx) {
-            return false;
-        }
-        q.dispatch(&mut self.core, cx);
-        q.reschedule(&mut self.core);
-        self.drop_spent(consumer, place);
-        true
-    }
-
-    /// A channel is gone: ends its consumers and stand-ins in this shard, and puts back what they hold.
-    pub fn release_channel(&mut self, consumers: &[ConsumerId], cx: &mut Cx<'_>) {
-        let mut places = Vec::with_capacity(consumers.len());
-        for id in consumers {
-            let Some(place) = self.consumers.remove(id) else {
-                continue;
-            };
-            // None of them is to get what another one gives back.
-            if let Some(q) = at(&mut self.queues, place.queue) {
-                q.end_consumer(place.slot, cx);
-            }
-            places.push(place);
-        }
-        for place in &places {
-            if let Some(q) = at(&mut self.queues, place.queue) {
-                q.release(place.slot, &mut self.core, cx);
-            }
-        }
-        let mut queues: Vec<u32> = places.iter().map(|p| p.queue).collect();
-        queues.sort_unstable();
-        queues.dedup();
-        for index in queues {
-            if let Some(q) = at(&mut self.queues, index) {
-                q.after_return(&mut self.core, cx);
-            }
-        }
-    }
-
-    /// Takes the message that is next in line, durable or not (see [`Got::after`]). `None` if there is none.
-    ///
-    /// # Errors
-    /// 404 if the queue is gone.
-    pub fn get(
-        &mut self,
-        queue: QueueId,
-        conn: ConnId,
-        channel: ChannelId,
-        no_ack: bool,
-        cx: &mut Cx<'_>,
-    ) -> Result<Option<Got>, Refusal> {
-        let Some((q, core)) = self.with_core(queue) else {
-            return Err(gone());
-        };
-        q.last_used = cx.now;
-        let Some(level) = q.expire_front(core, cx) else {
-            q.stats.got_empty += 1;
-            return Ok(None);
-        };
-        let Some(run) = q.ready.take_front(level, 1) else {
-            return Ok(None);
-        };
-        core.durable = cx.journal.durable().max(core.durable);
-        let after = Some(run.lsn).filter(|lsn| *lsn > core.durable);
-        let delivery = dispatch::delivery(queue, q.settings.kind, &run);
-        let delivery = Delivery {
-            channel,
-            ..delivery
-        };
-        q.stats.redelivered += u64::from(run.redelivered);
-        let mut got = Got {
-            delivery,
-            remaining: q.ready.messages(),
-            after,
-            leaving: false,
-        };
-        if no_ack {
-            q.stats.got_no_ack += 1;
-            if run.slots().is_some() {
-                q.discard(run, core, cx);
-            } else {
-                let _ = q.leave(run);
-                got.leaving = true;
-            }
-        } else {
-            q.stats.got += 1;
-            got.delivery.consumer = self.hold_in_stand_in(queue, conn, channel, run, cx);
-        }
-        Ok(Some(got))
-    }
-
-    /// Gives a message to the stand-in of a channel.
-    fn hold_in_stand_in(
-        &mut self,
-        queue: QueueId,
-        conn: ConnId,
-        channel: ChannelId,
-        mut run: run::Run,
-        cx: &mut Cx<'_>,
-    ) -> ConsumerId {
-        let fresh = self.new_consumer_id();
-        let Some(&index) = self.by_id.get(&queue) else {
-            return fresh;
-        };
-        let Some(q) = at(&mut self.queues, index) else {
-            return fresh;
-        };
-        let roster = q.roster.get_or_insert_default();
-        let slot = match roster.stand_in(conn, channel) {
-            Some(slot) => slot,
-            None => {
-                let slot = roster.add(Consumer::stand_in(fresh, conn, channel));
-                self.consumers.insert(fresh, Place { queue: index, slot });
-                slot
-            }
-        };
-        q.unsettled += u64::from(run.count);
-        run.tighten(dispatch::HELD_PART);
-        let Some(c) = roster.get_mut(slot) else {
-            return fresh;
-        };
-        c.held.add(run, cx.now);
-        let id = c.id;
-        q.note_held(cx.now);
-        q.reschedule(&mut self.core);
-        id
-    }
-
     /// Removes all ready messages; how many.
     pub fn purge(&mut self, queue: QueueId, cx: &mut Cx<'_>) -> u64 {
-        self.with_core(queue)
-            .map_or(0, |(q, core)| q.purge(core, cx))
-    }
-
-    /// A consumer may have got credit from outside: see [`ChannelCredit`].
-    pub fn poke(&mut self, consumer: ConsumerId, cx: &mut Cx<'_>) {
-        let Some(&place) = self.consumers.get(&consumer) else {
-            return;
-        };
-        if let Some(q) = at(&mut self.queues, place.queue) {
-            q.poke(place.slot, &mut self.core, cx);
-        }
+        self.with_core(queue).map_or(0, |(q, core)| q.purge(core, cx))
     }
 
     /// Copies of dead or due messages were appended where they belong: settles them here. The range as in
@@ -585,8 +308,4 @@ impl Shard {
 
 fn at(queues: &mut [Option<Box<Queue>>], index: u32) -> Option<&mut Queue> {
     queues.get_mut(index as usize)?.as_deref_mut()
-}
-
-fn gone() -> Refusal {
-    Refusal::not_found("the queue was deleted meanwhile")
 }

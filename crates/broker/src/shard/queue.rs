@@ -117,7 +117,7 @@ pub(super) struct Queue {
     pub stats: QueueStats,
     pub roster: Option<Box<Roster>>,
     /// Messages that the broker is copying elsewhere, by first place.
-    pub leaving: Option<Box<BTreeMap<u64, Run>>>,
+    pub leaving: Option<BTreeMap<u64, Run>>,
     pub last_used: Millis,
     /// The entry in [`Core::timers`].
     pub timer: Millis,
@@ -127,8 +127,6 @@ pub(super) struct Queue {
     pub reclaim_at: u64,
     /// A consumer with credit waits for the journal.
     pub waiting: bool,
-    /// It ever had a consumer.
-    pub served: bool,
 }
 
 impl Queue {
@@ -148,7 +146,6 @@ impl Queue {
             check_held: NEVER,
             reclaim_at: 0,
             waiting: false,
-            served: false,
             settings,
         };
         q.ready.sizes = q.sizes();
@@ -160,11 +157,7 @@ impl Queue {
     }
 
     pub fn sizes(&self) -> Sizes {
-        if self.settings.max_length_bytes.is_some() {
-            Sizes::Exact
-        } else {
-            Sizes::Near
-        }
+        if self.settings.max_length_bytes.is_some() { Sizes::Exact } else { Sizes::Near }
     }
 
     pub fn is_delay(&self) -> bool {
@@ -172,11 +165,7 @@ impl Queue {
     }
 
     pub fn sharing(&self) -> Sharing {
-        if self.settings.single_active_consumer {
-            Sharing::SingleActive
-        } else {
-            Sharing::Turns
-        }
+        if self.settings.single_active_consumer { Sharing::SingleActive } else { Sharing::Turns }
     }
 
     pub fn consumers(&self) -> u32 {
@@ -196,14 +185,7 @@ impl Queue {
     /// Messages leave for good.
     pub fn discard(&mut self, run: Run, core: &mut Core, cx: &mut Cx<'_>) {
         if run.logged {
-            core.settled(
-                SeqRange {
-                    queue: self.id(),
-                    first: run.first,
-                    count: run.count,
-                },
-                cx,
-            );
+            core.settled(SeqRange { queue: self.id(), first: run.first, count: run.count }, cx);
         }
         self.forget(run, core, cx);
     }
@@ -232,11 +214,7 @@ impl Queue {
         };
         self.stats.dead_lettered += n;
         let messages = self.leave(run);
-        cx.effects.push(Effect::DeadLetter(DeadLetter {
-            messages,
-            reason,
-            to,
-        }));
+        cx.effects.push(Effect::DeadLetter(DeadLetter { messages, reason, to }));
     }
 
     /// Holds messages until the broker has copied them elsewhere.
@@ -250,9 +228,7 @@ impl Queue {
             at: run.at,
             body: run.body_ref(),
         };
-        self.leaving
-            .get_or_insert_default()
-            .insert(run.first.0, run);
+        self.leaving.get_or_insert_default().insert(run.first.0, run);
         leaving
     }
 
@@ -278,29 +254,12 @@ impl Queue {
         self.stats.requeued += u64::from(run.count);
         if failed == Failed::Counts {
             run.delivery_count = run.delivery_count.saturating_add(1);
-            if self
-                .settings
-                .delivery_limit
-                .is_some_and(|limit| run.delivery_count > limit)
-            {
+            if self.settings.delivery_limit.is_some_and(|limit| run.delivery_count > limit) {
                 return self.die(run, DeathReason::DeliveryLimit, core, cx);
             }
-            if run.logged
-                && (self.settings.delivery_limit.is_some()
-                    || self.settings.kind == QueueKind::Quorum)
-            {
-                let range = SeqRange {
-                    queue: self.id(),
-                    first: run.first,
-                    count: run.count,
-                };
-                core.note(
-                    Op::Requeued {
-                        range,
-                        delivery_count: run.delivery_count,
-                    },
-                    cx,
-                );
+            if run.logged && (self.settings.delivery_limit.is_some() || self.settings.kind == QueueKind::Quorum) {
+                let range = SeqRange { queue: self.id(), first: run.first, count: run.count };
+                core.note(Op::Requeued { range, delivery_count: run.delivery_count }, cx);
             }
         }
         if run.deadline <= cx.now {

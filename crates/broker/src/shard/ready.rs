@@ -12,7 +12,7 @@ use super::run::{NEVER, Run, Sizes};
 pub(super) struct Ready {
     base: Level,
     upper: Option<Box<Upper>>,
-    deadlines: Option<Box<BTreeSet<Deadline>>>,
+    deadlines: Option<BTreeSet<Deadline>>,
     messages: u64,
     payload: u64,
     body: u64,
@@ -51,22 +51,10 @@ impl Ready {
     pub fn new(max_priority: Option<u8>) -> Ready {
         let upper = max_priority.filter(|p| *p > 0).map(|p| {
             let levels = (0..p).map(|_| Level::default()).collect();
-            Box::new(Upper {
-                levels,
-                occupied: [0; 4],
-            })
+            Box::new(Upper { levels, occupied: [0; 4] })
         });
         let base = Level::default();
-        Ready {
-            base,
-            upper,
-            deadlines: None,
-            messages: 0,
-            payload: 0,
-            body: 0,
-            memory: 0,
-            sizes: Sizes::Near,
-        }
+        Ready { base, upper, deadlines: None, messages: 0, payload: 0, body: 0, memory: 0, sizes: Sizes::Near }
     }
 
     pub fn messages(&self) -> u64 {
@@ -109,10 +97,7 @@ impl Ready {
 
     pub fn level_mut(&mut self, i: u8) -> &mut Level {
         match &mut self.upper {
-            Some(u) if i > 0 => u
-                .levels
-                .get_mut(usize::from(i) - 1)
-                .unwrap_or(&mut self.base),
+            Some(u) if i > 0 => u.levels.get_mut(usize::from(i) - 1).unwrap_or(&mut self.base),
             _ => &mut self.base,
         }
     }
@@ -202,8 +187,7 @@ impl Ready {
         self.count_in(&run);
         let i = self.level_of(&run);
         let (at, last) = (run.deadline, run.last());
-        let sorted = at == NEVER
-            || self.upper.is_none() && self.base.back().is_none_or(|b| b.deadline <= at);
+        let sorted = at == NEVER || self.upper.is_none() && self.base.back().is_none_or(|b| b.deadline <= at);
         self.index_unless(sorted);
         let sizes = self.sizes;
         let kept = self.level_mut(i).keep(run, merge, sizes);
@@ -238,13 +222,9 @@ impl Ready {
         let mut all = BTreeSet::new();
         for level in self.levels() {
             let runs = self.level(level).iter().filter(|r| r.deadline != NEVER);
-            all.extend(runs.map(|r| Deadline {
-                at: r.deadline,
-                last: r.last(),
-                level,
-            }));
+            all.extend(runs.map(|r| Deadline { at: r.deadline, last: r.last(), level }));
         }
-        self.deadlines = Some(Box::new(all));
+        self.deadlines = Some(all);
     }
 
     fn index(&mut self, level: u8, at: Millis, last: u64, kept: Kept) {
@@ -252,22 +232,14 @@ impl Ready {
             return;
         };
         if let Kept::Merged { old_last } = kept {
-            all.remove(&Deadline {
-                at,
-                last: old_last,
-                level,
-            });
+            all.remove(&Deadline { at, last: old_last, level });
         }
         all.insert(Deadline { at, last, level });
     }
 
     fn unindex(&mut self, level: u8, run: &Run) {
         if let Some(all) = &mut self.deadlines {
-            all.remove(&Deadline {
-                at: run.deadline,
-                last: run.last(),
-                level,
-            });
+            all.remove(&Deadline { at: run.deadline, last: run.last(), level });
         }
     }
 
@@ -305,12 +277,7 @@ impl Ready {
     pub fn next_deadline(&self) -> Millis {
         match &self.deadlines {
             Some(all) => all.first().map_or(NEVER, |d| d.at),
-            None => self
-                .base
-                .fronts()
-                .map(|r| r.deadline)
-                .min()
-                .unwrap_or(NEVER),
+            None => self.base.fronts().map(|r| r.deadline).min().unwrap_or(NEVER),
         }
     }
 
@@ -324,14 +291,7 @@ impl Ready {
                 let d = all.pop_first()?;
                 (d.level, d.last)
             }
-            None => (
-                0,
-                self.base
-                    .fronts()
-                    .filter(|r| r.deadline <= now)
-                    .min_by_key(|r| (r.deadline, r.first))?
-                    .last(),
-            ),
+            None => (0, self.base.fronts().filter(|r| r.deadline <= now).min_by_key(|r| (r.deadline, r.first))?.last()),
         };
         let taken = self.level_mut(level).take_at(place)?;
         self.count_out(level, &taken);

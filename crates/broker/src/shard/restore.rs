@@ -55,9 +55,7 @@ impl Shard {
                 q.ready.keep(run, Merge::Allowed);
             }
         }
-        if q.ready.messages() > 0
-            && (q.settings.max_length.is_some() || q.settings.max_length_bytes.is_some())
-        {
+        if q.ready.messages() > 0 && (q.settings.max_length.is_some() || q.settings.max_length_bytes.is_some()) {
             // The dead do not take the room of the living.
             q.expire(core, cx);
             q.drop_head(core, cx);

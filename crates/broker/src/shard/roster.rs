@@ -15,6 +15,8 @@ pub(super) struct Roster {
     groups: Vec<Group>,
     live: u32,
     exclusive: bool,
+    /// Who is next to be the single active consumer: the first of those with the highest priority.
+    best: Option<u32>,
     /// With single active consumer: who gets the messages.
     active: Option<u32>,
     stand_ins: BTreeMap<(ConnId, ChannelId), u32>,
@@ -64,9 +66,7 @@ impl Roster {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Consumer)> {
-        (0u32..)
-            .zip(&self.slots)
-            .filter_map(|(i, c)| Some((i, c.as_deref()?)))
+        (0u32..).zip(&self.slots).filter_map(|(i, c)| Some((i, c.as_deref()?)))
     }
 
     pub fn is_active(&self, slot: u32) -> bool {
@@ -83,11 +83,14 @@ impl Roster {
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         if consumer.is_stand_in() {
-            self.stand_ins
-                .insert((consumer.conn, consumer.channel), slot);
+            self.stand_ins.insert((consumer.conn, consumer.channel), slot);
         } else {
             self.live += 1;
             self.exclusive |= consumer.exclusive;
+            let now = self.best.and_then(|s| self.get(s)).map(|c| c.priority);
+            if now.is_none_or(|p| p < consumer.priority) {
+                self.best = Some(slot);
+            }
         }
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = Some(Box::new(consumer));
@@ -110,13 +113,7 @@ impl Roster {
                     g.order.push_back(slot);
                 }
             }
-            Err(i) => self.groups.insert(
-                i,
-                Group {
-                    priority,
-                    order: VecDeque::from([slot]),
-                },
-            ),
+            Err(i) => self.groups.insert(i, Group { priority, order: VecDeque::from([slot]) }),
         }
     }
 
@@ -132,6 +129,11 @@ impl Roster {
         self.unlist(slot);
         if self.active == Some(slot) {
             self.active = None;
+        }
+        if self.best == Some(slot) {
+            let rank = |(_, c): &(u32, &Consumer)| (std::cmp::Reverse(c.priority), c.id);
+            let live = self.iter().filter(|(_, c)| !c.ended);
+            self.best = live.min_by_key(rank).map(|(slot, _)| slot);
         }
         true
     }
@@ -168,11 +170,7 @@ impl Roster {
             Sharing::Turns => self.next_in_turn(),
             Sharing::SingleActive => {
                 let slot = self.single_active()?;
-                self.get(slot)?.has_credit().then_some(Turn {
-                    slot,
-                    peers: 1,
-                    group: None,
-                })
+                self.get(slot)?.has_credit().then_some(Turn { slot, peers: 1, group: None })
             }
         }
     }
@@ -181,18 +179,11 @@ impl Roster {
         let mut i = 0;
         while let Some(g) = self.groups.get_mut(i) {
             while let Some(&slot) = g.order.front() {
-                let c = self
-                    .slots
-                    .get_mut(slot as usize)
-                    .and_then(Option::as_deref_mut);
+                let c = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut);
                 match c {
                     Some(c) if c.has_credit() => {
                         let peers = u32::try_from(g.order.len()).unwrap_or(u32::MAX);
-                        return Some(Turn {
-                            slot,
-                            peers,
-                            group: Some(i),
-                        });
+                        return Some(Turn { slot, peers, group: Some(i) });
                     }
                     Some(c) => c.listed = false,
                     None => {}
@@ -216,17 +207,14 @@ impl Roster {
     /// The single active consumer. One of a higher priority takes over as soon as the active one holds nothing; until
     /// then nobody is served.
     fn single_active(&mut self) -> Option<u32> {
-        let best = |(_, c): &(u32, &Consumer)| (std::cmp::Reverse(c.priority), c.id);
-        let candidate = self.iter().filter(|(_, c)| !c.ended).min_by_key(best)?;
-        let (slot, priority) = (candidate.0, candidate.1.priority);
+        let slot = self.best?;
+        let priority = self.get(slot)?.priority;
         match self.active.and_then(|s| self.get(s)) {
-            Some(now) if now.priority >= priority => self.active,
-            Some(now) if now.held.messages() > 0 => None,
-            _ => {
-                self.active = Some(slot);
-                Some(slot)
-            }
+            Some(now) if now.priority >= priority => {}
+            Some(now) if now.held.messages() > 0 => return None,
+            _ => self.active = Some(slot),
         }
+        self.active
     }
 
     /// Settles who is active, for those who look before a message comes.

@@ -88,19 +88,10 @@ impl Run {
     /// The bytes as a delivery names them.
     pub fn body_ref(&self) -> Body {
         match &self.bytes {
-            Bytes::Mem(batch) => Body::Mem {
-                batch: Arc::clone(batch),
-                from: self.from,
-            },
-            Bytes::Spilled(at) => Body::Spilled {
-                at: **at,
-                skip: self.from,
-            },
+            Bytes::Mem(batch) => Body::Mem { batch: Arc::clone(batch), from: self.from },
+            Bytes::Spilled(at) => Body::Spilled { at: **at, skip: self.from },
             Bytes::Stored | Bytes::Tail => {
-                debug_assert!(
-                    !matches!(self.bytes, Bytes::Tail),
-                    "a tail is sealed before it is read"
-                );
+                debug_assert!(!matches!(self.bytes, Bytes::Tail), "a tail is sealed before it is read");
                 Body::Stored
             }
         }
@@ -109,9 +100,7 @@ impl Run {
     /// The slots, if it is in memory.
     pub fn slots(&self) -> Option<&[Slot]> {
         match &self.bytes {
-            Bytes::Mem(batch) => batch
-                .slots()
-                .get(self.from as usize..self.from as usize + self.count as usize),
+            Bytes::Mem(batch) => batch.slots().get(self.from as usize..self.from as usize + self.count as usize),
             _ => None,
         }
     }
@@ -146,10 +135,7 @@ impl Run {
         debug_assert!(n > 0 && n < self.count);
         let (payload, body) = match self.slots() {
             Some(slots) => sum(slots.get(..n as usize).unwrap_or_default()),
-            None => (
-                share(self.payload, n, self.count),
-                share(self.body, n, self.count),
-            ),
+            None => (share(self.payload, n, self.count), share(self.body, n, self.count)),
         };
         let mut front = self.clone();
         front.count = n;
@@ -177,12 +163,8 @@ impl Run {
     /// Takes in the run that follows, if places and bytes are adjacent and the facts equal. `false`: nothing was done.
     pub fn absorb(&mut self, next: &Run, sizes: Sizes) -> bool {
         let adjacent = match (&self.bytes, &next.bytes) {
-            (Bytes::Mem(a), Bytes::Mem(b)) => {
-                Arc::ptr_eq(a, b) && self.from + self.count == next.from
-            }
-            (Bytes::Spilled(a), Bytes::Spilled(b)) => {
-                Arc::ptr_eq(a, b) && self.from + self.count == next.from
-            }
+            (Bytes::Mem(a), Bytes::Mem(b)) => Arc::ptr_eq(a, b) && self.from + self.count == next.from,
+            (Bytes::Spilled(a), Bytes::Spilled(b)) => Arc::ptr_eq(a, b) && self.from + self.count == next.from,
             (Bytes::Stored, Bytes::Stored) => means_agree(self, next, sizes),
             (Bytes::Tail, Bytes::Tail) => self.from + self.count == next.from,
             _ => false,
@@ -209,10 +191,7 @@ impl Run {
         if own.saturating_mul(part) >= batch.footprint() as u64 {
             return;
         }
-        let mut b = BatchBuilder::with_capacity(
-            usize::try_from(self.payload).unwrap_or(0),
-            self.count as usize,
-        );
+        let mut b = BatchBuilder::with_capacity(usize::try_from(self.payload).unwrap_or(0), self.count as usize);
         b.extend(batch, self.from, self.from + self.count);
         self.bytes = Bytes::Mem(Arc::new(b.finish()));
         self.from = 0;
@@ -221,21 +200,20 @@ impl Run {
     /// Gives up the bytes in memory, which the journal has. The result is split where sizes differ so much that the
     /// mean would mislead (`Exact`: where they differ at all), since only sums are kept.
     pub fn into_stored(mut self, sizes: Sizes, mut push: impl FnMut(Run)) {
-        loop {
-            let Some(slots) = self.slots() else { break };
-            let Some(key) = slots.first().map(|s| sizes.key(s)) else {
-                break;
-            };
-            let same = slots.iter().take_while(|s| sizes.key(s) == key).count();
-            let Some(n) = u32::try_from(same).ok().filter(|n| *n < self.count) else {
-                break;
-            };
+        while let Some(n) = self.alike(sizes).filter(|n| *n < self.count) {
             let mut front = self.split_front(n);
             (front.bytes, front.from) = (Bytes::Stored, 0);
             push(front);
         }
         (self.bytes, self.from) = (Bytes::Stored, 0);
         push(self);
+    }
+
+    /// How many messages from the front have sizes like the first.
+    fn alike(&self, sizes: Sizes) -> Option<u32> {
+        let slots = self.slots()?;
+        let key = sizes.key(slots.first()?);
+        u32::try_from(slots.iter().take_while(|s| sizes.key(s) == key).count()).ok()
     }
 }
 

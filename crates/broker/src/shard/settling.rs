@@ -49,9 +49,7 @@ impl Queue {
         let Some(c) = roster.get_mut(slot) else {
             return;
         };
-        c.window = c
-            .window
-            .saturating_add(i64::try_from(s.bytes).unwrap_or(i64::MAX));
+        c.window = c.window.saturating_add(i64::try_from(s.bytes).unwrap_or(i64::MAX));
         if c.no_ack {
             let mut runs = std::mem::take(&mut core.scratch);
             c.held.take_first(s.messages, |run| runs.push(run));
@@ -153,12 +151,7 @@ impl Queue {
             return Vec::new();
         };
         let (mut late, mut next) = (Vec::new(), NEVER);
-        for (slot, c) in self
-            .roster
-            .iter()
-            .flat_map(|r| r.iter())
-            .filter(|(_, c)| !c.no_ack)
-        {
+        for (slot, c) in self.roster.iter().flat_map(|r| r.iter()).filter(|(_, c)| !c.no_ack) {
             match c.held.oldest().map(|since| since.plus(ms)) {
                 Some(until) if until <= cx.now => late.push((slot, c.id)),
                 Some(until) => next = next.min(until),
@@ -169,19 +162,12 @@ impl Queue {
             self.check_held = next.max(cx.now.plus(CHECK_HELD_MS.min(ms / 8)));
         }
         for (slot, id) in &late {
-            if let Some(c) = self
-                .roster
-                .as_ref()
-                .and_then(|r| r.get(*slot))
-                .filter(|c| !c.ended)
+            let c = self.roster.as_ref().and_then(|r| r.get(*slot)).filter(|c| !c.ended);
+            if let Some(c) = c
+                && let Some(outbox) = &c.outbox
             {
-                if let Some(outbox) = &c.outbox {
-                    outbox.push(Event::Cancelled {
-                        channel: c.channel,
-                        consumer: *id,
-                        tag: c.tag.clone(),
-                    });
-                }
+                let (channel, tag) = (c.channel, c.tag.clone());
+                outbox.push(Event::Cancelled { channel, consumer: *id, tag });
             }
             self.release(*slot, core, cx);
         }

@@ -111,12 +111,7 @@ pub struct ConsumerInfo {
 impl Queue {
     /// How much is in it.
     pub fn counts(&self) -> Counts {
-        let leaving = self
-            .leaving
-            .iter()
-            .flat_map(|l| l.values())
-            .map(|r| u64::from(r.count))
-            .sum();
+        let leaving = self.leaving.iter().flat_map(|l| l.values()).map(|r| u64::from(r.count)).sum();
         Counts {
             ready: self.ready.messages(),
             unsettled: self.unsettled,

@@ -33,17 +33,11 @@ enum Runs {
 
 impl Held {
     pub fn in_order() -> Held {
-        Held {
-            runs: Runs::InOrder(VecDeque::new()),
-            messages: 0,
-        }
+        Held { runs: Runs::InOrder(VecDeque::new()), messages: 0 }
     }
 
     pub fn by_place() -> Held {
-        Held {
-            runs: Runs::ByPlace(BTreeMap::new()),
-            messages: 0,
-        }
+        Held { runs: Runs::ByPlace(BTreeMap::new()), messages: 0 }
     }
 
     pub fn messages(&self) -> u64 {
@@ -97,11 +91,7 @@ impl Held {
             return;
         };
         let end = first.0.saturating_add(u64::from(count));
-        let Some((&key, _)) = runs
-            .range(..=first.0)
-            .next_back()
-            .filter(|(_, d)| d.run.end() > first.0)
-        else {
+        let Some((&key, _)) = runs.range(..=first.0).next_back().filter(|(_, d)| d.run.end() > first.0) else {
             return Self::take_from(runs, &mut self.messages, first.0, end, f);
         };
         if key < first.0
@@ -134,9 +124,7 @@ impl Held {
                 return;
             };
             let taken = if d.run.end() > end {
-                let taken = d
-                    .run
-                    .split_front(u32::try_from(end - key).unwrap_or(u32::MAX));
+                let taken = d.run.split_front(u32::try_from(end - key).unwrap_or(u32::MAX));
                 d.run.tighten(REST_PART);
                 runs.insert(d.run.first.0, d);
                 taken

@@ -6,10 +6,7 @@ use super::world::{PERSISTENT, Q, settings};
 use super::{Setup, World};
 
 fn delayed(ms: u32) -> Attrs {
-    Attrs {
-        expiration: Some(ms),
-        ..PERSISTENT
-    }
+    Attrs { expiration: Some(ms), ..PERSISTENT }
 }
 
 #[test]
@@ -65,13 +62,7 @@ fn they_survive_a_restart_at_their_times() {
 fn nobody_consumes_them() {
     let mut w = World::with(|s| s.delay_of = Some(1));
     w.consume(Setup::default());
-    w.publish_with(
-        &["x"],
-        Attrs {
-            expiration: Some(5),
-            ..Attrs::default()
-        },
-    );
+    w.publish_with(&["x"], Attrs { expiration: Some(5), ..Attrs::default() });
     w.advance(5);
     assert!(w.deliveries().is_empty());
     w.tick();

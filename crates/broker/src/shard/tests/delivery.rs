@@ -20,10 +20,7 @@ fn messages_come_in_order_and_without_copies() {
     w.publish(&["a", "b", "c"]);
     let d = w.deliveries();
     assert_eq!(d.len(), 1, "one run is one delivery");
-    assert_eq!(
-        (d[0].first.0, d[0].count, d[0].cost, d[0].redelivered),
-        (0, 3, 9 + 3 * 64, false)
-    );
+    assert_eq!((d[0].first.0, d[0].count, d[0].cost, d[0].redelivered), (0, 3, 9 + 3 * 64, false));
     w.publish(&["d"]);
     assert_eq!(w.bodies(), ["d"]);
     assert_eq!(w.shard.counts(Q).unwrap().unsettled, 4);
@@ -36,26 +33,14 @@ fn the_reply_comes_before_the_backlog() {
     w.publish(&["b"]);
     w.consume(Setup::default());
     let events = w.events();
-    assert!(matches!(
-        &events[0],
-        Event::Reply {
-            reply: Reply::Consuming { .. },
-            ..
-        }
-    ));
-    assert!(
-        matches!(&events[1], Event::Deliver(d) if d.count == 2),
-        "the backlog has become one run"
-    );
+    assert!(matches!(&events[0], Event::Reply { reply: Reply::Consuming { .. }, .. }));
+    assert!(matches!(&events[1], Event::Deliver(d) if d.count == 2), "the backlog has become one run");
 }
 
 #[test]
 fn prefetch_limits_what_is_unsettled() {
     let mut w = World::with(|_| {});
-    let c = w.consume(Setup {
-        prefetch: Some(2),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(2), ..Setup::default() });
     w.publish(&["a", "b", "c", "d"]);
     assert_eq!(w.bodies(), ["a", "b"]);
     w.ack(c, 1, 1);
@@ -69,11 +54,7 @@ fn prefetch_limits_what_is_unsettled() {
 #[test]
 fn the_window_is_exceeded_by_one_message_at_most() {
     let mut w = World::with(|_| {});
-    let c = w.consume(Setup {
-        window: 150,
-        no_ack: true,
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { window: 150, no_ack: true, ..Setup::default() });
     w.publish(&["a", "b", "c", "d", "e"]);
     // Each costs 67: two leave 16, the third exceeds.
     assert_eq!(w.bodies(), ["a", "b", "c"]);
@@ -88,14 +69,8 @@ fn the_window_is_exceeded_by_one_message_at_most() {
 fn a_shared_credit_holds_for_all_consumers_of_the_channel() {
     let mut w = World::with(|_| {});
     let credit = Arc::new(ChannelCredit::new(2));
-    let a = w.consume(Setup {
-        credit: Arc::clone(&credit),
-        ..Setup::default()
-    });
-    let b = w.consume(Setup {
-        credit: Arc::clone(&credit),
-        ..Setup::default()
-    });
+    let a = w.consume(Setup { credit: Arc::clone(&credit), ..Setup::default() });
+    let b = w.consume(Setup { credit: Arc::clone(&credit), ..Setup::default() });
     w.publish(&["1", "2", "3", "4"]);
     assert_eq!(w.bodies(), ["1", "2"]);
     assert_eq!(credit.held(), 2);
@@ -136,15 +111,8 @@ fn long_runs_are_dealt_out_in_pieces_and_fairly() {
 #[test]
 fn higher_priorities_are_served_first() {
     let mut w = World::with(|_| {});
-    let low = w.consume(Setup {
-        priority: 1,
-        ..Setup::default()
-    });
-    let high = w.consume(Setup {
-        priority: 2,
-        prefetch: Some(2),
-        ..Setup::default()
-    });
+    let low = w.consume(Setup { priority: 1, ..Setup::default() });
+    let high = w.consume(Setup { priority: 2, prefetch: Some(2), ..Setup::default() });
     w.publish(&["0", "1", "2"]);
     let who: Vec<_> = w.seen().iter().map(|s| s.consumer).collect();
     assert_eq!(who, [high, high, low]);
@@ -153,22 +121,13 @@ fn higher_priorities_are_served_first() {
 #[test]
 fn an_exclusive_consumer_is_alone() {
     let mut w = World::with(|_| {});
-    let a = w.consume(Setup {
-        exclusive: true,
-        ..Setup::default()
-    });
+    let a = w.consume(Setup { exclusive: true, ..Setup::default() });
     let refusal = w.try_consume(Setup::default()).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::AccessRefused);
     assert_eq!(refusal.text, "queue 'q' in vhost '/' in exclusive use");
     w.call(|s, cx| s.cancel(a, cx));
     w.consume(Setup::default());
-    assert!(
-        w.try_consume(Setup {
-            exclusive: true,
-            ..Setup::default()
-        })
-        .is_err()
-    );
+    assert!(w.try_consume(Setup { exclusive: true, ..Setup::default() }).is_err());
 }
 
 #[test]
@@ -190,10 +149,7 @@ fn a_higher_priority_takes_over_once_nothing_is_unsettled() {
     let mut w = World::with(|s| s.single_active_consumer = true);
     let a = w.consume(Setup::default());
     w.publish(&["0"]);
-    let b = w.consume(Setup {
-        priority: 5,
-        ..Setup::default()
-    });
+    let b = w.consume(Setup { priority: 5, ..Setup::default() });
     w.publish(&["1"]);
     let seen = w.seen();
     assert_eq!(seen.len(), 1);
@@ -224,10 +180,7 @@ fn a_get_may_run_ahead_of_the_disk_but_says_so() {
     w.journal.with(|s| s.automatic = false);
     let done = w.publish_with(&["a"], PERSISTENT);
     let got = w.get(false).unwrap();
-    assert_eq!(
-        (got.after, got.remaining, got.leaving),
-        (done.lsn, 0, false)
-    );
+    assert_eq!((got.after, got.remaining, got.leaving), (done.lsn, 0, false));
     let c = got.delivery.consumer;
     w.ack(c, 0, 1);
     assert_eq!(w.unsettled(), 0);
@@ -285,22 +238,13 @@ fn one_append_serves_all_targets() {
 #[test]
 fn deleting_tells_the_consumers() {
     let mut w = World::with(|s| s.durable = true);
-    let c = w.consume(Setup {
-        prefetch: Some(1),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(1), ..Setup::default() });
     w.publish_with(&["a", "b"], PERSISTENT);
     w.events();
     let deleted = w.call(|s, cx| s.delete_queue(Q, cx)).unwrap();
-    assert_eq!(
-        (deleted.ready, deleted.messages, deleted.consumers.len()),
-        (1, 2, 1)
-    );
+    assert_eq!((deleted.ready, deleted.messages, deleted.consumers.len()), (1, 2, 1));
     assert!(matches!(&w.events()[..], [Event::Cancelled { consumer, .. }] if *consumer == c));
-    assert!(
-        w.journal
-            .with(|s| s.live.is_empty() && s.forgotten.contains(&Q))
-    );
+    assert!(w.journal.with(|s| s.live.is_empty() && s.forgotten.contains(&Q)));
     assert_eq!(w.memory.used(), 0);
     w.ack(c, 0, 1);
     assert!(w.shard.counts(Q).is_none());
@@ -320,10 +264,7 @@ fn auto_delete_follows_the_last_consumer() {
 #[test]
 fn a_stuck_peer_pins_little() {
     let mut w = World::with(|_| {});
-    w.consume(Setup {
-        no_ack: true,
-        ..Setup::default()
-    });
+    w.consume(Setup { no_ack: true, ..Setup::default() });
     for _ in 0..100 {
         w.publish_batch(padded(), Default::default());
     }
@@ -340,11 +281,6 @@ fn a_stuck_peer_pins_little() {
 
 /// A small message in a large buffer.
 fn padded() -> waypost_model::Batch {
-    let slot = waypost_model::Slot {
-        props: 0,
-        props_len: 2,
-        body: 2,
-        body_len: 5,
-    };
+    let slot = waypost_model::Slot { props: 0, props_len: 2, body: 2, body_len: 5 };
     waypost_model::Batch::new(vec![0; 64 * 1024], vec![slot]).unwrap()
 }

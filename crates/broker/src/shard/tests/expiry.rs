@@ -8,10 +8,7 @@ use super::{Setup, World};
 use crate::effect::Effect;
 
 fn expiring(ms: u32) -> Attrs {
-    Attrs {
-        expiration: Some(ms),
-        ..Attrs::default()
-    }
+    Attrs { expiration: Some(ms), ..Attrs::default() }
 }
 
 #[test]
@@ -25,11 +22,7 @@ fn the_shorter_time_wins() {
     assert_eq!(w.shard.next_deadline(), Some(Millis(1050)));
     w.advance(50);
     w.tick();
-    assert_eq!(
-        w.dead(),
-        [("own".into(), "expired")],
-        "also behind another one"
-    );
+    assert_eq!(w.dead(), [("own".into(), "expired")], "also behind another one");
     w.advance(49);
     w.tick();
     assert_eq!(w.ready(), 1);
@@ -70,10 +63,7 @@ fn time_zero_is_now_or_never() {
         s.dead_letter = dead_letter();
         s.durable = true;
     });
-    let zero = Attrs {
-        expiration: Some(0),
-        ..PERSISTENT
-    };
+    let zero = Attrs { expiration: Some(0), ..PERSISTENT };
     w.journal.with(|s| s.automatic = false);
     w.publish_with(&["nobody there"], zero);
     assert_eq!(w.dead(), [("nobody there".into(), "expired")]);
@@ -89,10 +79,7 @@ fn a_requeued_message_keeps_its_deadline() {
         s.message_ttl_ms = Some(100);
         s.dead_letter = dead_letter();
     });
-    let c = w.consume(Setup {
-        prefetch: Some(1),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(1), ..Setup::default() });
     w.publish(&["a", "b"]);
     w.call(|s, cx| s.cancel(c, cx));
     w.advance(60);
@@ -142,23 +129,14 @@ fn priorities_have_deadlines_too() {
         s.dead_letter = dead_letter();
     });
     for (ms, priority) in [(30, 0), (20, 3), (10, 1)] {
-        w.publish_with(
-            &[&ms.to_string()],
-            Attrs {
-                priority,
-                ..expiring(ms)
-            },
-        );
+        w.publish_with(&[&ms.to_string()], Attrs { priority, ..expiring(ms) });
     }
     w.advance(10);
     w.tick();
     assert_eq!(w.dead(), [("10".into(), "expired")]);
     w.advance(20);
     w.tick();
-    assert_eq!(
-        w.dead(),
-        [("20".into(), "expired"), ("30".into(), "expired")]
-    );
+    assert_eq!(w.dead(), [("20".into(), "expired"), ("30".into(), "expired")]);
 }
 
 #[test]

@@ -43,11 +43,7 @@ impl FakeJournal {
         self.with(|s| {
             let live = s.live.iter().filter(|((q, _), _)| *q == queue);
             live.map(|(&(queue, first), m)| RecoveredRun {
-                range: SeqRange {
-                    queue,
-                    first,
-                    count: 1,
-                },
+                range: SeqRange { queue, first, count: 1 },
                 route: Arc::clone(&m.enqueue.route),
                 attrs: m.enqueue.attrs,
                 at: m.enqueue.at,
@@ -68,14 +64,7 @@ impl State {
                     for i in e.from..e.to {
                         let key = (queue, first.plus(u64::from(i - e.from)));
                         let body = e.batch.body(i).to_vec();
-                        let old = self.live.insert(
-                            key,
-                            Stored {
-                                body,
-                                enqueue: e.clone(),
-                                index: i,
-                            },
-                        );
+                        let old = self.live.insert(key, Stored { body, enqueue: e.clone(), index: i });
                         assert!(old.is_none(), "a place was given out twice: {key:?}");
                     }
                 }
@@ -86,13 +75,9 @@ impl State {
                     assert!(was.is_some(), "settled what is not there: {r:?} + {i}");
                 }
             }
-            Op::Requeued {
-                range,
-                delivery_count,
-            } => {
+            Op::Requeued { range, delivery_count } => {
                 for i in 0..u64::from(range.count) {
-                    self.requeued
-                        .insert((range.queue, range.first.plus(i)), delivery_count);
+                    self.requeued.insert((range.queue, range.first.plus(i)), delivery_count);
                 }
             }
             Op::Forget(queue) => {
@@ -141,20 +126,11 @@ impl Journal for FakeJournal {
             s.spill_count += 1;
             let bodies = (from..to).map(|i| batch.body(i).to_vec()).collect();
             s.spills.insert(s.spill_count, bodies);
-            Ok(SpillRef {
-                segment: s.spill_count,
-                offset: 0,
-                len: to - from,
-            })
+            Ok(SpillRef { segment: s.spill_count, offset: 0, len: to - from })
         })
     }
 
     fn release_spill(&self, at: SpillRef) {
-        self.with(|s| {
-            assert!(
-                s.spills.remove(&at.segment).is_some(),
-                "released twice: {at:?}"
-            )
-        });
+        self.with(|s| assert!(s.spills.remove(&at.segment).is_some(), "released twice: {at:?}"));
     }
 }

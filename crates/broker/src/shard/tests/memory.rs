@@ -16,20 +16,13 @@ fn a_backlog_of_single_messages_is_one_run() {
         let body = format!("{i:05}");
         let mut data = vec![0; 65_536];
         data[2..7].copy_from_slice(body.as_bytes());
-        let slot = Slot {
-            props: 0,
-            props_len: 2,
-            body: 2,
-            body_len: 5,
-        };
+        let slot = Slot { props: 0, props_len: 2, body: 2, body_len: 5 };
         w.publish_batch(Batch::new(data, vec![slot]).unwrap(), Attrs::default());
     }
     w.consume(Setup::default());
     let d = w.deliveries();
     assert_eq!(d.len(), 1);
-    let Body::Mem { batch, .. } = &d[0].body else {
-        panic!("in memory")
-    };
+    let Body::Mem { batch, .. } = &d[0].body else { panic!("in memory") };
     assert!(batch.footprint() < 24 * 1000, "{}", batch.footprint());
     assert_eq!(w.open(&d[0])[567].body, "00567");
 }
@@ -37,18 +30,13 @@ fn a_backlog_of_single_messages_is_one_run() {
 #[test]
 fn what_was_taken_from_a_batch_does_not_pin_it() {
     let mut w = World::with(|_| {});
-    let c = w.consume(Setup {
-        prefetch: Some(90),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(90), ..Setup::default() });
     let bodies: Vec<String> = (0..100).map(|i| format!("{i:0500}")).collect();
     w.publish(&bodies.iter().map(String::as_str).collect::<Vec<_>>());
     w.events();
     w.ack(c, 0, 1);
     let d = w.deliveries();
-    let Body::Mem { batch, .. } = &d[0].body else {
-        panic!("in memory")
-    };
+    let Body::Mem { batch, .. } = &d[0].body else { panic!("in memory") };
     assert!(batch.footprint() < 10 * 600, "{}", batch.footprint());
     assert_eq!(w.open(&d[0])[0].body, bodies[90]);
 }
@@ -62,22 +50,11 @@ fn persistent_messages_drop_their_bytes_past_the_budget() {
     for _ in 0..100 {
         w.publish_with(&bodies, PERSISTENT);
     }
-    assert!(
-        w.memory.used() <= (1 << 20) + (256 << 10),
-        "{}",
-        w.memory.used()
-    );
+    assert!(w.memory.used() <= (1 << 20) + (256 << 10), "{}", w.memory.used());
     assert_eq!(w.shard.info(Q).unwrap().memory, w.memory.used());
-    let c = w.consume(Setup {
-        prefetch: Some(5000),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(5000), ..Setup::default() });
     let d = w.deliveries();
-    assert!(
-        d.iter()
-            .any(|d| matches!(d.body, Body::Stored) && d.count > 1000),
-        "stored runs have become one"
-    );
+    assert!(d.iter().any(|d| matches!(d.body, Body::Stored) && d.count > 1000), "stored runs have become one");
     let seen: Vec<_> = d.iter().flat_map(|d| w.open(d)).collect();
     assert!(seen.iter().map(|s| s.seq).eq(0..5000) && seen.iter().all(|s| s.body == body));
     w.ack(c, 0, 5000);
@@ -93,17 +70,10 @@ fn transient_messages_are_spilled_and_their_room_released() {
     for i in 0..20_000 {
         w.publish(&[&format!("{i}{big}")]);
     }
-    assert!(
-        w.memory.used() <= (1 << 20) + (512 << 10),
-        "{}",
-        w.memory.used()
-    );
+    assert!(w.memory.used() <= (1 << 20) + (512 << 10), "{}", w.memory.used());
     let pieces = w.journal.with(|s| s.spills.len());
     assert!((20..120).contains(&pieces), "{pieces} pieces");
-    let c = w.consume(Setup {
-        prefetch: Some(7),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(7), ..Setup::default() });
     let mut next = 0;
     loop {
         let seen = w.seen();
@@ -117,10 +87,7 @@ fn transient_messages_are_spilled_and_their_room_released() {
         w.ack(c, seen[0].seq, seen.len() as u32);
     }
     assert_eq!(next, 20_000);
-    assert_eq!(
-        (w.memory.used(), w.journal.with(|s| s.spills.len())),
-        (0, 0)
-    );
+    assert_eq!((w.memory.used(), w.journal.with(|s| s.spills.len())), (0, 0));
 }
 
 #[test]
@@ -145,10 +112,7 @@ fn very_unequal_sizes_are_not_averaged() {
     w.publish_with(&["s", "s", &big, &big, "s"], PERSISTENT);
     w.call(|s, cx| s.relieve(cx));
     assert_eq!(w.memory.used(), 0);
-    w.consume(Setup {
-        window: 1000,
-        ..Setup::default()
-    });
+    w.consume(Setup { window: 1000, ..Setup::default() });
     assert_eq!(w.seen().len(), 3, "the first large one uses the window up");
 }
 
@@ -178,21 +142,12 @@ fn a_restart_finds_what_was_not_settled() {
     for clean in [false, true] {
         let mut after = World::empty();
         after.call(|shard, cx| {
-            shard.restore(
-                settings(|s| s.durable = true),
-                runs.clone(),
-                Seq(4),
-                clean,
-                cx,
-            );
+            shard.restore(settings(|s| s.durable = true), runs.clone(), Seq(4), clean, cx);
         });
         assert_eq!(after.ready(), 3);
         after.consume(Setup::default());
-        let seen: Vec<(u64, u32, bool)> = after
-            .deliveries()
-            .iter()
-            .map(|d| (d.first.0, d.count, d.redelivered))
-            .collect();
+        let seen: Vec<(u64, u32, bool)> =
+            after.deliveries().iter().map(|d| (d.first.0, d.count, d.redelivered)).collect();
         assert_eq!(seen, [(0, 1, !clean), (2, 2, !clean)]);
         after.publish(&["next"]);
         assert_eq!(after.seen()[0].seq, 4);
@@ -220,10 +175,7 @@ fn a_queue_keeps_its_share_only() {
         w.publish_with(&[&body], PERSISTENT);
     }
     let used = w.memory.used();
-    assert!(
-        used <= QUEUE_MEMORY + 512 * 1024 && used > QUEUE_MEMORY / 2,
-        "{used}"
-    );
+    assert!(used <= QUEUE_MEMORY + 512 * 1024 && used > QUEUE_MEMORY / 2, "{used}");
 }
 
 #[test]

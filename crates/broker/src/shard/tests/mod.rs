@@ -7,6 +7,7 @@ mod journal;
 mod limits;
 mod memory;
 mod model;
+mod naive;
 mod settling;
 mod world;
 

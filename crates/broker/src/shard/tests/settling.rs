@@ -10,10 +10,7 @@ use crate::settings::QueueKind;
 #[test]
 fn what_is_released_goes_back_to_its_place() {
     let mut w = World::with(|_| {});
-    let c = w.consume(Setup {
-        prefetch: Some(3),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(3), ..Setup::default() });
     w.publish(&["0", "1", "2", "3", "4"]);
     assert_eq!(w.bodies(), ["0", "1", "2"]);
     w.call(|s, cx| s.cancel(c, cx));
@@ -44,14 +41,8 @@ fn a_partial_settlement_splits_a_run() {
 #[test]
 fn nobody_settles_for_others() {
     let mut w = World::with(|_| {});
-    let a = w.consume(Setup {
-        prefetch: Some(1),
-        ..Setup::default()
-    });
-    let b = w.consume(Setup {
-        prefetch: Some(1),
-        ..Setup::default()
-    });
+    let a = w.consume(Setup { prefetch: Some(1), ..Setup::default() });
+    let b = w.consume(Setup { prefetch: Some(1), ..Setup::default() });
     w.publish(&["0", "1"]);
     w.ack(b, 0, 1);
     assert_eq!(w.unsettled(), 2);
@@ -65,12 +56,7 @@ fn settlements_of_a_turn_are_one_append() {
     let c = w.consume(Setup::default());
     w.publish_with(&["0", "1", "2"], PERSISTENT);
     let before = w.journal.with(|s| s.appends);
-    let mut cx = crate::context::Cx {
-        now: w.now,
-        journal: &w.journal,
-        effects: &mut w.effects,
-        memory: &w.memory,
-    };
+    let mut cx = crate::context::Cx { now: w.now, journal: &w.journal, effects: &mut w.effects, memory: &w.memory };
     for i in [1, 0, 2] {
         let s = waypost_model::Settle {
             channel: Default::default(),
@@ -83,24 +69,14 @@ fn settlements_of_a_turn_are_one_append() {
         w.shard.settle(&s, &mut cx);
     }
     w.shard.flush(&mut cx);
-    assert_eq!(
-        w.journal.with(|s| (s.appends - before, s.live.len())),
-        (1, 0)
-    );
+    assert_eq!(w.journal.with(|s| (s.appends - before, s.live.len())), (1, 0));
 }
 
 #[test]
 fn a_lost_channel_gives_everything_back() {
     let mut w = World::with(|_| {});
-    let a = w.consume(Setup {
-        prefetch: Some(2),
-        ..Setup::default()
-    });
-    let b = w.consume(Setup {
-        prefetch: Some(2),
-        no_ack: false,
-        ..Setup::default()
-    });
+    let a = w.consume(Setup { prefetch: Some(2), ..Setup::default() });
+    let b = w.consume(Setup { prefetch: Some(2), no_ack: false, ..Setup::default() });
     w.publish(&["0", "1", "2", "3", "4"]);
     w.events();
     w.call(|s, cx| s.release_channel(&[a], cx));
@@ -113,10 +89,7 @@ fn a_lost_channel_gives_everything_back() {
 #[test]
 fn what_never_left_returns() {
     let mut w = World::with(|_| {});
-    let c = w.consume(Setup {
-        no_ack: true,
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { no_ack: true, ..Setup::default() });
     w.publish(&["0", "1", "2"]);
     w.events();
     w.sent(c, 1, 67);
@@ -133,10 +106,7 @@ fn rejected_messages_are_dead_letters_or_nothing() {
     w.publish(&["0", "1"]);
     w.settle(c, 0, 2, Outcome::Rejected);
     assert_eq!(w.shard.counts(Q).unwrap().leaving, 2);
-    assert_eq!(
-        w.dead(),
-        [("0".into(), "rejected"), ("1".into(), "rejected")]
-    );
+    assert_eq!(w.dead(), [("0".into(), "rejected"), ("1".into(), "rejected")]);
     assert_eq!(w.shard.counts(Q).unwrap().leaving, 0);
 
     let mut w = World::with(|_| {});
@@ -163,10 +133,7 @@ fn a_delivery_limit_of_two_allows_three_deliveries() {
         w.settle(c, 0, 1, Outcome::Released);
     }
     assert_eq!(counts, [0, 1, 2]);
-    assert_eq!(
-        w.journal.with(|s| s.requeued.values().copied().max()),
-        Some(2)
-    );
+    assert_eq!(w.journal.with(|s| s.requeued.values().copied().max()), Some(2));
     assert_eq!(w.dead(), [("0".into(), "delivery_limit")]);
     assert!(w.journal.with(|s| s.live.is_empty()));
 }
@@ -185,10 +152,7 @@ fn classic_queues_do_not_tell_the_count() {
 #[test]
 fn a_consumer_that_never_settles_is_cancelled() {
     let mut w = World::with(|s| s.consumer_timeout_ms = Some(10_000));
-    let c = w.consume(Setup {
-        prefetch: Some(1),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(1), ..Setup::default() });
     w.publish(&["0", "1"]);
     w.advance(6000);
     w.ack(c, 0, 1);
@@ -200,29 +164,16 @@ fn a_consumer_that_never_settles_is_cancelled() {
     w.advance(5000);
     w.tick();
     assert!(matches!(&w.events()[..], [Event::Cancelled { consumer, .. }] if *consumer == c));
-    assert_eq!(
-        (
-            w.ready(),
-            w.unsettled(),
-            w.shard.counts(Q).unwrap().consumers
-        ),
-        (1, 0, 0)
-    );
+    assert_eq!((w.ready(), w.unsettled(), w.shard.counts(Q).unwrap().consumers), (1, 0, 0));
 }
 
 #[test]
 fn purging_leaves_the_unsettled() {
     let mut w = World::with(|s| s.durable = true);
-    let c = w.consume(Setup {
-        prefetch: Some(1),
-        ..Setup::default()
-    });
+    let c = w.consume(Setup { prefetch: Some(1), ..Setup::default() });
     w.publish_with(&["0", "1", "2"], PERSISTENT);
     assert_eq!(w.call(|s, cx| s.purge(Q, cx)), 2);
-    assert_eq!(
-        (w.ready(), w.unsettled(), w.journal.with(|s| s.live.len())),
-        (0, 1, 1)
-    );
+    assert_eq!((w.ready(), w.unsettled(), w.journal.with(|s| s.live.len())), (0, 1, 1));
     w.ack(c, 0, 1);
     assert!(w.journal.with(|s| s.live.is_empty()));
 }
@@ -236,8 +187,5 @@ fn a_released_run_goes_to_the_next_as_it_was() {
     w.events();
     w.call(|s, cx| s.release_channel(&[a], cx));
     let d = w.deliveries();
-    assert_eq!(
-        (d.len(), d[0].consumer, d[0].first.0, d[0].count),
-        (1, b, 0, 2)
-    );
+    assert_eq!((d.len(), d[0].consumer, d[0].first.0, d[0].count), (1, b, 0, 2));
 }

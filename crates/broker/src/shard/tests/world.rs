@@ -6,8 +6,8 @@ use std::sync::Arc;
 use waypost_model::command::{Outcome, Sent, Settle};
 use waypost_model::event::Body;
 use waypost_model::{
-    AttrFlags, Attrs, Batch, BatchBuilder, ChannelId, ConnId, ConsumerId, Delivery, Event, Millis,
-    Outbox, QueueId, Route, Seq, ShardId,
+    AttrFlags, Attrs, Batch, BatchBuilder, ChannelId, ConnId, ConsumerId, Delivery, Event, Millis, Outbox, QueueId,
+    Route, Seq, ShardId,
 };
 
 use super::journal::FakeJournal;
@@ -88,17 +88,10 @@ pub fn settings(change: impl FnOnce(&mut QueueSettings)) -> Arc<QueueSettings> {
 }
 
 pub fn dead_letter() -> Option<DeadLetterTo> {
-    Some(DeadLetterTo {
-        exchange: "dlx".into(),
-        routing_key: None,
-    })
+    Some(DeadLetterTo { exchange: "dlx".into(), routing_key: None })
 }
 
-pub const PERSISTENT: Attrs = Attrs {
-    flags: AttrFlags::PERSISTENT,
-    priority: 0,
-    expiration: None,
-};
+pub const PERSISTENT: Attrs = Attrs { flags: AttrFlags::PERSISTENT, priority: 0, expiration: None };
 
 impl World {
     pub fn empty() -> World {
@@ -122,12 +115,7 @@ impl World {
     }
 
     pub fn call<R>(&mut self, f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R) -> R {
-        let mut cx = Cx {
-            now: self.now,
-            journal: &self.journal,
-            effects: &mut self.effects,
-            memory: &self.memory,
-        };
+        let mut cx = Cx { now: self.now, journal: &self.journal, effects: &mut self.effects, memory: &self.memory };
         let result = f(&mut self.shard, &mut cx);
         self.shard.flush(&mut cx);
         result
@@ -135,9 +123,7 @@ impl World {
 
     pub fn publish_with(&mut self, bodies: &[&str], attrs: Attrs) -> Enqueued {
         let mut b = BatchBuilder::default();
-        bodies
-            .iter()
-            .for_each(|body| b.push(&[0, 0], body.as_bytes()));
+        bodies.iter().for_each(|body| b.push(&[0, 0], body.as_bytes()));
         self.publish_batch(b.finish(), attrs)
     }
 
@@ -172,9 +158,7 @@ impl World {
             token: self.tags,
             no_ack: setup.no_ack,
             exclusive: setup.exclusive,
-            arguments: ConsumerArguments {
-                priority: setup.priority,
-            },
+            arguments: ConsumerArguments { priority: setup.priority },
             prefetch: setup.prefetch,
             credit: setup.credit,
             window_bytes: setup.window,
@@ -198,10 +182,7 @@ impl World {
 
     /// All messages that were delivered since the last look.
     pub fn seen(&self) -> Vec<Seen> {
-        self.deliveries()
-            .iter()
-            .flat_map(|d| self.open(d))
-            .collect()
+        self.deliveries().iter().flat_map(|d| self.open(d)).collect()
     }
 
     pub fn bodies(&self) -> Vec<String> {
@@ -213,12 +194,7 @@ impl World {
             .map(|i| {
                 let seq = d.first.plus(u64::from(i));
                 let body = self.body(&d.body, d.queue, seq, i);
-                Seen {
-                    consumer: d.consumer,
-                    seq: seq.0,
-                    body,
-                    redelivered: d.redelivered,
-                }
+                Seen { consumer: d.consumer, seq: seq.0, body, redelivered: d.redelivered }
             })
             .collect()
     }
@@ -227,22 +203,13 @@ impl World {
         let bytes = match body {
             Body::Mem { batch, from } => batch.body(from + i).to_vec(),
             Body::Stored => self.journal.with(|s| s.live[&(queue, seq)].body.clone()),
-            Body::Spilled { at, skip } => self
-                .journal
-                .with(|s| s.spills[&at.segment][(skip + i) as usize].clone()),
+            Body::Spilled { at, skip } => self.journal.with(|s| s.spills[&at.segment][(skip + i) as usize].clone()),
         };
         String::from_utf8(bytes).unwrap()
     }
 
     pub fn settle(&mut self, consumer: ConsumerId, first: u64, count: u32, outcome: Outcome) {
-        let s = Settle {
-            channel: ChannelId(1),
-            queue: Q,
-            consumer,
-            first: Seq(first),
-            count,
-            outcome,
-        };
+        let s = Settle { channel: ChannelId(1), queue: Q, consumer, first: Seq(first), count, outcome };
         self.call(|shard, cx| shard.settle(&s, cx));
     }
 
@@ -251,22 +218,11 @@ impl World {
     }
 
     pub fn sent(&mut self, consumer: ConsumerId, messages: u32, bytes: u64) {
-        self.call(|shard, cx| {
-            shard.sent(
-                &Sent {
-                    consumer,
-                    queue: Q,
-                    messages,
-                    bytes,
-                },
-                cx,
-            )
-        });
+        self.call(|shard, cx| shard.sent(&Sent { consumer, queue: Q, messages, bytes }, cx));
     }
 
     pub fn get(&mut self, no_ack: bool) -> Option<Got> {
-        self.call(|s, cx| s.get(Q, ConnId(1), ChannelId(1), no_ack, cx))
-            .unwrap()
+        self.call(|s, cx| s.get(Q, ConnId(1), ChannelId(1), no_ack, cx)).unwrap()
     }
 
     pub fn ready(&self) -> u64 {
