@@ -60,24 +60,15 @@ const KNOWN: [(&str, Rule); 24] = [
     ("x-overflow", Rule::OneOf(&OVERFLOWS, "invalid_overflow")),
     ("x-dead-letter-exchange", Rule::Text),
     ("x-dead-letter-routing-key", Rule::DeadLetterKey),
-    (
-        "x-dead-letter-strategy",
-        Rule::OneOf(&STRATEGIES, "invalid_dlx_strategy"),
-    ),
+    ("x-dead-letter-strategy", Rule::OneOf(&STRATEGIES, "invalid_dlx_strategy")),
     ("x-max-priority", Rule::Priority),
     ("x-single-active-consumer", Rule::Bool),
     ("x-delivery-limit", Rule::Integer),
     ("x-consumer-timeout", Rule::NonNegative),
     ("x-consumer-disconnected-timeout", Rule::NonNegative),
-    (
-        "x-queue-mode",
-        Rule::OneOf(&["default", "lazy"], "invalid_queue_mode"),
-    ),
+    ("x-queue-mode", Rule::OneOf(&["default", "lazy"], "invalid_queue_mode")),
     ("x-queue-version", Rule::Version),
-    (
-        "x-queue-leader-locator",
-        Rule::OneOf(&LOCATORS, "invalid_queue_locator_arg"),
-    ),
+    ("x-queue-leader-locator", Rule::OneOf(&LOCATORS, "invalid_queue_locator_arg")),
     ("x-queue-master-locator", Rule::Text),
     ("x-quorum-initial-group-size", Rule::Positive),
     ("x-quorum-target-group-size", Rule::Positive),
@@ -97,15 +88,11 @@ impl QueueArguments {
         for (key, value) in arguments.iter() {
             let reason = match KNOWN.iter().find(|(k, _)| *k == key) {
                 Some((_, rule)) => rule.violation(value, arguments),
-                None if key.starts_with("x-") => {
-                    Some("\"this server does not have it\"".to_owned())
-                }
+                None if key.starts_with("x-") => Some("\"this server does not have it\"".to_owned()),
                 None => None,
             };
             if let Some(reason) = reason {
-                return Err(Refusal::precondition_failed(format!(
-                    "invalid arg '{key}' for {queue}: {reason}"
-                )));
+                return Err(Refusal::precondition_failed(format!("invalid arg '{key}' for {queue}: {reason}")));
             }
         }
         Ok(QueueArguments::read(arguments))
@@ -116,12 +103,7 @@ impl QueueArguments {
         if arguments.is_empty() {
             return QueueArguments::default();
         }
-        let number = |key: &str| {
-            arguments
-                .get(key)
-                .and_then(Value::as_i64)
-                .and_then(|n| u64::try_from(n).ok())
-        };
+        let number = |key: &str| arguments.get(key).and_then(Value::as_i64).and_then(|n| u64::try_from(n).ok());
         let text = |key: &str| arguments.get(key).and_then(Value::as_str);
         QueueArguments {
             message_ttl_ms: number("x-message-ttl"),
@@ -135,13 +117,8 @@ impl QueueArguments {
                 _ => None,
             },
             // As RabbitMQ: whoever asks for priorities gets at least one above 0.
-            max_priority: number("x-max-priority")
-                .and_then(|n| u8::try_from(n).ok())
-                .map(|n| n.max(1)),
-            single_active_consumer: arguments
-                .get("x-single-active-consumer")
-                .and_then(Value::as_bool)
-                == Some(true),
+            max_priority: number("x-max-priority").and_then(|n| u8::try_from(n).ok()).map(|n| n.max(1)),
+            single_active_consumer: arguments.get("x-single-active-consumer").and_then(Value::as_bool) == Some(true),
             delivery_limit: arguments.get("x-delivery-limit").and_then(Value::as_i64),
             consumer_timeout_ms: number("x-consumer-timeout"),
         }
@@ -202,9 +179,7 @@ fn unacceptable(value: &Value) -> String {
 }
 
 fn integer(value: &Value) -> Result<i64, String> {
-    value
-        .as_i64()
-        .ok_or_else(|| format!("\"expected integer, got {}\"", type_name(value)))
+    value.as_i64().ok_or_else(|| format!("\"expected integer, got {}\"", type_name(value)))
 }
 
 fn non_negative(value: &Value) -> Result<i64, String> {
@@ -251,52 +226,32 @@ pub(crate) const fn kind_name(kind: QueueKind) -> &'static str {
 
 /// The type that a declaration asks for.
 pub(crate) fn kind(arguments: &Table, default: QueueKind) -> QueueKind {
-    arguments
-        .get("x-queue-type")
-        .and_then(Value::as_str)
-        .and_then(parse_kind)
-        .unwrap_or(default)
+    arguments.get("x-queue-type").and_then(Value::as_str).and_then(parse_kind).unwrap_or(default)
 }
 
 /// Whether a queue's arguments are those of a new declaration, the type left to the caller. Only ours are compared.
 ///
 /// # Errors
 /// 406.
-pub(crate) fn assert_queue_arguments(
-    current: &Table,
-    asked: &Table,
-    queue: &str,
-) -> Result<(), Refusal> {
+pub(crate) fn assert_queue_arguments(current: &Table, asked: &Table, queue: &str) -> Result<(), Refusal> {
     if current.is_empty() && asked.is_empty() {
         return Ok(());
     }
-    let keys = KNOWN
-        .iter()
-        .map(|(k, _)| *k)
-        .filter(|k| *k != "x-queue-type");
-    keys.into_iter()
-        .try_for_each(|key| assert_argument(current, asked, key, queue))
+    let keys = KNOWN.iter().map(|(k, _)| *k).filter(|k| *k != "x-queue-type");
+    keys.into_iter().try_for_each(|key| assert_argument(current, asked, key, queue))
 }
 
 /// Whether one argument is the same in both tables.
 ///
 /// # Errors
 /// 406.
-pub(crate) fn assert_argument(
-    current: &Table,
-    asked: &Table,
-    key: &str,
-    what: &str,
-) -> Result<(), Refusal> {
+pub(crate) fn assert_argument(current: &Table, asked: &Table, key: &str, what: &str) -> Result<(), Refusal> {
     match (current.get(key), asked.get(key)) {
         (None, None) => Ok(()),
         (Some(a), Some(b)) if a.equivalent(b) => Ok(()),
-        (Some(a), Some(b)) => Err(inequivalent(
-            key,
-            what,
-            &format!("'{}'", value_text(b)),
-            &format!("'{}'", value_text(a)),
-        )),
+        (Some(a), Some(b)) => {
+            Err(inequivalent(key, what, &format!("'{}'", value_text(b)), &format!("'{}'", value_text(a))))
+        }
         (a, b) => Err(inequivalent(key, what, &described(b), &described(a))),
     }
 }
@@ -314,12 +269,7 @@ pub(crate) fn assert_field<T: PartialEq + std::fmt::Display>(
     if current == asked {
         return Ok(());
     }
-    Err(inequivalent(
-        key,
-        what,
-        &format!("'{asked}'"),
-        &format!("'{current}'"),
-    ))
+    Err(inequivalent(key, what, &format!("'{asked}'"), &format!("'{current}'")))
 }
 
 fn described(value: Option<&Value>) -> String {

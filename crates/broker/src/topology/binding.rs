@@ -93,12 +93,7 @@ pub(crate) fn canonical(arguments: &Table) -> Box<[u8]> {
     }
     let mut entries: Vec<(&str, &Value)> = arguments.iter().collect();
     entries.sort_by_key(|(k, _)| *k);
-    entries
-        .into_iter()
-        .map(|(k, v)| (k, v.clone()))
-        .collect::<Table>()
-        .to_bytes()
-        .into()
+    entries.into_iter().map(|(k, v)| (k, v.clone())).collect::<Table>().to_bytes().into()
 }
 
 /// A binding as listings show it.
@@ -174,18 +169,12 @@ pub(crate) fn value_text(v: &Value) -> String {
 
 /// RabbitMQ takes line ends out of names.
 pub(crate) fn clean(name: &str) -> std::borrow::Cow<'_, str> {
-    if name.contains(['\r', '\n']) {
-        name.replace(['\r', '\n'], "").into()
-    } else {
-        name.into()
-    }
+    if name.contains(['\r', '\n']) { name.replace(['\r', '\n'], "").into() } else { name.into() }
 }
 
 fn not_default(name: &str) -> Result<(), Refusal> {
     match name {
-        "" => Err(Refusal::access_refused(
-            "operation not permitted on the default exchange",
-        )),
+        "" => Err(Refusal::access_refused("operation not permitted on the default exchange")),
         _ => Ok(()),
     }
 }
@@ -203,22 +192,14 @@ impl Topology {
     /// # Errors
     /// 403 (permission, default exchange), 404 (an end is missing), 405 (another connection's exclusive queue), 406
     /// (arguments that the exchange's type does not take, too many bindings).
-    pub fn bind(
-        &mut self,
-        user: &str,
-        vhost: &str,
-        b: &Binding,
-        conn: ConnId,
-    ) -> Result<Change, Refusal> {
+    pub fn bind(&mut self, user: &str, vhost: &str, b: &Binding, conn: ConnId) -> Result<Change, Refusal> {
         self.authorize_binding(user, vhost, b)?;
         let ends = self.ends(vhost, b)?;
         let mut change = Change::default();
         let Some(v) = self.vhosts.get_mut(vhost) else {
             return Err(super::no_vhost(vhost));
         };
-        let source = v
-            .exchange_by_id(ends.source)
-            .ok_or_else(|| no_such("exchange", &b.source, vhost))?;
+        let source = v.exchange_by_id(ends.source).ok_or_else(|| no_such("exchange", &b.source, vhost))?;
         kinds::validate_binding(source.kind, b)?;
         if let DestinationName::Queue(name) = &ends.bound.destination {
             v.queues[name].check_access(conn)?;
@@ -234,9 +215,7 @@ impl Topology {
             return Err(Refusal::precondition_failed(text));
         }
         if ends.bound.durable {
-            change
-                .ops
-                .push(definitions::put_binding(vhost, &ends.bound));
+            change.ops.push(definitions::put_binding(vhost, &ends.bound));
         }
         v.link(ends.source, ends.bound);
         self.touch();
@@ -248,13 +227,7 @@ impl Topology {
     ///
     /// # Errors
     /// 403, 405.
-    pub fn unbind(
-        &mut self,
-        user: &str,
-        vhost: &str,
-        b: &Binding,
-        conn: ConnId,
-    ) -> Result<Change, Refusal> {
+    pub fn unbind(&mut self, user: &str, vhost: &str, b: &Binding, conn: ConnId) -> Result<Change, Refusal> {
         self.authorize_binding(user, vhost, b)?;
         let mut change = Change::default();
         let Ok(ends) = self.ends(vhost, b) else {
@@ -266,9 +239,7 @@ impl Topology {
         if let DestinationName::Queue(name) = &ends.bound.destination {
             v.queues[name].check_access(conn)?;
         }
-        let found = v
-            .exchange_by_id(ends.source)
-            .and_then(|x| x.outgoing.get(&ends.bound).cloned());
+        let found = v.exchange_by_id(ends.source).and_then(|x| x.outgoing.get(&ends.bound).cloned());
         let Some(bound) = found else {
             return Ok(change);
         };
@@ -297,33 +268,18 @@ impl Topology {
     fn ends(&self, vhost: &str, b: &Binding) -> Result<Ends, Refusal> {
         let v = self.vhost(vhost)?;
         let name = clean(&b.source);
-        let source = v
-            .exchange(&name)
-            .ok_or_else(|| no_such("exchange", &name, vhost))?;
+        let source = v.exchange(&name).ok_or_else(|| no_such("exchange", &name, vhost))?;
         let (destination, target, durable) = match &b.destination {
             Destination::Queue(name) => {
                 let name = clean(name);
-                let q = v
-                    .queues
-                    .get(&*name)
-                    .ok_or_else(|| no_such("queue", &name, vhost))?;
+                let q = v.queues.get(&*name).ok_or_else(|| no_such("queue", &name, vhost))?;
                 let s = &q.settings;
-                (
-                    DestinationName::Queue(Arc::clone(&s.name)),
-                    Target::Queue(s.id),
-                    s.durable,
-                )
+                (DestinationName::Queue(Arc::clone(&s.name)), Target::Queue(s.id), s.durable)
             }
             Destination::Exchange(name) => {
                 let name = clean(name);
-                let x = v
-                    .exchange(&name)
-                    .ok_or_else(|| no_such("exchange", &name, vhost))?;
-                (
-                    DestinationName::Exchange(Arc::clone(&x.name)),
-                    Target::Exchange(x.id),
-                    x.durable,
-                )
+                let x = v.exchange(&name).ok_or_else(|| no_such("exchange", &name, vhost))?;
+                (DestinationName::Exchange(Arc::clone(&x.name)), Target::Exchange(x.id), x.durable)
             }
         };
         let bound = Bound {
@@ -335,19 +291,11 @@ impl Topology {
             target,
             durable: durable && source.durable,
         };
-        Ok(Ends {
-            bound,
-            source: source.id,
-        })
+        Ok(Ends { bound, source: source.id })
     }
 
     /// Deletes auto-delete exchanges whose last binding went, and what that causes.
-    pub(crate) fn auto_delete(
-        &mut self,
-        vhost: &str,
-        mut emptied: Vec<ExchangeId>,
-        change: &mut Change,
-    ) {
+    pub(crate) fn auto_delete(&mut self, vhost: &str, mut emptied: Vec<ExchangeId>, change: &mut Change) {
         while let Some(id) = emptied.pop() {
             emptied.extend(self.remove_exchange(vhost, id, change));
         }
@@ -369,11 +317,7 @@ impl Vhost {
     }
 
     /// Takes a binding out of force. Gives the exchange that now deserves to be deleted, if any.
-    pub(crate) fn unlink(
-        &mut self,
-        bound: &Arc<Bound>,
-        ops: &mut Vec<waypost_model::journal::Op>,
-    ) -> Vec<ExchangeId> {
+    pub(crate) fn unlink(&mut self, bound: &Arc<Bound>, ops: &mut Vec<waypost_model::journal::Op>) -> Vec<ExchangeId> {
         let mut emptied = Vec::new();
         if let Some(incoming) = self.incoming_of(bound) {
             incoming.remove(bound);
@@ -396,14 +340,8 @@ impl Vhost {
 
     fn incoming_of(&mut self, bound: &Bound) -> Option<&mut Bindings> {
         match bound.target {
-            Target::Queue(_) => self
-                .queues
-                .get_mut(bound.destination.name())
-                .map(|q| &mut q.incoming),
-            Target::Exchange(id) => self
-                .exchanges
-                .get_mut(&id)
-                .map(|x: &mut Exchange| &mut x.incoming),
+            Target::Queue(_) => self.queues.get_mut(bound.destination.name()).map(|q| &mut q.incoming),
+            Target::Exchange(id) => self.exchanges.get_mut(&id).map(|x: &mut Exchange| &mut x.incoming),
         }
     }
 }

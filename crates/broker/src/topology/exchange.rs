@@ -78,13 +78,7 @@ pub struct ExchangeView {
 }
 
 impl Exchange {
-    pub fn predeclared(
-        id: ExchangeId,
-        name: &str,
-        kind: ExchangeKind,
-        internal: bool,
-        seeded: Seeded,
-    ) -> Exchange {
+    pub fn predeclared(id: ExchangeId, name: &str, kind: ExchangeKind, internal: bool, seeded: Seeded) -> Exchange {
         Exchange {
             id,
             name: name.into(),
@@ -112,24 +106,12 @@ impl Exchange {
     }
 
     pub fn kind_name(&self) -> &'static str {
-        if self.delay_queue.is_some() {
-            delayed::NAME
-        } else {
-            self.kind.as_str()
-        }
+        if self.delay_queue.is_some() { delayed::NAME } else { self.kind.as_str() }
     }
 
     pub fn set_policy(&mut self, policy: Option<Arc<Policy>>) {
-        let own = self
-            .arguments
-            .get(ALTERNATE)
-            .and_then(Value::as_str)
-            .map(Arc::from);
-        self.alternate = own.or_else(|| {
-            policy
-                .as_ref()
-                .and_then(|p| p.values.alternate_exchange.clone())
-        });
+        let own = self.arguments.get(ALTERNATE).and_then(Value::as_str).map(Arc::from);
+        self.alternate = own.or_else(|| policy.as_ref().and_then(|p| p.values.alternate_exchange.clone()));
         self.policy = policy;
     }
 
@@ -154,9 +136,7 @@ impl Exchange {
         assert_field(self.internal, d.internal, "internal", &what)?;
         assert_argument(&self.arguments, &d.arguments, ALTERNATE, &what)?;
         match self.delay_queue {
-            Some(_) => {
-                assert_argument(&self.arguments, &d.arguments, delayed::TYPE_ARGUMENT, &what)
-            }
+            Some(_) => assert_argument(&self.arguments, &d.arguments, delayed::TYPE_ARGUMENT, &what),
             None => Ok(()),
         }
     }
@@ -164,9 +144,7 @@ impl Exchange {
 
 fn check_not_default(name: &str) -> Result<(), Refusal> {
     match name {
-        "" => Err(Refusal::access_refused(
-            "operation not permitted on the default exchange",
-        )),
+        "" => Err(Refusal::access_refused("operation not permitted on the default exchange")),
         _ => Ok(()),
     }
 }
@@ -180,9 +158,7 @@ fn parse_kind(d: &ExchangeDeclare) -> Result<(ExchangeKind, bool), Refusal> {
         return Ok((delayed::inner(&d.arguments)?, true));
     }
     let known = ExchangeKind::parse(&d.kind);
-    let kind = known.ok_or_else(|| {
-        Refusal::precondition_failed(format!("invalid exchange type '{}'", d.kind))
-    })?;
+    let kind = known.ok_or_else(|| Refusal::precondition_failed(format!("invalid exchange type '{}'", d.kind)))?;
     Ok((kind, false))
 }
 
@@ -192,17 +168,10 @@ fn check_arguments(d: &ExchangeDeclare, kind: ExchangeKind, what: &str) -> Resul
     if let Some(value) = d.arguments.get(ALTERNATE)
         && value.as_str().is_none()
     {
-        let text = format!(
-            "invalid type '{}' for arg '{ALTERNATE}' in {what}",
-            type_name(value)
-        );
+        let text = format!("invalid type '{}' for arg '{ALTERNATE}' in {what}", type_name(value));
         return Err(Refusal::precondition_failed(text));
     }
-    if let Some((key, _)) = d
-        .arguments
-        .iter()
-        .find(|(k, _)| REFUSED_ARGUMENTS.contains(k))
-    {
+    if let Some((key, _)) = d.arguments.iter().find(|(k, _)| REFUSED_ARGUMENTS.contains(k)) {
         let text = format!("invalid arg '{key}' for {what}: \"this server does not have it\"");
         return Err(Refusal::precondition_failed(text));
     }
@@ -218,12 +187,7 @@ impl Topology {
     /// # Errors
     /// 403 (permission, reserved name, default exchange), 404 (passive, and there is none), 406 (type, arguments, a
     /// different one is there, limit).
-    pub fn declare_exchange(
-        &mut self,
-        user: &str,
-        vhost: &str,
-        d: &ExchangeDeclare,
-    ) -> Result<Change, Refusal> {
+    pub fn declare_exchange(&mut self, user: &str, vhost: &str, d: &ExchangeDeclare) -> Result<Change, Refusal> {
         if self.find_exchange(user, vhost, d)? {
             return Ok(Change::default());
         }
@@ -231,9 +195,7 @@ impl Topology {
         let (kind, delayed) = parse_kind(d)?;
         super::check_name("exchange", &name)?;
         if name.len() > NAME_BYTES_MAX {
-            return Err(Refusal::precondition_failed(format!(
-                "exchange names have at most {NAME_BYTES_MAX} bytes"
-            )));
+            return Err(Refusal::precondition_failed(format!("exchange names have at most {NAME_BYTES_MAX} bytes")));
         }
         let what = object("exchange", &name, vhost);
         check_arguments(d, kind, &what)?;
@@ -242,19 +204,12 @@ impl Topology {
             self.check(user, vhost, Access::Write, Resource::Exchange, alternate)?;
         }
         if self.vhost(vhost)?.exchanges.len() >= EXCHANGES_MAX {
-            let text =
-                format!("cannot declare {what}: exchange limit of {EXCHANGES_MAX} is reached");
+            let text = format!("cannot declare {what}: exchange limit of {EXCHANGES_MAX} is reached");
             return Err(Refusal::precondition_failed(text));
         }
         let mut change = Change::default();
         let delay_queue = delayed.then(|| self.ids.take(shard_of(vhost, &name), &mut change.ops));
-        let mut x = Exchange::predeclared(
-            self.next_exchange_id(),
-            &name,
-            kind,
-            d.internal,
-            self.seeded,
-        );
+        let mut x = Exchange::predeclared(self.next_exchange_id(), &name, kind, d.internal, self.seeded);
         x.durable = d.durable;
         x.auto_delete = d.auto_delete;
         x.arguments = d.arguments.clone();
@@ -263,9 +218,7 @@ impl Topology {
         if x.is_defined() {
             change.ops.push(definitions::put_exchange(vhost, &x));
         }
-        change
-            .created_queues
-            .extend(self.insert_exchange(vhost, x)?);
+        change.created_queues.extend(self.insert_exchange(vhost, x)?);
         self.touch();
         Ok(change)
     }
@@ -275,12 +228,7 @@ impl Topology {
     ///
     /// # Errors
     /// As [`Topology::declare_exchange`].
-    pub fn find_exchange(
-        &self,
-        user: &str,
-        vhost: &str,
-        d: &ExchangeDeclare,
-    ) -> Result<bool, Refusal> {
+    pub fn find_exchange(&self, user: &str, vhost: &str, d: &ExchangeDeclare) -> Result<bool, Refusal> {
         let name = clean(&d.name);
         if d.passive {
             check_not_default(&name)?;
@@ -319,15 +267,8 @@ impl Topology {
                 auto_delete: false,
                 kind: QueueKind::Classic,
             };
-            let plain = settings(
-                declared,
-                QueueArguments::default(),
-                &PolicyValues::default(),
-            );
-            Arc::new(QueueSettings {
-                delay_of: Some(x.id),
-                ..plain
-            })
+            let plain = settings(declared, QueueArguments::default(), &PolicyValues::default());
+            Arc::new(QueueSettings { delay_of: Some(x.id), ..plain })
         });
         v.exchange_ids.insert(Arc::clone(&x.name), x.id);
         v.exchanges.insert(x.id, x);
@@ -341,20 +282,12 @@ impl Topology {
     ///
     /// # Errors
     /// 403 (permission, predeclared or default exchange), 406 (`if_unused`, and something is bound to it).
-    pub fn delete_exchange(
-        &mut self,
-        user: &str,
-        vhost: &str,
-        name: &str,
-        if_unused: bool,
-    ) -> Result<Change, Refusal> {
+    pub fn delete_exchange(&mut self, user: &str, vhost: &str, name: &str, if_unused: bool) -> Result<Change, Refusal> {
         let name = clean(name);
         check_not_default(&name)?;
         let what = object("exchange", &name, vhost);
         if name.starts_with("amq.") {
-            return Err(Refusal::access_refused(format!(
-                "deletion of system {what} not allowed"
-            )));
+            return Err(Refusal::access_refused(format!("deletion of system {what} not allowed")));
         }
         self.check(user, vhost, Access::Configure, Resource::Exchange, &name)?;
         let mut change = Change::default();
@@ -370,12 +303,7 @@ impl Topology {
     }
 
     /// Takes an exchange out with its bindings. Gives the auto-delete exchanges that were bound to it only.
-    pub(crate) fn remove_exchange(
-        &mut self,
-        vhost: &str,
-        id: ExchangeId,
-        change: &mut Change,
-    ) -> Vec<ExchangeId> {
+    pub(crate) fn remove_exchange(&mut self, vhost: &str, id: ExchangeId, change: &mut Change) -> Vec<ExchangeId> {
         let mut emptied = Vec::new();
         let Some(v) = self.vhosts.get_mut(vhost) else {
             return emptied;
@@ -408,11 +336,7 @@ impl Topology {
         let Some(v) = self.vhosts.get(vhost) else {
             return Vec::new();
         };
-        v.exchange_ids
-            .values()
-            .filter_map(|id| v.exchanges.get(id))
-            .map(Exchange::view)
-            .collect()
+        v.exchange_ids.values().filter_map(|id| v.exchanges.get(id)).map(Exchange::view).collect()
     }
 
     /// One exchange.
@@ -435,8 +359,6 @@ impl Topology {
             arguments: Table::new(),
         });
         let explicit = v.exchange_ids.values().filter_map(|id| v.exchanges.get(id));
-        implicit
-            .chain(explicit.flat_map(|x| x.outgoing.iter().map(|b| BindingView::of(b))))
-            .collect()
+        implicit.chain(explicit.flat_map(|x| x.outgoing.iter().map(|b| BindingView::of(b)))).collect()
     }
 }

@@ -19,10 +19,7 @@ pub(crate) struct Ids {
 impl Ids {
     /// Begins behind all that may have been given out before.
     pub fn new(reserved: u64) -> Ids {
-        Ids {
-            next: reserved,
-            reserved,
-        }
+        Ids { next: reserved, reserved }
     }
 
     /// Begins behind a queue that exists, should the reservation not cover it.

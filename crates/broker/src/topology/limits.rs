@@ -45,15 +45,8 @@ impl Topology {
     ///
     /// # Errors
     /// 404.
-    pub fn put_vhost_limits(
-        &mut self,
-        vhost: &str,
-        limits: VhostLimits,
-    ) -> Result<Change, Refusal> {
-        let v = self
-            .vhosts
-            .get_mut(vhost)
-            .ok_or_else(|| Refusal::not_found(format!("no vhost '{vhost}'")))?;
+    pub fn put_vhost_limits(&mut self, vhost: &str, limits: VhostLimits) -> Result<Change, Refusal> {
+        let v = self.vhosts.get_mut(vhost).ok_or_else(|| Refusal::not_found(format!("no vhost '{vhost}'")))?;
         v.limits = limits;
         Ok(Change::define(match limits == VhostLimits::default() {
             true => definitions::remove_vhost_limits(vhost),
@@ -78,19 +71,9 @@ impl Topology {
     ///
     /// # Errors
     /// 530.
-    pub fn enter_vhost(
-        &self,
-        user: &str,
-        vhost: &str,
-        of_vhost: u64,
-        of_user: u64,
-    ) -> Result<Arc<str>, Refusal> {
+    pub fn enter_vhost(&self, user: &str, vhost: &str, of_vhost: u64, of_user: u64) -> Result<Arc<str>, Refusal> {
         let v = self.vhost(vhost)?;
-        let refused = || {
-            Refusal::not_allowed(format!(
-                "access to vhost '{vhost}' refused for user '{user}'"
-            ))
-        };
+        let refused = || Refusal::not_allowed(format!("access to vhost '{vhost}' refused for user '{user}'"));
         let u = self.users.get(user).ok_or_else(refused)?;
         if !u.permissions.contains_key(vhost) {
             return Err(refused());
@@ -131,9 +114,7 @@ impl Topology {
             )));
         }
         if self.parameters.len() >= PARAMETERS_MAX && !self.parameters.contains_key(&key) {
-            return Err(Refusal::precondition_failed(format!(
-                "there are {PARAMETERS_MAX} parameters already"
-            )));
+            return Err(Refusal::precondition_failed(format!("there are {PARAMETERS_MAX} parameters already")));
         }
         let change = Change::define(definitions::put_parameter(&key, value));
         self.parameters.insert(key, value.into());

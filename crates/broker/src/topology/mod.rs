@@ -82,10 +82,7 @@ pub struct Change {
 
 impl Change {
     fn define(op: Op) -> Change {
-        Change {
-            ops: vec![op],
-            ..Change::default()
-        }
+        Change { ops: vec![op], ..Change::default() }
     }
 
     /// Takes in a later change.
@@ -112,9 +109,7 @@ impl Topology {
         let names = names::Names::new(seed);
         let word = |purpose: &[u8]| {
             let bytes = names.bytes(purpose, 0);
-            u64::from_be_bytes([
-                bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
-            ])
+            u64::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
         };
         let seeded = Seeded(word(b"hash"));
         let nobody = names.bytes(b"nobody", 0);
@@ -162,9 +157,7 @@ fn no_vhost(name: &str) -> Refusal {
 /// Names that begin with `amq.` are the server's.
 fn check_name(kind: &str, name: &str) -> Result<(), Refusal> {
     if name.starts_with("amq.") {
-        return Err(Refusal::access_refused(format!(
-            "{kind} name '{name}' contains reserved prefix 'amq.*'"
-        )));
+        return Err(Refusal::access_refused(format!("{kind} name '{name}' contains reserved prefix 'amq.*'")));
     }
     Ok(())
 }

@@ -36,10 +36,7 @@ impl Pattern {
             "" | ".*" | "^.*" | "^.*$" | ".*$" => Matcher::All,
             _ => Matcher::Regex(Box::new(compile(source)?)),
         };
-        Ok(Pattern {
-            source: source.into(),
-            matcher,
-        })
+        Ok(Pattern { source: source.into(), matcher })
     }
 
     pub fn source(&self) -> &str {

@@ -87,11 +87,7 @@ struct NamePattern(Option<Pattern>);
 
 impl NamePattern {
     fn new(source: &str) -> Result<NamePattern, String> {
-        let compiled = if source.is_empty() {
-            None
-        } else {
-            Some(Pattern::new(source)?)
-        };
+        let compiled = if source.is_empty() { None } else { Some(Pattern::new(source)?) };
         Ok(NamePattern(compiled))
     }
 
@@ -103,10 +99,7 @@ impl NamePattern {
     }
 
     fn source(&self) -> String {
-        self.0
-            .as_ref()
-            .map(|p| p.source().to_owned())
-            .unwrap_or_default()
+        self.0.as_ref().map(|p| p.source().to_owned()).unwrap_or_default()
     }
 }
 
@@ -129,11 +122,7 @@ impl Permission {
     }
 
     pub fn spec(&self) -> PermissionSpec {
-        PermissionSpec {
-            configure: self.configure.source(),
-            write: self.write.source(),
-            read: self.read.source(),
-        }
+        PermissionSpec { configure: self.configure.source(), write: self.write.source(), read: self.read.source() }
     }
 }
 
@@ -146,15 +135,9 @@ pub(crate) struct TopicPermission {
 
 impl TopicPermission {
     /// Compiles for a user and a vhost. `Err` says what is wrong.
-    pub fn new(
-        spec: &TopicPermissionSpec,
-        user: &str,
-        vhost: &str,
-    ) -> Result<TopicPermission, String> {
-        let expand = |p: &str| {
-            p.replace("{username}", &pattern::escape(user))
-                .replace("{vhost}", &pattern::escape(vhost))
-        };
+    pub fn new(spec: &TopicPermissionSpec, user: &str, vhost: &str) -> Result<TopicPermission, String> {
+        let expand =
+            |p: &str| p.replace("{username}", &pattern::escape(user)).replace("{vhost}", &pattern::escape(vhost));
         Ok(TopicPermission {
             spec: spec.clone(),
             write: NamePattern::new(&expand(&spec.write))?,
@@ -183,11 +166,7 @@ impl Topology {
         resource: Resource,
         name: &str,
     ) -> Result<(), Refusal> {
-        let name = if resource == Resource::Exchange && name.is_empty() {
-            DEFAULT_EXCHANGE
-        } else {
-            name
-        };
+        let name = if resource == Resource::Exchange && name.is_empty() { DEFAULT_EXCHANGE } else { name };
         let permission = self.users.get(user).and_then(|u| u.permissions.get(vhost));
         if user == Self::OPERATOR || permission.is_some_and(|p| p.allows(access, name)) {
             return Ok(());
@@ -203,22 +182,10 @@ impl Topology {
     ///
     /// # Errors
     /// 403.
-    pub fn check_any(
-        &self,
-        user: &str,
-        vhost: &str,
-        resource: Resource,
-        name: &str,
-    ) -> Result<(), Refusal> {
+    pub fn check_any(&self, user: &str, vhost: &str, resource: Resource, name: &str) -> Result<(), Refusal> {
         let refused = self.check(user, vhost, Access::Configure, resource, name);
-        let refused = refused.or_else(|e| {
-            self.check(user, vhost, Access::Write, resource, name)
-                .map_err(|_| e)
-        });
-        refused.or_else(|e| {
-            self.check(user, vhost, Access::Read, resource, name)
-                .map_err(|_| e)
-        })
+        let refused = refused.or_else(|e| self.check(user, vhost, Access::Write, resource, name).map_err(|_| e));
+        refused.or_else(|e| self.check(user, vhost, Access::Read, resource, name).map_err(|_| e))
     }
 
     /// Whether a user may write or read with a routing key, where the exchange is a topic exchange and topic permissions
@@ -234,11 +201,7 @@ impl Topology {
         exchange: &str,
         key: &[u8],
     ) -> Result<(), Refusal> {
-        let Some(u) = self
-            .users
-            .get(user)
-            .filter(|u| !u.topic_permissions.is_empty())
-        else {
+        let Some(u) = self.users.get(user).filter(|u| !u.topic_permissions.is_empty()) else {
             return Ok(());
         };
         let found = self.vhosts.get(vhost).and_then(|v| v.exchange(exchange));
@@ -259,7 +222,7 @@ impl Topology {
             return Ok(());
         }
         Err(Refusal::access_refused(format!(
-            "{} access to topic '{key}' in exchange {} refused for user '{user}'",
+            "{} access to topic '{key}' in {} refused for user '{user}'",
             access.as_str(),
             object("exchange", exchange, vhost)
         )))
@@ -269,12 +232,7 @@ impl Topology {
     ///
     /// # Errors
     /// 404 (user, vhost), 406 (a pattern is none).
-    pub fn put_permission(
-        &mut self,
-        user: &str,
-        vhost: &str,
-        spec: &PermissionSpec,
-    ) -> Result<Change, Refusal> {
+    pub fn put_permission(&mut self, user: &str, vhost: &str, spec: &PermissionSpec) -> Result<Change, Refusal> {
         let permission = Permission::new(spec).map_err(bad_pattern)?;
         let vhost = self.vhost_name(vhost)?;
         let u = self.user_mut(user)?;
@@ -309,20 +267,13 @@ impl Topology {
         spec: &TopicPermissionSpec,
     ) -> Result<Change, Refusal> {
         if spec.write.contains("{client_id}") || spec.read.contains("{client_id}") {
-            return Err(Refusal::precondition_failed(
-                "{client_id} has a value with MQTT only, which is not supported",
-            ));
+            return Err(Refusal::precondition_failed("{client_id} has a value with MQTT only, which is not supported"));
         }
         let permission = TopicPermission::new(spec, user, vhost).map_err(bad_pattern)?;
         let vhost = self.vhost_name(vhost)?;
         let u = self.user_mut(user)?;
-        let change = Change::define(definitions::put_topic_permission(
-            user, &vhost, exchange, spec,
-        ));
-        u.topic_permissions
-            .entry(vhost)
-            .or_default()
-            .insert(exchange.into(), permission);
+        let change = Change::define(definitions::put_topic_permission(user, &vhost, exchange, spec));
+        u.topic_permissions.entry(vhost).or_default().insert(exchange.into(), permission);
         self.touch();
         Ok(change)
     }
@@ -343,9 +294,7 @@ impl Topology {
             of_vhost.retain(|x, _| {
                 let goes = exchange.is_none_or(|named| named == &**x);
                 if goes {
-                    change
-                        .ops
-                        .push(definitions::remove_topic_permission(user, vhost, x));
+                    change.ops.push(definitions::remove_topic_permission(user, vhost, x));
                 }
                 !goes
             });
@@ -361,14 +310,10 @@ impl Topology {
     pub(crate) fn forget_permissions(&mut self, vhost: &str, change: &mut Change) {
         for u in self.users.values_mut() {
             if u.permissions.remove(vhost).is_some() {
-                change
-                    .ops
-                    .push(definitions::remove_permission(&u.name, vhost));
+                change.ops.push(definitions::remove_permission(&u.name, vhost));
             }
             for exchange in u.topic_permissions.remove(vhost).unwrap_or_default().keys() {
-                change.ops.push(definitions::remove_topic_permission(
-                    &u.name, vhost, exchange,
-                ));
+                change.ops.push(definitions::remove_topic_permission(&u.name, vhost, exchange));
             }
         }
     }
@@ -378,10 +323,7 @@ impl Topology {
     pub fn permissions(&self) -> Vec<(Arc<str>, Arc<str>, PermissionSpec)> {
         let of = |u: &User| {
             let name = Arc::clone(&u.name);
-            u.permissions
-                .iter()
-                .map(move |(v, p)| (Arc::clone(&name), Arc::clone(v), p.spec()))
-                .collect::<Vec<_>>()
+            u.permissions.iter().map(move |(v, p)| (Arc::clone(&name), Arc::clone(v), p.spec())).collect::<Vec<_>>()
         };
         self.users.values().flat_map(of).collect()
     }
@@ -393,12 +335,7 @@ impl Topology {
         for u in self.users.values() {
             for (v, of_vhost) in &u.topic_permissions {
                 for (x, p) in of_vhost {
-                    all.push((
-                        Arc::clone(&u.name),
-                        Arc::clone(v),
-                        Arc::clone(x),
-                        p.spec.clone(),
-                    ));
+                    all.push((Arc::clone(&u.name), Arc::clone(v), Arc::clone(x), p.spec.clone()));
                 }
             }
         }

@@ -42,10 +42,7 @@ impl ApplyTo {
     /// The name that clients of the management API use.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        Self::ALL
-            .iter()
-            .find(|(a, _)| *a == self)
-            .map_or("all", |(_, name)| name)
+        Self::ALL.iter().find(|(a, _)| *a == self).map_or("all", |(_, name)| name)
     }
 
     /// The value of a name.
@@ -125,17 +122,11 @@ impl Policies {
     }
 
     pub fn for_queue(&self, name: &str, kind: QueueKind) -> Option<Arc<Policy>> {
-        self.0
-            .iter()
-            .find(|p| p.apply_to.has_queue(kind) && p.pattern.is_match(name))
-            .cloned()
+        self.0.iter().find(|p| p.apply_to.has_queue(kind) && p.pattern.is_match(name)).cloned()
     }
 
     pub fn for_exchange(&self, name: &str) -> Option<Arc<Policy>> {
-        self.0
-            .iter()
-            .find(|p| p.apply_to.has_exchanges() && p.pattern.is_match(name))
-            .cloned()
+        self.0.iter().find(|p| p.apply_to.has_exchanges() && p.pattern.is_match(name)).cloned()
     }
 
     pub fn put(&mut self, policy: Policy) {
@@ -164,17 +155,14 @@ impl Policy {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(format!("policy names have 1 to {NAME_BYTES_MAX} bytes"));
         }
-        let pattern = Pattern::new(&spec.pattern)
-            .map_err(|e| format!("pattern is no regular expression: {e}"))?;
+        let pattern = Pattern::new(&spec.pattern).map_err(|e| format!("pattern is no regular expression: {e}"))?;
         if spec.definition.is_empty() {
             return Err("no policy provided".into());
         }
         let mut values = PolicyValues::default();
         for (key, value) in spec.definition.iter() {
             if operator && !OPERATOR_KEYS.contains(&key) {
-                return Err(format!(
-                    "'{key}' is not recognised as an operator policy setting"
-                ));
+                return Err(format!("'{key}' is not recognised as an operator policy setting"));
             }
             values.set(key, value)?;
         }
@@ -216,12 +204,7 @@ const OPERATOR_KEYS: [&str; 9] = [
 
 impl PolicyValues {
     fn set(&mut self, key: &str, value: &Value) -> Result<(), String> {
-        let invalid = |what: &str| {
-            format!(
-                "{} is not a valid {what}",
-                super::binding::value_text(value)
-            )
-        };
+        let invalid = |what: &str| format!("{} is not a valid {what}", super::binding::value_text(value));
         let text = |what: &str| value.as_str().ok_or_else(|| invalid(what));
         let at_least = |least: u64, what: &str| {
             let n = value.as_i64().and_then(|n| u64::try_from(n).ok());
@@ -232,42 +215,28 @@ impl PolicyValues {
             _ => Err(invalid(what)),
         };
         match key {
-            "alternate-exchange" => {
-                self.alternate_exchange = Some(text("alternate exchange name")?.into())
-            }
-            "dead-letter-exchange" => {
-                self.dead_letter_exchange = Some(text("dead letter exchange name")?.into())
-            }
+            "alternate-exchange" => self.alternate_exchange = Some(text("alternate exchange name")?.into()),
+            "dead-letter-exchange" => self.dead_letter_exchange = Some(text("dead letter exchange name")?.into()),
             "dead-letter-routing-key" => {
-                self.dead_letter_routing_key =
-                    Some(Arc::from(text("dead letter routing key")?.as_bytes()));
+                self.dead_letter_routing_key = Some(Arc::from(text("dead letter routing key")?.as_bytes()));
             }
             "delivery-limit" => {
-                self.delivery_limit =
-                    Some(value.as_i64().ok_or_else(|| invalid("delivery limit"))?);
+                self.delivery_limit = Some(value.as_i64().ok_or_else(|| invalid("delivery limit"))?);
             }
             "expires" => self.expires_ms = Some(at_least(1, "queue expiry")?),
             "max-length" => self.max_length = Some(at_least(0, "maximum length")?),
-            "max-length-bytes" => {
-                self.max_length_bytes = Some(at_least(0, "maximum length in bytes")?)
-            }
+            "max-length-bytes" => self.max_length_bytes = Some(at_least(0, "maximum length in bytes")?),
             "message-ttl" => self.message_ttl_ms = Some(at_least(0, "message TTL")?),
             "consumer-timeout" => self.consumer_timeout_ms = Some(at_least(0, "consumer timeout")?),
             "overflow" => {
                 let mode = text("overflow value")?;
-                self.overflow =
-                    Some(parse_overflow(mode).ok_or_else(|| invalid("overflow value"))?);
+                self.overflow = Some(parse_overflow(mode).ok_or_else(|| invalid("overflow value"))?);
             }
             // What concerns the places of a cluster is satisfied by one node, and dead letters are never lost anyway.
-            "dead-letter-strategy" => {
-                one_of(&["at-most-once", "at-least-once"], "dead letter strategy")?
-            }
+            "dead-letter-strategy" => one_of(&["at-most-once", "at-least-once"], "dead letter strategy")?,
             "queue-mode" => one_of(&["default", "lazy"], "queue-mode value")?,
             "queue-leader-locator" => {
-                one_of(
-                    &["client-local", "balanced", "random", "least-leaders"],
-                    "queue leader locator value",
-                )?;
+                one_of(&["client-local", "balanced", "random", "least-leaders"], "queue leader locator value")?;
             }
             "queue-version" => match value.as_i64() {
                 Some(1 | 2) => {}
@@ -345,20 +314,13 @@ impl Topology {
         let operator = sort == PolicySort::Operator;
         let policy = Policy::new(name, spec, operator)
             .map_err(|e| Refusal::precondition_failed(format!("Validation failed: {e}")))?;
-        let v = self
-            .vhosts
-            .get_mut(vhost)
-            .ok_or_else(|| Refusal::not_found(format!("no vhost '{vhost}'")))?;
+        let v = self.vhosts.get_mut(vhost).ok_or_else(|| Refusal::not_found(format!("no vhost '{vhost}'")))?;
         let set = v.policies_of(sort);
         if set.0.len() >= POLICIES_MAX && !set.0.iter().any(|p| &*p.name == name) {
-            return Err(Refusal::precondition_failed(format!(
-                "a vhost has at most {POLICIES_MAX} policies"
-            )));
+            return Err(Refusal::precondition_failed(format!("a vhost has at most {POLICIES_MAX} policies")));
         }
         let mut change = Change::default();
-        change
-            .ops
-            .push(definitions::put_policy(vhost, &policy, operator));
+        change.ops.push(definitions::put_policy(vhost, &policy, operator));
         set.put(policy);
         self.apply_policies(vhost, &mut change);
         Ok(change)
@@ -368,23 +330,14 @@ impl Topology {
     ///
     /// # Errors
     /// 404.
-    pub fn delete_policy(
-        &mut self,
-        vhost: &str,
-        name: &str,
-        sort: PolicySort,
-    ) -> Result<Change, Refusal> {
+    pub fn delete_policy(&mut self, vhost: &str, name: &str, sort: PolicySort) -> Result<Change, Refusal> {
         let missing = || Refusal::not_found(format!("no policy '{name}' in vhost '{vhost}'"));
         let v = self.vhosts.get_mut(vhost).ok_or_else(missing)?;
         if !v.policies_of(sort).remove(name) {
             return Err(missing());
         }
         let mut change = Change::default();
-        change.ops.push(definitions::remove_policy(
-            vhost,
-            name,
-            sort == PolicySort::Operator,
-        ));
+        change.ops.push(definitions::remove_policy(vhost, name, sort == PolicySort::Operator));
         self.apply_policies(vhost, &mut change);
         Ok(change)
     }
@@ -406,16 +359,13 @@ impl Topology {
     pub fn effective_policy(&self, vhost: &str, queue: &str) -> Table {
         let found = self.vhosts.get(vhost).and_then(|v| v.queues.get(queue));
         let Some(q) = found else { return Table::new() };
-        let definition =
-            |p: &Option<Arc<Policy>>| p.as_ref().map(|p| p.definition.clone()).unwrap_or_default();
+        let definition = |p: &Option<Arc<Policy>>| p.as_ref().map(|p| p.definition.clone()).unwrap_or_default();
         let (mut shown, operator) = (definition(&q.policy), definition(&q.operator_policy));
         for (key, theirs) in operator.iter() {
             let limit = shown.get(key).and_then(Value::as_i64).zip(theirs.as_i64());
             let stays = match key {
                 "overflow" | "queue-version" => false,
-                "delivery-limit" => {
-                    limit.is_some_and(|(a, b)| stricter_delivery_limit(Some(a), Some(b)) == Some(a))
-                }
+                "delivery-limit" => limit.is_some_and(|(a, b)| stricter_delivery_limit(Some(a), Some(b)) == Some(a)),
                 _ => limit.is_some_and(|(a, b)| a <= b),
             };
             if !stays {
@@ -433,19 +383,13 @@ impl Topology {
         };
         for q in v.queues.values_mut() {
             let policy = v.policies.for_queue(&q.settings.name, q.settings.kind);
-            let operator = v
-                .operator_policies
-                .for_queue(&q.settings.name, q.settings.kind);
+            let operator = v.operator_policies.for_queue(&q.settings.name, q.settings.kind);
             if same(&policy, &q.policy) && same(&operator, &q.operator_policy) {
                 continue;
             }
             let values = merged(policy.as_deref(), operator.as_deref());
             (q.policy, q.operator_policy) = (policy, operator);
-            let new = settings(
-                Declared::of(&q.settings),
-                QueueArguments::read(&q.arguments),
-                &values,
-            );
+            let new = settings(Declared::of(&q.settings), QueueArguments::read(&q.arguments), &values);
             if new != *q.settings {
                 q.settings = Arc::new(new);
                 self.queues.insert(q.settings.id, Arc::clone(&q.settings));

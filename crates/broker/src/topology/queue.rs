@@ -57,12 +57,7 @@ impl Queue {
     }
 
     /// Whether a declaration describes this queue.
-    fn assert_equivalent(
-        &self,
-        d: &QueueDeclare,
-        conn: ConnId,
-        default: QueueKind,
-    ) -> Result<(), Refusal> {
+    fn assert_equivalent(&self, d: &QueueDeclare, conn: ConnId, default: QueueKind) -> Result<(), Refusal> {
         let s = &self.settings;
         if s.exclusive != d.exclusive.then_some(conn) {
             return Err(locked(s));
@@ -149,12 +144,8 @@ pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> Queu
         QueueKind::Classic => a.overflow.or(p.overflow),
         QueueKind::Quorum => p.overflow.or(a.overflow),
     };
-    let exchange = a
-        .dead_letter_exchange
-        .or_else(|| p.dead_letter_exchange.clone());
-    let routing_key = a
-        .dead_letter_routing_key
-        .or_else(|| p.dead_letter_routing_key.clone());
+    let exchange = a.dead_letter_exchange.or_else(|| p.dead_letter_exchange.clone());
+    let routing_key = a.dead_letter_routing_key.or_else(|| p.dead_letter_routing_key.clone());
     let delivery_limit = match stricter_delivery_limit(a.delivery_limit, p.delivery_limit) {
         Some(n) => u32::try_from(n.min(i64::from(u32::MAX))).ok(),
         None => (d.kind == QueueKind::Quorum).then_some(QUORUM_DELIVERY_LIMIT),
@@ -172,15 +163,11 @@ pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> Queu
         max_length: least(a.max_length, p.max_length),
         max_length_bytes: least(a.max_length_bytes, p.max_length_bytes),
         overflow: overflow.unwrap_or_default(),
-        dead_letter: exchange.map(|exchange| DeadLetterTo {
-            exchange,
-            routing_key,
-        }),
+        dead_letter: exchange.map(|exchange| DeadLetterTo { exchange, routing_key }),
         max_priority: a.max_priority,
         single_active_consumer: a.single_active_consumer,
         delivery_limit,
-        consumer_timeout_ms: least(a.consumer_timeout_ms, p.consumer_timeout_ms)
-            .filter(|ms| *ms > 0),
+        consumer_timeout_ms: least(a.consumer_timeout_ms, p.consumer_timeout_ms).filter(|ms| *ms > 0),
         delay_of: None,
     }
 }
@@ -188,9 +175,7 @@ pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> Queu
 /// The shard of a queue: names decide, so that a load spreads the same way on every start.
 pub(crate) fn shard_of(vhost: &str, name: &str) -> u64 {
     let bytes = vhost.bytes().chain([0]).chain(name.bytes());
-    let h = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let h = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     // The low bits of FNV are its weakest.
     (h ^ (h >> 32) ^ (h >> 17)) % SHARDS as u64
 }
@@ -263,9 +248,7 @@ impl Topology {
                 (false, true) => None,
             };
             if let Some(property) = wrong {
-                return Err(Refusal::precondition_failed(format!(
-                    "invalid property '{property}' for {what}"
-                )));
+                return Err(Refusal::precondition_failed(format!("invalid property '{property}' for {what}")));
             }
         }
         self.check_queue_limits(vhost, &name)?;
@@ -294,9 +277,7 @@ impl Topology {
             None | Some("") => SERVER_NAMED.into(),
             Some(p) if p.len() <= NAME_PREFIX_BYTES_MAX => clean(p),
             Some(p) => {
-                let text = format!(
-                    "Queue name prefix '{p}' exceeds the {NAME_PREFIX_BYTES_MAX}-byte limit"
-                );
+                let text = format!("Queue name prefix '{p}' exceeds the {NAME_PREFIX_BYTES_MAX}-byte limit");
                 return Err(Refusal::precondition_failed(text));
             }
         };
@@ -317,10 +298,7 @@ impl Topology {
             return Ok(());
         };
         let Some(exchange) = value.as_str() else {
-            let text = format!(
-                "invalid type '{}' for arg '{key}' in {what}",
-                super::binding::type_name(value)
-            );
+            let text = format!("invalid type '{}' for arg '{key}' in {what}", super::binding::type_name(value));
             return Err(Refusal::precondition_failed(text));
         };
         self.check(user, vhost, Access::Read, Resource::Queue, queue)?;
@@ -330,15 +308,9 @@ impl Topology {
     fn check_queue_limits(&self, vhost: &str, name: &str) -> Result<(), Refusal> {
         let v = self.vhost(vhost)?;
         if name.len() > NAME_BYTES_MAX {
-            return Err(Refusal::precondition_failed(format!(
-                "queue names have at most {NAME_BYTES_MAX} bytes"
-            )));
+            return Err(Refusal::precondition_failed(format!("queue names have at most {NAME_BYTES_MAX} bytes")));
         }
-        if let Some(max) = v
-            .limits
-            .max_queues
-            .filter(|max| v.queues.len() as u64 >= *max)
-        {
+        if let Some(max) = v.limits.max_queues.filter(|max| v.queues.len() as u64 >= *max) {
             return Err(Refusal::precondition_failed(format!(
                 "cannot declare queue '{name}': queue limit in vhost '{vhost}' ({max}) is reached"
             )));
@@ -364,13 +336,8 @@ impl Topology {
         let operator_policy = v.operator_policies.for_queue(&declared.name, declared.kind);
         let values = merged(policy.as_deref(), operator_policy.as_deref());
         let settings = Arc::new(settings(declared, parsed, &values));
-        let queue = Queue {
-            settings: Arc::clone(&settings),
-            arguments,
-            policy,
-            operator_policy,
-            incoming: Bindings::new(),
-        };
+        let queue =
+            Queue { settings: Arc::clone(&settings), arguments, policy, operator_policy, incoming: Bindings::new() };
         v.queues.insert(Arc::clone(&settings.name), queue);
         self.queues.insert(settings.id, Arc::clone(&settings));
         if let Some(conn) = settings.exclusive {
@@ -383,12 +350,7 @@ impl Topology {
     /// not there, or the hidden queue of an exchange, changes nothing.
     pub fn delete_queue_by_id(&mut self, id: QueueId) -> Change {
         let mut change = Change::default();
-        let Some(settings) = self
-            .queues
-            .get(&id)
-            .filter(|s| s.delay_of.is_none())
-            .cloned()
-        else {
+        let Some(settings) = self.queues.get(&id).filter(|s| s.delay_of.is_none()).cloned() else {
             return change;
         };
         let mut emptied = Vec::new();
@@ -400,9 +362,7 @@ impl Topology {
             }
         }
         if settings.durable {
-            change
-                .ops
-                .push(definitions::remove_queue(&settings.vhost, &settings.name));
+            change.ops.push(definitions::remove_queue(&settings.vhost, &settings.name));
         }
         self.forget_queues(&[id]);
         change.deleted_queues.push(id);
@@ -432,18 +392,9 @@ impl Topology {
     ///
     /// # Errors
     /// 404, 405.
-    pub fn usable_queue(
-        &self,
-        vhost: &str,
-        name: &str,
-        conn: ConnId,
-    ) -> Result<Arc<QueueSettings>, Refusal> {
+    pub fn usable_queue(&self, vhost: &str, name: &str, conn: ConnId) -> Result<Arc<QueueSettings>, Refusal> {
         let name = clean(name);
-        let q = self
-            .vhost(vhost)?
-            .queues
-            .get(&*name)
-            .ok_or_else(|| no_such("queue", &name, vhost))?;
+        let q = self.vhost(vhost)?.queues.get(&*name).ok_or_else(|| no_such("queue", &name, vhost))?;
         q.check_access(conn)?;
         Ok(Arc::clone(&q.settings))
     }
@@ -451,18 +402,13 @@ impl Topology {
     /// Whether there is a queue of that name.
     #[must_use]
     pub fn has_queue(&self, vhost: &str, name: &str) -> bool {
-        self.vhosts
-            .get(vhost)
-            .is_some_and(|v| v.queues.contains_key(&*clean(name)))
+        self.vhosts.get(vhost).is_some_and(|v| v.queues.contains_key(&*clean(name)))
     }
 
     /// The exclusive queues of a connection, in order of creation per shard.
     #[must_use]
     pub fn queues_of(&self, conn: ConnId) -> Vec<QueueId> {
-        self.exclusive
-            .get(&conn)
-            .map(|q| q.iter().copied().collect())
-            .unwrap_or_default()
+        self.exclusive.get(&conn).map(|q| q.iter().copied().collect()).unwrap_or_default()
     }
 
     /// A connection is gone: deletes the queues that were its own.
@@ -497,10 +443,7 @@ impl Topology {
     /// The queues of a vhost that clients see, in order of name.
     #[must_use]
     pub fn queues(&self, vhost: &str) -> Vec<QueueView> {
-        self.vhosts
-            .get(vhost)
-            .map(|v| v.queues.values().map(Queue::view).collect())
-            .unwrap_or_default()
+        self.vhosts.get(vhost).map(|v| v.queues.values().map(Queue::view).collect()).unwrap_or_default()
     }
 
     /// One queue.

@@ -97,13 +97,7 @@ struct Walk<'t> {
 
 impl<'t> Walk<'t> {
     fn new(vhost: &'t Vhost, delays: Delays) -> Walk<'t> {
-        Walk {
-            vhost,
-            delays,
-            seen: BTreeSet::new(),
-            todo: Vec::new(),
-            out: MessageRoute::default(),
-        }
+        Walk { vhost, delays, seen: BTreeSet::new(), todo: Vec::new(), out: MessageRoute::default() }
     }
 
     /// Follows the message from an exchange to all queues.
@@ -132,9 +126,7 @@ impl<'t> Walk<'t> {
         let before = sink.queues.len();
         if x.is_default() {
             for key in facts.keys {
-                let named = std::str::from_utf8(key)
-                    .ok()
-                    .and_then(|name| self.vhost.queues.get(name));
+                let named = std::str::from_utf8(key).ok().and_then(|name| self.vhost.queues.get(name));
                 sink.queues.extend(named.map(|q| q.settings.id));
             }
         } else {
@@ -143,10 +135,7 @@ impl<'t> Walk<'t> {
         // An exchange that chose only exchanges has chosen, even if they come to nothing.
         if sink.queues.len() == before
             && sink.exchanges.is_empty()
-            && let Some(alternate) = x
-                .alternate
-                .as_ref()
-                .and_then(|name| self.vhost.exchange(name))
+            && let Some(alternate) = x.alternate.as_ref().and_then(|name| self.vhost.exchange(name))
         {
             sink.exchanges.push(alternate.id);
         }
@@ -184,9 +173,7 @@ impl Topology {
         let x = self.exchange_for_routing(vhost, exchange)?.1;
         if x.internal {
             let what = object("exchange", exchange, vhost);
-            return Err(Refusal::access_refused(format!(
-                "cannot publish to internal {what}"
-            )));
+            return Err(Refusal::access_refused(format!("cannot publish to internal {what}")));
         }
         self.check_topic(user, vhost, Access::Write, exchange, &route.routing_key)
     }
@@ -199,18 +186,10 @@ impl Topology {
     pub fn route(&self, vhost: &str, exchange: &str, key: &[u8]) -> Result<Routed, Refusal> {
         let (v, start) = self.exchange_for_routing(vhost, exchange)?;
         if start.is_default() {
-            let named = std::str::from_utf8(key)
-                .ok()
-                .and_then(|name| v.queues.get(name));
-            return Ok(Routed::Queues(
-                named.map(|q| q.settings.id).into_iter().collect(),
-            ));
+            let named = std::str::from_utf8(key).ok().and_then(|name| v.queues.get(name));
+            return Ok(Routed::Queues(named.map(|q| q.settings.id).into_iter().collect()));
         }
-        let facts = Facts {
-            keys: &[key],
-            headers: None,
-            props: Props(waypost_model::props::PROPS_EMPTY),
-        };
+        let facts = Facts { keys: &[key], headers: None, props: Props(waypost_model::props::PROPS_EMPTY) };
         // The usual case, an exchange that chooses queues only, needs no memory of where it has been.
         if start.index.looks_at_message() || start.delay_queue.is_some() {
             return Ok(Routed::PerMessage);
@@ -230,11 +209,7 @@ impl Topology {
                 per_message |= x.index.looks_at_message() || x.delay_queue.is_some();
             }),
         );
-        Ok(if per_message {
-            Routed::PerMessage
-        } else {
-            Routed::Queues(walk.out.queues)
-        })
+        Ok(if per_message { Routed::PerMessage } else { Routed::Queues(walk.out.queues) })
     }
 
     /// Where one message goes. `selected`: its headers may have `CC` or `BCC`.
@@ -274,12 +249,7 @@ impl Topology {
     ///
     /// # Errors
     /// As [`Topology::route_message`].
-    pub fn route_explain(
-        &self,
-        vhost: &str,
-        route: &Route,
-        props: &[u8],
-    ) -> Result<Explanation, Refusal> {
+    pub fn route_explain(&self, vhost: &str, route: &Route, props: &[u8]) -> Result<Explanation, Refusal> {
         let (v, start) = self.exchange_for_routing(vhost, &route.exchange)?;
         let message = Message::read(route, props, true)?;
         let (keys, mut explained) = (message.keys(), Explanation::default());
@@ -291,22 +261,16 @@ impl Topology {
             &facts,
             Some(&mut |x: &Exchange, chosen: &[Target]| {
                 asked.push(x.id);
-                explained
-                    .hops
-                    .extend(chosen.iter().filter_map(|t| self.hop(v, x, *t)));
+                explained.hops.extend(chosen.iter().filter_map(|t| self.hop(v, x, *t)));
             }),
         );
         for x in asked.iter().filter_map(|id| v.exchange_by_id(*id)) {
             let mut sink = Sink::default();
             x.index.route(&facts, &mut sink);
-            let missed = x
-                .outgoing
-                .iter()
-                .filter(|b| !matches_alone(x, b, &facts, &sink));
-            explained.unmatched.extend(missed.map(|b| Unmatched {
-                binding: BindingView::of(b),
-                reason: reason(x.kind),
-            }));
+            let missed = x.outgoing.iter().filter(|b| !matches_alone(x, b, &facts, &sink));
+            explained
+                .unmatched
+                .extend(missed.map(|b| Unmatched { binding: BindingView::of(b), reason: reason(x.kind) }));
         }
         explained.queues = walk.out.queues;
         explained.delayed = walk.out.delayed;
@@ -319,21 +283,12 @@ impl Topology {
             Target::Queue(id) => Destination::Queue((*self.queue_name(id)?).into()),
             Target::Exchange(id) => Destination::Exchange((*v.exchange_by_id(id)?.name).into()),
         };
-        Some(Hop {
-            exchange: (*x.name).into(),
-            destination,
-        })
+        Some(Hop { exchange: (*x.name).into(), destination })
     }
 
-    fn exchange_for_routing(
-        &self,
-        vhost: &str,
-        exchange: &str,
-    ) -> Result<(&Vhost, &Exchange), Refusal> {
+    fn exchange_for_routing(&self, vhost: &str, exchange: &str) -> Result<(&Vhost, &Exchange), Refusal> {
         let v = self.vhosts.get(vhost).ok_or_else(|| no_vhost(vhost))?;
-        let x = v
-            .exchange(exchange)
-            .ok_or_else(|| no_such("exchange", exchange, vhost))?;
+        let x = v.exchange(exchange).ok_or_else(|| no_such("exchange", exchange, vhost))?;
         Ok((v, x))
     }
 }
@@ -394,29 +349,20 @@ struct Message<'a> {
 impl<'a> Message<'a> {
     fn read(route: &'a Route, props: &'a [u8], selected: bool) -> Result<Message<'a>, Refusal> {
         let props = Props(props);
-        let headers = props
-            .headers()
-            .map_err(|e| Refusal::precondition_failed(format!("headers: {e}")))?;
+        let headers = props.headers().map_err(|e| Refusal::precondition_failed(format!("headers: {e}")))?;
         if selected {
             for name in [CC, BCC] {
                 match headers.as_ref().and_then(|h| h.get(name)) {
                     None | Some(Value::Array(_)) => {}
                     Some(other) => {
-                        let text = format!(
-                            "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
-                            type_name(other)
-                        );
+                        let text =
+                            format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}", type_name(other));
                         return Err(Refusal::precondition_failed(text));
                     }
                 }
             }
         }
-        Ok(Message {
-            key: &route.routing_key,
-            props,
-            headers,
-            selected,
-        })
+        Ok(Message { key: &route.routing_key, props, headers, selected })
     }
 
     /// The routing key, and those of `CC` and `BCC` that are texts.
@@ -426,11 +372,7 @@ impl<'a> Message<'a> {
             return keys;
         }
         for name in [CC, BCC] {
-            let listed = self
-                .headers
-                .as_ref()
-                .and_then(|h| h.get(name))
-                .and_then(Value::as_array);
+            let listed = self.headers.as_ref().and_then(|h| h.get(name)).and_then(Value::as_array);
             keys.extend(listed.unwrap_or_default().iter().filter_map(|v| match v {
                 Value::LongStr(key) => Some(&key[..]),
                 _ => None,
@@ -440,11 +382,7 @@ impl<'a> Message<'a> {
     }
 
     fn facts<'k>(&'k self, keys: &'k [&'k [u8]]) -> Facts<'k> {
-        Facts {
-            keys,
-            headers: self.headers.as_ref(),
-            props: self.props,
-        }
+        Facts { keys, headers: self.headers.as_ref(), props: self.props }
     }
 
     fn has_bcc(&self) -> bool {
@@ -453,8 +391,7 @@ impl<'a> Message<'a> {
 }
 
 fn without_bcc(props: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let mut owned = PropsOwned::decode(props)
-        .map_err(|e| Refusal::precondition_failed(format!("properties: {e}")))?;
+    let mut owned = PropsOwned::decode(props).map_err(|e| Refusal::precondition_failed(format!("properties: {e}")))?;
     if let Some(headers) = &mut owned.headers {
         headers.remove(BCC);
     }

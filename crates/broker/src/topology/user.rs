@@ -40,9 +40,7 @@ impl HashingAlgorithm {
     /// The algorithm of a name.
     #[must_use]
     pub fn parse(name: &str) -> Option<HashingAlgorithm> {
-        [Self::Sha256, Self::Sha512]
-            .into_iter()
-            .find(|a| a.as_str() == name)
+        [Self::Sha256, Self::Sha512].into_iter().find(|a| a.as_str() == name)
     }
 
     const fn bytes(self) -> usize {
@@ -54,16 +52,8 @@ impl HashingAlgorithm {
 
     fn digest(self, salt: &[u8], password: &[u8]) -> Vec<u8> {
         match self {
-            Self::Sha256 => Sha256::new()
-                .chain_update(salt)
-                .chain_update(password)
-                .finalize()
-                .to_vec(),
-            Self::Sha512 => Sha512::new()
-                .chain_update(salt)
-                .chain_update(password)
-                .finalize()
-                .to_vec(),
+            Self::Sha256 => Sha256::new().chain_update(salt).chain_update(password).finalize().to_vec(),
+            Self::Sha512 => Sha512::new().chain_update(salt).chain_update(password).finalize().to_vec(),
         }
     }
 }
@@ -80,20 +70,13 @@ impl PasswordHash {
     ///
     /// # Errors
     /// 406 if it is empty: such a password would let everybody in.
-    pub fn new(
-        algorithm: HashingAlgorithm,
-        salt: [u8; SALT_BYTES],
-        password: &[u8],
-    ) -> Result<PasswordHash, Refusal> {
+    pub fn new(algorithm: HashingAlgorithm, salt: [u8; SALT_BYTES], password: &[u8]) -> Result<PasswordHash, Refusal> {
         if password.is_empty() {
             return Err(Refusal::precondition_failed("a password must not be empty"));
         }
         let mut bytes = salt.to_vec();
         bytes.extend(algorithm.digest(&salt, password));
-        Ok(PasswordHash {
-            algorithm,
-            bytes: bytes.into(),
-        })
+        Ok(PasswordHash { algorithm, bytes: bytes.into() })
     }
 
     /// Reads the base64 text of a definitions file.
@@ -102,22 +85,14 @@ impl PasswordHash {
     /// 406.
     pub fn from_base64(algorithm: HashingAlgorithm, text: &str) -> Result<PasswordHash, Refusal> {
         let bytes = STANDARD.decode(text).ok();
-        bytes
-            .and_then(|b| PasswordHash::from_bytes(algorithm, &b))
-            .ok_or_else(|| {
-                Refusal::precondition_failed(format!(
-                    "the password hash is not one of {}",
-                    algorithm.as_str()
-                ))
-            })
+        bytes.and_then(|b| PasswordHash::from_bytes(algorithm, &b)).ok_or_else(|| {
+            Refusal::precondition_failed(format!("the password hash is not one of {}", algorithm.as_str()))
+        })
     }
 
     pub(crate) fn from_bytes(algorithm: HashingAlgorithm, bytes: &[u8]) -> Option<PasswordHash> {
         let fits = bytes.len() == SALT_BYTES + algorithm.bytes();
-        fits.then(|| PasswordHash {
-            algorithm,
-            bytes: bytes.into(),
-        })
+        fits.then(|| PasswordHash { algorithm, bytes: bytes.into() })
     }
 
     /// As definitions files have it.
@@ -219,11 +194,7 @@ impl Topology {
             loopback_only: true,
         };
         let all = || ".*".to_owned();
-        let permission = PermissionSpec {
-            configure: all(),
-            write: all(),
-            read: all(),
-        };
+        let permission = PermissionSpec { configure: all(), write: all(), read: all() };
         change.merge(self.put_user("guest", guest)?);
         change.merge(self.put_permission("guest", "/", &permission)?);
         Ok(change)
@@ -235,9 +206,7 @@ impl Topology {
     /// 406.
     pub fn put_user(&mut self, name: &str, spec: UserSpec) -> Result<Change, Refusal> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(Refusal::precondition_failed(format!(
-                "user names have 1 to {NAME_BYTES_MAX} bytes"
-            )));
+            return Err(Refusal::precondition_failed(format!("user names have 1 to {NAME_BYTES_MAX} bytes")));
         }
         if spec.tags.len() > TAGS_MAX || spec.tags.iter().any(|t| t.len() > NAME_BYTES_MAX) {
             return Err(Refusal::precondition_failed(format!(
@@ -245,9 +214,7 @@ impl Topology {
             )));
         }
         if self.users.len() >= USERS_MAX && !self.users.contains_key(name) {
-            return Err(Refusal::precondition_failed(format!(
-                "there are {USERS_MAX} users already"
-            )));
+            return Err(Refusal::precondition_failed(format!("there are {USERS_MAX} users already")));
         }
         let mut user = User::new(name, spec);
         if let Some(old) = self.users.remove(name) {
@@ -273,11 +240,7 @@ impl Topology {
             change.ops.push(definitions::remove_permission(name, vhost));
         }
         for (vhost, exchanges) in &user.topic_permissions {
-            change.ops.extend(
-                exchanges
-                    .keys()
-                    .map(|x| definitions::remove_topic_permission(name, vhost, x)),
-            );
+            change.ops.extend(exchanges.keys().map(|x| definitions::remove_topic_permission(name, vhost, x)));
         }
         if user.limits != UserLimits::default() {
             change.ops.push(definitions::remove_user_limits(name));
@@ -296,14 +259,10 @@ impl Topology {
         // Strangers take as long as users, so that nobody can find out names by a watch.
         let verified = known.unwrap_or(&self.nobody).verify(password);
         if password.is_empty() {
-            return Err(Refusal::access_refused(format!(
-                "user '{user}' attempted to log in with a blank password"
-            )));
+            return Err(Refusal::access_refused(format!("user '{user}' attempted to log in with a blank password")));
         }
         if known.is_none() || !verified {
-            return Err(Refusal::access_refused(format!(
-                "user '{user}' - invalid credentials"
-            )));
+            return Err(Refusal::access_refused(format!("user '{user}' - invalid credentials")));
         }
         self.admit(user, loopback)
     }
@@ -314,12 +273,10 @@ impl Topology {
     /// 403.
     pub fn admit(&self, user: &str, loopback: bool) -> Result<(), Refusal> {
         match self.users.get(user) {
-            None => Err(Refusal::access_refused(format!(
-                "user '{user}' - invalid credentials"
-            ))),
-            Some(u) if u.loopback_only && !loopback => Err(Refusal::access_refused(format!(
-                "user '{user}' can only connect via localhost"
-            ))),
+            None => Err(Refusal::access_refused(format!("user '{user}' - invalid credentials"))),
+            Some(u) if u.loopback_only && !loopback => {
+                Err(Refusal::access_refused(format!("user '{user}' can only connect via localhost")))
+            }
             Some(_) => Ok(()),
         }
     }
@@ -327,9 +284,7 @@ impl Topology {
     /// Whether a user has a tag.
     #[must_use]
     pub fn has_tag(&self, user: &str, tag: &str) -> bool {
-        self.users
-            .get(user)
-            .is_some_and(|u| u.tags.iter().any(|t| t == tag))
+        self.users.get(user).is_some_and(|u| u.tags.iter().any(|t| t == tag))
     }
 
     /// All users, in order of name.

@@ -90,9 +90,7 @@ impl Topology {
     }
 
     pub(crate) fn vhost_mut(&mut self, name: &str) -> Result<&mut Vhost, Refusal> {
-        self.vhosts
-            .get_mut(name)
-            .ok_or_else(|| super::no_vhost(name))
+        self.vhosts.get_mut(name).ok_or_else(|| super::no_vhost(name))
     }
 
     /// Creates a vhost with its predeclared exchanges, or changes what is said of one that exists.
@@ -101,9 +99,7 @@ impl Topology {
     /// 406 if the name is empty or too long.
     pub fn put_vhost(&mut self, name: &str, metadata: VhostMetadata) -> Result<Change, Refusal> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(Refusal::precondition_failed(format!(
-                "vhost names have 1 to {NAME_BYTES_MAX} bytes"
-            )));
+            return Err(Refusal::precondition_failed(format!("vhost names have 1 to {NAME_BYTES_MAX} bytes")));
         }
         let mut change = Change::default();
         match self.vhosts.get_mut(name) {
@@ -130,13 +126,7 @@ impl Topology {
             bindings: 0,
         };
         for (name, kind, internal) in PREDECLARED {
-            let x = Exchange::predeclared(
-                self.next_exchange_id(),
-                name,
-                kind,
-                internal == Internal::Yes,
-                self.seeded,
-            );
+            let x = Exchange::predeclared(self.next_exchange_id(), name, kind, internal == Internal::Yes, self.seeded);
             v.exchange_ids.insert(Arc::clone(&x.name), x.id);
             v.exchanges.insert(x.id, x);
         }
@@ -155,24 +145,12 @@ impl Topology {
         let mut change = Change::default();
         // Bindings first, the vhost last: the order does not matter to an atomic append, but it reads well in a dump.
         for x in v.exchanges.values() {
-            change.ops.extend(
-                x.outgoing
-                    .iter()
-                    .filter(|b| b.durable)
-                    .map(|b| definitions::remove_binding(name, b)),
-            );
+            change.ops.extend(x.outgoing.iter().filter(|b| b.durable).map(|b| definitions::remove_binding(name, b)));
         }
         let hidden = v.exchanges.values().filter_map(|x| x.delay_queue);
-        let gone: Vec<QueueId> = v
-            .queues
-            .values()
-            .map(|q| q.settings.id)
-            .chain(hidden)
-            .collect();
+        let gone: Vec<QueueId> = v.queues.values().map(|q| q.settings.id).chain(hidden).collect();
         for q in v.queues.values().filter(|q| q.settings.durable) {
-            change
-                .ops
-                .push(definitions::remove_queue(name, &q.settings.name));
+            change.ops.push(definitions::remove_queue(name, &q.settings.name));
         }
         for x in v.exchanges.values().filter(|x| x.is_defined()) {
             change.ops.push(definitions::remove_exchange(name, &x.name));
@@ -180,16 +158,8 @@ impl Topology {
         self.forget_queues(&gone);
         change.deleted_queues = gone;
         change.deleted_queues.sort_unstable();
-        change.ops.extend(
-            v.policies
-                .iter()
-                .map(|p| definitions::remove_policy(name, &p.name, false)),
-        );
-        change.ops.extend(
-            v.operator_policies
-                .iter()
-                .map(|p| definitions::remove_policy(name, &p.name, true)),
-        );
+        change.ops.extend(v.policies.iter().map(|p| definitions::remove_policy(name, &p.name, false)));
+        change.ops.extend(v.operator_policies.iter().map(|p| definitions::remove_policy(name, &p.name, true)));
         self.forget_permissions(name, &mut change);
         self.forget_parameters(name, &mut change);
         if v.limits != VhostLimits::default() {

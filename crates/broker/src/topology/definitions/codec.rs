@@ -52,10 +52,7 @@ impl Writer {
 
     /// Up to eight, the first in the lowest bit.
     pub fn flags(&mut self, v: &[bool]) {
-        self.u8(v
-            .iter()
-            .enumerate()
-            .fold(0, |bits, (i, set)| bits | u8::from(*set) << i));
+        self.u8(v.iter().enumerate().fold(0, |bits, (i, set)| bits | u8::from(*set) << i));
     }
 
     pub fn table(&mut self, v: &Table) {
@@ -157,10 +154,6 @@ impl<'a> Reader<'a> {
     }
 
     pub fn end(&self) -> Read<()> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Malformed)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 }

@@ -10,9 +10,7 @@ use crate::topology::binding::{Bound, DestinationName, canonical};
 use crate::topology::exchange::Exchange;
 use crate::topology::kinds::{ExchangeKind, Index, Target};
 use crate::topology::limits::{ParameterKey, UserLimits, VhostLimits};
-use crate::topology::permission::{
-    Permission, PermissionSpec, TopicPermission, TopicPermissionSpec,
-};
+use crate::topology::permission::{Permission, PermissionSpec, TopicPermission, TopicPermissionSpec};
 use crate::topology::policy::{ApplyTo, Policy, PolicySort, PolicySpec};
 use crate::topology::queue::Declared;
 use crate::topology::user::{HashingAlgorithm, PasswordHash, User, UserSpec};
@@ -73,14 +71,8 @@ impl Topology {
     ///
     /// # Errors
     /// [`LoadError`]; nothing is left out in silence.
-    pub fn load(
-        definitions: &[(Box<[u8]>, Box<[u8]>)],
-        seed: [u8; 32],
-    ) -> Result<(Topology, Change), LoadError> {
-        let invalid = |e: waypost_model::Refusal| LoadError::Invalid {
-            what: "of a new node".into(),
-            why: e.text,
-        };
+    pub fn load(definitions: &[(Box<[u8]>, Box<[u8]>)], seed: [u8; 32]) -> Result<(Topology, Change), LoadError> {
+        let invalid = |e: waypost_model::Refusal| LoadError::Invalid { what: "of a new node".into(), why: e.text };
         let mut t = Topology::empty(seed).map_err(invalid)?;
         if definitions.is_empty() {
             let first = t.first_definitions().map_err(invalid)?;
@@ -98,16 +90,12 @@ impl Topology {
             return Err(LoadError::Malformed(what()));
         };
         let kind = Kind::of(first).ok_or(LoadError::UnknownKind(first))?;
-        self.take(kind, Reader::new(rest), Reader::new(value))
-            .map_err(|fault| match fault {
-                Fault::Malformed => LoadError::Malformed(what()),
-                Fault::Version(version) => LoadError::UnknownVersion {
-                    what: what(),
-                    version,
-                },
-                Fault::Dangling => LoadError::Dangling(what()),
-                Fault::Invalid(why) => LoadError::Invalid { what: what(), why },
-            })
+        self.take(kind, Reader::new(rest), Reader::new(value)).map_err(|fault| match fault {
+            Fault::Malformed => LoadError::Malformed(what()),
+            Fault::Version(version) => LoadError::UnknownVersion { what: what(), version },
+            Fault::Dangling => LoadError::Dangling(what()),
+            Fault::Invalid(why) => LoadError::Invalid { what: what(), why },
+        })
     }
 
     fn take(&mut self, kind: Kind, mut k: Reader<'_>, mut v: Reader<'_>) -> Taken {
@@ -121,30 +109,20 @@ impl Topology {
             Kind::Vhost => self.take_vhost(k, v)?,
             Kind::VhostLimits => {
                 let vhost = k.name()?;
-                let limits = VhostLimits {
-                    max_connections: v.optional()?,
-                    max_queues: v.optional()?,
-                };
+                let limits = VhostLimits { max_connections: v.optional()?, max_queues: v.optional()? };
                 self.vhosts.get_mut(&vhost).ok_or(Fault::Dangling)?.limits = limits;
             }
             Kind::User => self.take_user(k, v)?,
             Kind::UserLimits => {
                 let user = k.name()?;
-                let limits = UserLimits {
-                    max_connections: v.optional()?,
-                    max_channels: v.optional()?,
-                };
+                let limits = UserLimits { max_connections: v.optional()?, max_channels: v.optional()? };
                 self.users.get_mut(&user).ok_or(Fault::Dangling)?.limits = limits;
             }
             Kind::Permission => self.take_permission(k, v)?,
             Kind::TopicPermission => self.take_topic_permission(k, v)?,
             Kind::Parameter => {
                 let vhost = Some(k.name()?).filter(|v| !v.is_empty());
-                let key = ParameterKey {
-                    vhost,
-                    component: k.name()?,
-                    name: k.name()?,
-                };
+                let key = ParameterKey { vhost, component: k.name()?, name: k.name()? };
                 self.parameters.insert(key, v.str()?.into());
             }
             Kind::Policy => self.take_policy(k, v, PolicySort::User)?,
@@ -166,14 +144,7 @@ impl Topology {
             "" => None,
             kind => Some(parse_kind(kind).ok_or(Fault::Malformed)?),
         };
-        self.insert_vhost(
-            &name,
-            VhostMetadata {
-                description,
-                tags,
-                default_queue_type,
-            },
-        );
+        self.insert_vhost(&name, VhostMetadata { description, tags, default_queue_type });
         Ok(())
     }
 
@@ -191,14 +162,7 @@ impl Topology {
         };
         let tags = v.strings()?;
         let [loopback_only] = v.flags()?;
-        let user = User::new(
-            &name,
-            UserSpec {
-                password,
-                tags,
-                loopback_only,
-            },
-        );
+        let user = User::new(&name, UserSpec { password, tags, loopback_only });
         self.users.insert(name, user);
         Ok(())
     }
@@ -206,40 +170,20 @@ impl Topology {
     fn take_permission(&mut self, k: &mut Reader<'_>, v: &mut Reader<'_>) -> Taken {
         let (user, vhost) = (k.name()?, k.name()?);
         let [configure, write, read] = [v.str()?, v.str()?, v.str()?].map(str::to_owned);
-        let permission = Permission::new(&PermissionSpec {
-            configure,
-            write,
-            read,
-        })
-        .map_err(Fault::Invalid)?;
-        let vhost = self
-            .vhosts
-            .get(&vhost)
-            .map(|v| v.name.clone())
-            .ok_or(Fault::Dangling)?;
-        self.users
-            .get_mut(&user)
-            .ok_or(Fault::Dangling)?
-            .permissions
-            .insert(vhost, permission);
+        let permission = Permission::new(&PermissionSpec { configure, write, read }).map_err(Fault::Invalid)?;
+        let vhost = self.vhosts.get(&vhost).map(|v| v.name.clone()).ok_or(Fault::Dangling)?;
+        self.users.get_mut(&user).ok_or(Fault::Dangling)?.permissions.insert(vhost, permission);
         Ok(())
     }
 
     fn take_topic_permission(&mut self, k: &mut Reader<'_>, v: &mut Reader<'_>) -> Taken {
         let (user, vhost, exchange) = (k.name()?, k.name()?, k.name()?);
         let [write, read] = [v.str()?, v.str()?].map(str::to_owned);
-        let permission = TopicPermission::new(&TopicPermissionSpec { write, read }, &user, &vhost)
-            .map_err(Fault::Invalid)?;
-        let vhost = self
-            .vhosts
-            .get(&vhost)
-            .map(|v| v.name.clone())
-            .ok_or(Fault::Dangling)?;
+        let permission =
+            TopicPermission::new(&TopicPermissionSpec { write, read }, &user, &vhost).map_err(Fault::Invalid)?;
+        let vhost = self.vhosts.get(&vhost).map(|v| v.name.clone()).ok_or(Fault::Dangling)?;
         let u = self.users.get_mut(&user).ok_or(Fault::Dangling)?;
-        u.topic_permissions
-            .entry(vhost)
-            .or_default()
-            .insert(exchange, permission);
+        u.topic_permissions.entry(vhost).or_default().insert(exchange, permission);
         Ok(())
     }
 
@@ -251,13 +195,8 @@ impl Topology {
             priority: v.signed()?,
             definition: v.table()?,
         };
-        let policy =
-            Policy::new(&name, &spec, sort == PolicySort::Operator).map_err(Fault::Invalid)?;
-        self.vhosts
-            .get_mut(&vhost)
-            .ok_or(Fault::Dangling)?
-            .policies_of(sort)
-            .put(policy);
+        let policy = Policy::new(&name, &spec, sort == PolicySort::Operator).map_err(Fault::Invalid)?;
+        self.vhosts.get_mut(&vhost).ok_or(Fault::Dangling)?.policies_of(sort).put(policy);
         Ok(())
     }
 
@@ -265,29 +204,17 @@ impl Topology {
         let (vhost, name) = (k.name()?, k.name()?);
         let kind = ExchangeKind::parse(v.str()?).ok_or(Fault::Malformed)?;
         let [auto_delete, internal, delayed] = v.flags()?;
-        let delay_queue = if delayed {
-            Some(self.take_queue_id(v)?)
-        } else {
-            None
-        };
-        let mut x =
-            Exchange::predeclared(self.next_exchange_id(), &name, kind, internal, self.seeded);
+        let delay_queue = if delayed { Some(self.take_queue_id(v)?) } else { None };
+        let mut x = Exchange::predeclared(self.next_exchange_id(), &name, kind, internal, self.seeded);
         x.auto_delete = auto_delete;
         x.arguments = v.table()?;
         x.index = Index::new(kind, &x.arguments, self.seeded);
         x.delay_queue = delay_queue;
-        let there = self
-            .vhosts
-            .get(&vhost)
-            .ok_or(Fault::Dangling)?
-            .exchange(&name)
-            .is_some();
+        let there = self.vhosts.get(&vhost).ok_or(Fault::Dangling)?.exchange(&name).is_some();
         if there {
             return Err(Fault::Malformed);
         }
-        self.insert_exchange(&vhost, x)
-            .map(|_| ())
-            .map_err(|e| Fault::Invalid(e.text))
+        self.insert_exchange(&vhost, x).map(|_| ()).map_err(|e| Fault::Invalid(e.text))
     }
 
     fn take_queue(&mut self, k: &mut Reader<'_>, v: &mut Reader<'_>) -> Taken {
@@ -297,19 +224,9 @@ impl Topology {
         let [auto_delete] = v.flags()?;
         let arguments = v.table()?;
         let vhost = self.vhosts.get(&vhost).ok_or(Fault::Dangling)?.name.clone();
-        let declared = Declared {
-            id,
-            vhost,
-            name,
-            durable: true,
-            exclusive: None,
-            auto_delete,
-            kind,
-        };
+        let declared = Declared { id, vhost, name, durable: true, exclusive: None, auto_delete, kind };
         let parsed = QueueArguments::read(&arguments);
-        self.insert_queue(declared, parsed, arguments)
-            .map(|_| ())
-            .map_err(|e| Fault::Invalid(e.text))
+        self.insert_queue(declared, parsed, arguments).map(|_| ()).map_err(|e| Fault::Invalid(e.text))
     }
 
     /// A queue's id; two queues never have the same.
@@ -333,17 +250,11 @@ impl Topology {
         let (destination, target) = match sort {
             b"q" => {
                 let q = there.queues.get(&destination).ok_or(Fault::Dangling)?;
-                (
-                    DestinationName::Queue(q.settings.name.clone()),
-                    Target::Queue(q.settings.id),
-                )
+                (DestinationName::Queue(q.settings.name.clone()), Target::Queue(q.settings.id))
             }
             b"e" => {
                 let to = there.exchange(&destination).ok_or(Fault::Dangling)?;
-                (
-                    DestinationName::Exchange(to.name.clone()),
-                    Target::Exchange(to.id),
-                )
+                (DestinationName::Exchange(to.name.clone()), Target::Exchange(to.id))
             }
             _ => return Err(Fault::Malformed),
         };
@@ -352,18 +263,7 @@ impl Topology {
             return Err(Fault::Malformed);
         }
         let (source, id) = (x.name.clone(), x.id);
-        there.link(
-            id,
-            Bound {
-                source,
-                destination,
-                key,
-                arguments,
-                canonical,
-                target,
-                durable: true,
-            },
-        );
+        there.link(id, Bound { source, destination, key, arguments, canonical, target, durable: true });
         Ok(())
     }
 }

@@ -76,17 +76,11 @@ fn put(kind: Kind, parts: &[&[u8]], write: impl FnOnce(&mut Writer)) -> Op {
     let mut w = Writer::new(64);
     w.u8(VERSION);
     write(&mut w);
-    Op::Define {
-        key: key(kind, parts),
-        value: Some(w.finish()),
-    }
+    Op::Define { key: key(kind, parts), value: Some(w.finish()) }
 }
 
 fn remove(kind: Kind, parts: &[&[u8]]) -> Op {
-    Op::Define {
-        key: key(kind, parts),
-        value: None,
-    }
+    Op::Define { key: key(kind, parts), value: None }
 }
 
 macro_rules! removals {
@@ -151,31 +145,16 @@ pub(crate) fn put_user_limits(user: &str, l: UserLimits) -> Op {
 }
 
 pub(crate) fn put_permission(user: &str, vhost: &str, p: &PermissionSpec) -> Op {
-    put(
-        Kind::Permission,
-        &[user.as_bytes(), vhost.as_bytes()],
-        |w| {
-            [&p.configure, &p.write, &p.read]
-                .into_iter()
-                .for_each(|s| w.str(s));
-        },
-    )
+    put(Kind::Permission, &[user.as_bytes(), vhost.as_bytes()], |w| {
+        [&p.configure, &p.write, &p.read].into_iter().for_each(|s| w.str(s));
+    })
 }
 
-pub(crate) fn put_topic_permission(
-    user: &str,
-    vhost: &str,
-    exchange: &str,
-    p: &TopicPermissionSpec,
-) -> Op {
-    put(
-        Kind::TopicPermission,
-        &[user.as_bytes(), vhost.as_bytes(), exchange.as_bytes()],
-        |w| {
-            w.str(&p.write);
-            w.str(&p.read);
-        },
-    )
+pub(crate) fn put_topic_permission(user: &str, vhost: &str, exchange: &str, p: &TopicPermissionSpec) -> Op {
+    put(Kind::TopicPermission, &[user.as_bytes(), vhost.as_bytes(), exchange.as_bytes()], |w| {
+        w.str(&p.write);
+        w.str(&p.read);
+    })
 }
 
 pub(crate) fn put_parameter(k: &ParameterKey, value: &str) -> Op {
@@ -193,24 +172,16 @@ fn with_parameter_key(k: &ParameterKey, f: impl FnOnce(&[&[u8]]) -> Op) -> Op {
 }
 
 const fn policy_kind(operator: bool) -> Kind {
-    if operator {
-        Kind::OperatorPolicy
-    } else {
-        Kind::Policy
-    }
+    if operator { Kind::OperatorPolicy } else { Kind::Policy }
 }
 
 pub(crate) fn put_policy(vhost: &str, p: &Policy, operator: bool) -> Op {
-    put(
-        policy_kind(operator),
-        &[vhost.as_bytes(), p.name.as_bytes()],
-        |w| {
-            w.str(p.pattern.source());
-            w.str(p.apply_to.as_str());
-            w.signed(p.priority);
-            w.table(&p.definition);
-        },
-    )
+    put(policy_kind(operator), &[vhost.as_bytes(), p.name.as_bytes()], |w| {
+        w.str(p.pattern.source());
+        w.str(p.apply_to.as_str());
+        w.signed(p.priority);
+        w.table(&p.definition);
+    })
 }
 
 pub(crate) fn remove_policy(vhost: &str, name: &str, operator: bool) -> Op {
@@ -218,18 +189,14 @@ pub(crate) fn remove_policy(vhost: &str, name: &str, operator: bool) -> Op {
 }
 
 pub(crate) fn put_exchange(vhost: &str, x: &Exchange) -> Op {
-    put(
-        Kind::Exchange,
-        &[vhost.as_bytes(), x.name.as_bytes()],
-        |w| {
-            w.str(x.kind.as_str());
-            w.flags(&[x.auto_delete, x.internal, x.delay_queue.is_some()]);
-            if let Some(id) = x.delay_queue {
-                w.varint(id.0);
-            }
-            w.table(&x.arguments);
-        },
-    )
+    put(Kind::Exchange, &[vhost.as_bytes(), x.name.as_bytes()], |w| {
+        w.str(x.kind.as_str());
+        w.flags(&[x.auto_delete, x.internal, x.delay_queue.is_some()]);
+        if let Some(id) = x.delay_queue {
+            w.varint(id.0);
+        }
+        w.table(&x.arguments);
+    })
 }
 
 pub(crate) fn put_queue(q: &Queue) -> Op {
@@ -243,9 +210,7 @@ pub(crate) fn put_queue(q: &Queue) -> Op {
 }
 
 pub(crate) fn put_binding(vhost: &str, b: &Bound) -> Op {
-    with_binding_key(vhost, b, |parts| {
-        put(Kind::Binding, parts, |w| w.table(&b.arguments))
-    })
+    with_binding_key(vhost, b, |parts| put(Kind::Binding, parts, |w| w.table(&b.arguments)))
 }
 
 pub(crate) fn remove_binding(vhost: &str, b: &Bound) -> Op {
@@ -257,12 +222,5 @@ fn with_binding_key(vhost: &str, b: &Bound, f: impl FnOnce(&[&[u8]]) -> Op) -> O
     let sort: &[u8] = if b.destination.is_queue() { b"q" } else { b"e" };
     let hash = Sha256::digest(&b.canonical);
     let arguments: &[u8] = if b.canonical.is_empty() { b"" } else { &hash };
-    f(&[
-        vhost.as_bytes(),
-        b.source.as_bytes(),
-        sort,
-        b.destination.name().as_bytes(),
-        &b.key,
-        arguments,
-    ])
+    f(&[vhost.as_bytes(), b.source.as_bytes(), sort, b.destination.name().as_bytes(), &b.key, arguments])
 }

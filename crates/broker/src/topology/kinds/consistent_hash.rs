@@ -46,9 +46,7 @@ impl HashOn {
             None => Ok(None),
             Some(v) => match v.as_str() {
                 Some(s) => Ok(Some(s)),
-                None => Err(Refusal::precondition_failed(format!(
-                    "{name} must be a string"
-                ))),
+                None => Err(Refusal::precondition_failed(format!("{name} must be a string"))),
             },
         };
         match (text("hash-header")?, text("hash-property")?) {
@@ -57,12 +55,10 @@ impl HashOn {
             (None, Some("correlation_id")) => Ok(HashOn::CorrelationId),
             (None, Some("message_id")) => Ok(HashOn::MessageId),
             (None, Some("timestamp")) => Ok(HashOn::Timestamp),
-            (None, Some(other)) => Err(Refusal::precondition_failed(format!(
-                "Unsupported property: {other}"
-            ))),
-            (Some(_), Some(_)) => Err(Refusal::precondition_failed(
-                "hash-header and hash-property are mutually exclusive",
-            )),
+            (None, Some(other)) => Err(Refusal::precondition_failed(format!("Unsupported property: {other}"))),
+            (Some(_), Some(_)) => {
+                Err(Refusal::precondition_failed("hash-header and hash-property are mutually exclusive"))
+            }
         }
     }
 }
@@ -86,27 +82,18 @@ pub(crate) fn weight(key: &[u8]) -> Result<u32, Refusal> {
             "The binding key must be an integer: <<\"{}\">>",
             String::from_utf8_lossy(key)
         ))),
-        Some(..1) => Err(Refusal::precondition_failed(
-            "The binding key must be greater than 0",
-        )),
+        Some(..1) => Err(Refusal::precondition_failed("The binding key must be greater than 0")),
         Some(w) => u32::try_from(w)
             .ok()
             .filter(|w| *w <= WEIGHT_MAX)
-            .ok_or_else(|| {
-                Refusal::precondition_failed(format!(
-                    "The binding key must not exceed {WEIGHT_MAX}"
-                ))
-            }),
+            .ok_or_else(|| Refusal::precondition_failed(format!("The binding key must not exceed {WEIGHT_MAX}"))),
     }
 }
 
 impl ConsistentHash {
     /// `arguments` passed [`validate`].
     pub fn new(arguments: &Table) -> ConsistentHash {
-        ConsistentHash {
-            on: HashOn::parse(arguments).unwrap_or(HashOn::RoutingKey),
-            members: Vec::new(),
-        }
+        ConsistentHash { on: HashOn::parse(arguments).unwrap_or(HashOn::RoutingKey), members: Vec::new() }
     }
 
     pub fn looks_at_message(&self) -> bool {
@@ -121,18 +108,8 @@ impl ConsistentHash {
                 weights.insert(weights.partition_point(|w| *w < weight), weight);
             }
             Err(i) => {
-                let identity = hash(
-                    b.destination.name().as_bytes(),
-                    b.destination.is_queue().into(),
-                );
-                self.members.insert(
-                    i,
-                    Member {
-                        target: b.target,
-                        identity,
-                        weights: vec![weight],
-                    },
-                );
+                let identity = hash(b.destination.name().as_bytes(), b.destination.is_queue().into());
+                self.members.insert(i, Member { target: b.target, identity, weights: vec![weight] });
             }
         }
     }
@@ -203,9 +180,7 @@ impl Member {
 /// queue more than others, which the routing key of any exchange lets him do.
 fn hash(bytes: &[u8], salt: u64) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ salt;
-    mix(bytes.iter().fold(start, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
-    }))
+    mix(bytes.iter().fold(start, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)))
 }
 
 /// The finalizer of splitmix64: every bit of the result depends on every bit of the argument.

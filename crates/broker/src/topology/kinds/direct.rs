@@ -13,9 +13,7 @@ pub(crate) struct Direct {
 
 impl Direct {
     pub fn new(seeded: Seeded) -> Direct {
-        Direct {
-            by_key: HashMap::with_hasher(seeded),
-        }
+        Direct { by_key: HashMap::with_hasher(seeded) }
     }
 
     pub fn add(&mut self, key: &Arc<[u8]>, target: Target) {

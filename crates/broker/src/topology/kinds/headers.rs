@@ -28,45 +28,25 @@ struct Matcher {
 
 impl Matcher {
     fn new(b: &Bound) -> Matcher {
-        let mode = b
-            .arguments
-            .get(MATCH)
-            .and_then(Value::as_str)
-            .unwrap_or("all");
+        let mode = b.arguments.get(MATCH).and_then(Value::as_str).unwrap_or("all");
         let with_x = mode.ends_with("-with-x");
         let counts = |key: &str| {
-            if with_x {
-                key != MATCH
-            } else {
-                !key.starts_with("x-")
-            }
+            if with_x { key != MATCH } else { !key.starts_with("x-") }
         };
         Matcher {
             any: mode.starts_with("any"),
-            wanted: b
-                .arguments
-                .iter()
-                .filter(|(k, _)| counts(k))
-                .map(|(k, v)| (k.into(), v.clone()))
-                .collect(),
+            wanted: b.arguments.iter().filter(|(k, _)| counts(k)).map(|(k, v)| (k.into(), v.clone())).collect(),
             target: b.target,
             canonical: b.canonical.clone(),
         }
     }
 
     fn matches(&self, headers: &Table) -> bool {
-        let mut has = self
-            .wanted
-            .iter()
-            .map(|(key, wanted)| match headers.get(key) {
-                Some(value) => matches!(wanted, Value::Void) || same(wanted, value),
-                None => false,
-            });
-        if self.any {
-            has.any(|h| h)
-        } else {
-            has.all(|h| h)
-        }
+        let mut has = self.wanted.iter().map(|(key, wanted)| match headers.get(key) {
+            Some(value) => matches!(wanted, Value::Void) || same(wanted, value),
+            None => false,
+        });
+        if self.any { has.any(|h| h) } else { has.all(|h| h) }
     }
 }
 
@@ -106,11 +86,7 @@ impl Headers {
     }
 
     fn place(&self, b: &Bound) -> Result<usize, usize> {
-        self.bindings.binary_search_by(|m| {
-            m.target
-                .cmp(&b.target)
-                .then_with(|| m.canonical.cmp(&b.canonical))
-        })
+        self.bindings.binary_search_by(|m| m.target.cmp(&b.target).then_with(|| m.canonical.cmp(&b.canonical)))
     }
 
     pub fn route(&self, headers: Option<&Table>, out: &mut Sink) {

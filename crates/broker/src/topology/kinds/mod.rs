@@ -131,15 +131,9 @@ impl ExchangeKind {
     /// The type of a name, `x-delayed-message` not among them.
     #[must_use]
     pub fn parse(name: &str) -> Option<ExchangeKind> {
-        [
-            Self::Direct,
-            Self::Fanout,
-            Self::Topic,
-            Self::Headers,
-            Self::ConsistentHash,
-        ]
-        .into_iter()
-        .find(|k| k.as_str() == name)
+        [Self::Direct, Self::Fanout, Self::Topic, Self::Headers, Self::ConsistentHash]
+            .into_iter()
+            .find(|k| k.as_str() == name)
     }
 }
 
@@ -161,9 +155,7 @@ impl Index {
             ExchangeKind::Fanout => Index::Fanout(fanout::Fanout::default()),
             ExchangeKind::Topic => Index::Topic(topic::Topic::new(seeded)),
             ExchangeKind::Headers => Index::Headers(headers::Headers::default()),
-            ExchangeKind::ConsistentHash => {
-                Index::ConsistentHash(consistent_hash::ConsistentHash::new(arguments))
-            }
+            ExchangeKind::ConsistentHash => Index::ConsistentHash(consistent_hash::ConsistentHash::new(arguments)),
         }
     }
 

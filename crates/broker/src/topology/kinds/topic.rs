@@ -32,13 +32,7 @@ struct Node {
 
 impl Node {
     fn new(parent: u32) -> Node {
-        Node {
-            words: None,
-            star: NONE,
-            hash: NONE,
-            parent,
-            targets: Targets::default(),
-        }
+        Node { words: None, star: NONE, hash: NONE, parent, targets: Targets::default() }
     }
 
     fn is_bare(&self) -> bool {
@@ -63,11 +57,7 @@ fn steps(pattern: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 impl Topic {
     pub fn new(seeded: Seeded) -> Topic {
-        Topic {
-            nodes: vec![Node::new(NONE)],
-            free: Vec::new(),
-            seeded,
-        }
+        Topic { nodes: vec![Node::new(NONE)], free: Vec::new(), seeded }
     }
 
     pub fn add(&mut self, pattern: &[u8], target: Target) {
@@ -126,9 +116,7 @@ impl Topic {
             b"*" => node.star = new,
             b"#" => node.hash = new,
             _ => {
-                let words = node
-                    .words
-                    .get_or_insert_with(|| Box::new(HashMap::with_hasher(seeded)));
+                let words = node.words.get_or_insert_with(|| Box::new(HashMap::with_hasher(seeded)));
                 words.insert(word.into(), new);
             }
         }
