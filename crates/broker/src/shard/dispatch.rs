@@ -8,7 +8,7 @@ use super::memory::HELD_MEMORY;
 use super::queue::{Core, Queue};
 use super::ready::Next;
 use super::roster::{Roster, Turn};
-use super::run::{Bytes, Run};
+use super::run::Run;
 use crate::context::Cx;
 use crate::effect::DeathReason;
 use crate::settings::QueueKind;
@@ -118,7 +118,6 @@ impl Queue {
         let Some(c) = roster.get_mut(turn.slot) else {
             return;
         };
-        let mut dropped = 0;
         if c.no_ack {
             self.stats.delivered_no_ack += n;
             self.unsent += n;
@@ -132,16 +131,19 @@ impl Queue {
         }
         let delivery = Delivery { channel: c.channel, consumer: c.id, ..delivery(id, kind, &run) };
         c.window = c.window.saturating_sub(i64::try_from(delivery.cost).unwrap_or(i64::MAX));
-        if !c.no_ack && run.logged && unready > HELD_MEMORY && self.settings.max_length_bytes.is_none() {
-            // Whoever holds much without settling it does not hold it in memory.
-            dropped = run.memory();
-            run = stored(run);
+        let fleeting = run.deadline <= cx.now;
+        // Whoever holds much without settling it does not hold it in memory.
+        let drop = !c.no_ack && run.logged && !fleeting && unready > HELD_MEMORY && run.slots().is_some();
+        let dropped = if drop { run.memory() } else { 0 };
+        if drop {
+            run.into_stored(self.ready.sizes, |run| c.held.add(run, cx.now));
+        } else {
+            c.held.add(run, cx.now);
         }
-        let no_ack = c.no_ack;
-        c.held.add(run, cx.now);
         if let Some(outbox) = &c.outbox {
             outbox.push(Event::Deliver(delivery));
         }
+        let no_ack = c.no_ack;
         roster.pass(turn);
         if !no_ack {
             self.note_held(cx.now);
@@ -167,14 +169,6 @@ impl Queue {
 fn credit_for(roster: &mut Roster, turn: Turn, run: &Run) -> u32 {
     let want = if turn.peers > 1 { (run.count / turn.peers.saturating_mul(ROUNDS)).max(1) } else { u32::MAX };
     roster.get_mut(turn.slot).map_or(0, |c| c.take_credit(run, want))
-}
-
-fn stored(mut run: Run) -> Run {
-    if !matches!(run.bytes, Bytes::Mem(_)) {
-        return run;
-    }
-    (run.bytes, run.from) = (Bytes::Stored, 0);
-    run
 }
 
 /// A run as a delivery, without its recipient.

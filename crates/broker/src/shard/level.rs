@@ -275,7 +275,9 @@ impl Level {
                 self.removed = 0;
             }
         }
-        if self.fresh.capacity() > 64 && self.fresh.len() < self.fresh.capacity() / 8 {
+        if self.fresh.is_empty() && self.fresh.capacity() > 16 {
+            self.fresh = VecDeque::new();
+        } else if self.fresh.capacity() > 64 && self.fresh.len() < self.fresh.capacity() / 8 {
             self.fresh.shrink_to(self.fresh.len() * 2);
         }
     }

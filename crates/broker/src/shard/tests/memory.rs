@@ -182,3 +182,38 @@ fn a_queue_keeps_its_share_only() {
 fn an_idle_queue_is_small() {
     assert!(size_of::<super::super::queue::Queue>() + 2 * (8 + 4 + 8) <= 700);
 }
+
+#[test]
+fn what_is_held_for_long_is_not_held_in_memory() {
+    let mut w = World::with(|s| s.durable = true);
+    let a = w.consume(Setup::default());
+    let big = "b".repeat(100_000);
+    for _ in 0..100 {
+        w.publish_with(&["small", &big], PERSISTENT);
+    }
+    assert!(w.memory.used() < 2 << 20, "{}", w.memory.used());
+    w.events();
+    w.call(|s, cx| s.release_channel(&[a], cx));
+    let c = w.consume(Setup { window: 1 << 30, ..Setup::default() });
+    let seen = w.seen();
+    assert!(seen.iter().map(|s| s.seq).eq(0..200) && seen.iter().all(|s| s.redelivered));
+    assert_eq!((seen[150].body.as_str(), seen[151].body.len()), ("small", 100_000));
+    w.ack(c, 0, 200);
+    assert_eq!((w.memory.used(), w.unsettled()), (0, 0));
+}
+
+#[test]
+fn bytes_in_memory_are_counted_to_the_last() {
+    let mut w = World::with(|_| {});
+    let c = w.consume(Setup { prefetch: Some(5), ..Setup::default() });
+    let mut bodies = vec!["x"; 50];
+    bodies[49] = "last";
+    w.publish(&bodies);
+    for i in 0..10 {
+        w.ack(c, i * 5, 4);
+        w.settle(c, i * 5 + 4, 1, waypost_model::command::Outcome::Released);
+        w.ack(c, i * 5 + 4, 1);
+    }
+    let counts = w.shard.counts(Q).unwrap();
+    assert_eq!((counts.ready, counts.unsettled, w.memory.used()), (0, 0, 0));
+}
