@@ -64,8 +64,8 @@ pub struct PermissionSpec {
     pub read: String,
 }
 
-/// The patterns of routing keys that a user may write and read on a topic exchange; `{username}` and `{vhost}` stand for
-/// the user's and the vhost's name. An empty one matches nothing but the empty key.
+/// The patterns of routing keys that a user may write and read on a topic exchange; `{username}`, `{vhost}` and
+/// `{client_id}` stand for what they say; who has no client id is never meant by the last. An empty one matches nothing but the empty key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicPermissionSpec {
     /// Publish with.
@@ -129,19 +129,51 @@ impl Permission {
 #[derive(Debug)]
 pub(crate) struct TopicPermission {
     pub spec: TopicPermissionSpec,
-    write: NamePattern,
-    read: NamePattern,
+    write: KeyPattern,
+    read: KeyPattern,
+}
+
+/// The variable that has a value with some protocols only.
+const CLIENT_ID: &str = "{client_id}";
+
+/// A pattern of routing keys.
+#[derive(Debug)]
+enum KeyPattern {
+    Fixed(NamePattern),
+    /// Different for each client: compiled when it is asked for.
+    PerClient(String),
+}
+
+impl KeyPattern {
+    fn new(source: &str, user: &str, vhost: &str) -> Result<KeyPattern, String> {
+        let source = source.replace("{username}", &pattern::escape(user)).replace("{vhost}", &pattern::escape(vhost));
+        if !source.contains(CLIENT_ID) {
+            return NamePattern::new(&source).map(KeyPattern::Fixed);
+        }
+        // Whether it will compile does not depend on the client: its id is escaped.
+        NamePattern::new(&source.replace(CLIENT_ID, "id"))?;
+        Ok(KeyPattern::PerClient(source))
+    }
+
+    fn is_match(&self, key: &str, client: Option<&str>) -> bool {
+        match (self, client) {
+            (KeyPattern::Fixed(p), _) => p.is_match(key),
+            (KeyPattern::PerClient(p), Some(id)) => {
+                NamePattern::new(&p.replace(CLIENT_ID, &pattern::escape(id))).is_ok_and(|p| p.is_match(key))
+            }
+            // Who has no client id cannot be meant.
+            (KeyPattern::PerClient(_), None) => false,
+        }
+    }
 }
 
 impl TopicPermission {
     /// Compiles for a user and a vhost. `Err` says what is wrong.
     pub fn new(spec: &TopicPermissionSpec, user: &str, vhost: &str) -> Result<TopicPermission, String> {
-        let expand =
-            |p: &str| p.replace("{username}", &pattern::escape(user)).replace("{vhost}", &pattern::escape(vhost));
         Ok(TopicPermission {
             spec: spec.clone(),
-            write: NamePattern::new(&expand(&spec.write))?,
-            read: NamePattern::new(&expand(&spec.read))?,
+            write: KeyPattern::new(&spec.write, user, vhost)?,
+            read: KeyPattern::new(&spec.read, user, vhost)?,
         })
     }
 }
@@ -189,7 +221,7 @@ impl Topology {
     }
 
     /// Whether a user may write or read with a routing key, where the exchange is a topic exchange and topic permissions
-    /// are set.
+    /// are set. For protocols without client ids.
     ///
     /// # Errors
     /// 403.
@@ -200,6 +232,22 @@ impl Topology {
         access: Access,
         exchange: &str,
         key: &[u8],
+    ) -> Result<(), Refusal> {
+        self.check_topic_of_client(user, vhost, access, exchange, key, None)
+    }
+
+    /// As [`Topology::check_topic`], with the value of `{client_id}`.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check_topic_of_client(
+        &self,
+        user: &str,
+        vhost: &str,
+        access: Access,
+        exchange: &str,
+        key: &[u8],
+        client: Option<&str>,
     ) -> Result<(), Refusal> {
         let Some(u) = self.users.get(user).filter(|u| !u.topic_permissions.is_empty()) else {
             return Ok(());
@@ -215,8 +263,8 @@ impl Topology {
         let key = String::from_utf8_lossy(key);
         let allowed = match access {
             Access::Configure => true,
-            Access::Write => permission.write.is_match(&key),
-            Access::Read => permission.read.is_match(&key),
+            Access::Write => permission.write.is_match(&key, client),
+            Access::Read => permission.read.is_match(&key, client),
         };
         if allowed {
             return Ok(());
@@ -258,7 +306,7 @@ impl Topology {
     /// Sets a user's permissions on the routing keys of a topic exchange, which need not exist yet.
     ///
     /// # Errors
-    /// 404 (user, vhost), 406 (a pattern is none, or asks for a variable that we have no value for).
+    /// 404 (user, vhost), 406 (a pattern is none).
     pub fn put_topic_permission(
         &mut self,
         user: &str,
@@ -266,9 +314,6 @@ impl Topology {
         exchange: &str,
         spec: &TopicPermissionSpec,
     ) -> Result<Change, Refusal> {
-        if spec.write.contains("{client_id}") || spec.read.contains("{client_id}") {
-            return Err(Refusal::precondition_failed("{client_id} has a value with MQTT only, which is not supported"));
-        }
         let permission = TopicPermission::new(spec, user, vhost).map_err(bad_pattern)?;
         let vhost = self.vhost_name(vhost)?;
         let u = self.user_mut(user)?;

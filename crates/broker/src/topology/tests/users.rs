@@ -81,3 +81,15 @@ fn a_vhost_takes_everything_along() {
     assert_eq!(n.journal.len(), before + 1, "only the reserved numbers stay");
     assert!(n.t.route("v", "", b"q").is_err());
 }
+
+#[test]
+fn client_ids_stand_for_themselves_and_nobody_else_is_meant() {
+    let mut n = Node::new();
+    let spec = TopicPermissionSpec { write: "^{client_id}\\.".into(), read: ".*".into() };
+    let c = n.t.put_topic_permission("guest", "/", "amq.topic", &spec).unwrap();
+    n.keep(c);
+    let n = n.reload();
+    let write = |client| n.t.check_topic_of_client("guest", "/", Access::Write, "amq.topic", b"a.b.c", client);
+    assert!(write(Some("a")).is_ok() && write(Some("a.b")).is_ok());
+    assert!(write(Some("a.")).is_err() && write(Some(".")).is_err() && write(None).is_err());
+}
