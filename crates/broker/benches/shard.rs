@@ -14,8 +14,8 @@ use waypost_broker::shard::{ChannelCredit, ConsumerArguments, Incoming, NewConsu
 use waypost_model::command::{Outcome, Sent, Settle};
 use waypost_model::journal::{AppendError, Journal, Op, SpillRef};
 use waypost_model::{
-    AttrFlags, Attrs, Batch, BatchBuilder, ChannelId, ConnId, ConsumerId, Event, Lsn, Millis,
-    Outbox, QueueId, Route, ShardId,
+    AttrFlags, Attrs, Batch, BatchBuilder, ChannelId, ConnId, ConsumerId, Event, Lsn, Millis, Outbox, QueueId, Route,
+    ShardId,
 };
 
 const ROUNDS: usize = 7;
@@ -45,11 +45,7 @@ impl Journal for Sink {
 
     fn spill(&self, _: &Batch, from: u32, to: u32) -> std::io::Result<SpillRef> {
         let segment = self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(SpillRef {
-            segment,
-            offset: 0,
-            len: to - from,
-        })
+        Ok(SpillRef { segment, offset: 0, len: to - from })
     }
 
     fn release_spill(&self, _: SpillRef) {}
@@ -80,12 +76,7 @@ impl Bench {
 
     fn call<R>(&mut self, f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R) -> R {
         let mut effects = Vec::new();
-        let mut cx = Cx {
-            now: Millis(1),
-            journal: &self.journal,
-            effects: &mut effects,
-            memory: &self.memory,
-        };
+        let mut cx = Cx { now: Millis(1), journal: &self.journal, effects: &mut effects, memory: &self.memory };
         let result = f(&mut self.shard, &mut cx);
         self.shard.flush(&mut cx);
         result
@@ -130,12 +121,7 @@ impl Bench {
         self.outbox.drain(&mut events, None);
         for event in events.drain(..) {
             let Event::Deliver(d) = event else { continue };
-            let sent = Sent {
-                consumer: d.consumer,
-                queue: d.queue,
-                messages: d.count,
-                bytes: d.cost,
-            };
+            let sent = Sent { consumer: d.consumer, queue: d.queue, messages: d.count, bytes: d.cost };
             let settle = Settle {
                 channel: d.channel,
                 queue: d.queue,
@@ -192,12 +178,7 @@ fn socket_batch(messages: usize, size: usize) -> Arc<Batch> {
     let slots = (0..messages)
         .map(|i| {
             let at = (i * (size + 60)) as u32;
-            waypost_model::Slot {
-                props: at,
-                props_len: 2,
-                body: at + 20,
-                body_len: size as u32,
-            }
+            waypost_model::Slot { props: at, props_len: 2, body: at + 20, body_len: size as u32 }
         })
         .collect();
     match Batch::new(vec![0; 64 * 1024], slots) {
@@ -218,14 +199,7 @@ fn measure(what: &str, units: usize, mut round: impl FnMut()) {
 }
 
 fn flow(what: &str, durable: bool, no_ack: bool, batch: &Arc<Batch>, per: usize) {
-    let attrs = if durable {
-        Attrs {
-            flags: AttrFlags::PERSISTENT,
-            ..Attrs::default()
-        }
-    } else {
-        Attrs::default()
-    };
+    let attrs = if durable { Attrs { flags: AttrFlags::PERSISTENT, ..Attrs::default() } } else { Attrs::default() };
     let mut b = Bench::new(durable);
     b.consume(no_ack);
     b.drain(no_ack);
@@ -239,14 +213,7 @@ fn flow(what: &str, durable: bool, no_ack: bool, batch: &Arc<Batch>, per: usize)
 }
 
 fn backlog(what: &str, batch: &Arc<Batch>, durable: bool, messages: usize) {
-    let attrs = if durable {
-        Attrs {
-            flags: AttrFlags::PERSISTENT,
-            ..Attrs::default()
-        }
-    } else {
-        Attrs::default()
-    };
+    let attrs = if durable { Attrs { flags: AttrFlags::PERSISTENT, ..Attrs::default() } } else { Attrs::default() };
     let runs = messages / batch.len();
     measure(what, runs * batch.len(), || {
         let mut b = Bench::new(durable);
@@ -259,78 +226,16 @@ fn backlog(what: &str, batch: &Arc<Batch>, durable: bool, messages: usize) {
 
 fn main() {
     println!("per message:");
-    flow(
-        "800 x 16 B: enqueue, deliver, sent",
-        false,
-        true,
-        &batch(800, 16),
-        800,
-    );
-    flow(
-        "800 x 16 B: enqueue, deliver, acknowledge",
-        false,
-        false,
-        &batch(800, 16),
-        800,
-    );
-    flow(
-        "800 x 16 B: the same, persistent",
-        true,
-        false,
-        &batch(800, 16),
-        800,
-    );
-    backlog(
-        "800 x 16 B: enqueue into a backlog of a million",
-        &socket_batch(800, 16),
-        false,
-        1_000_000,
-    );
-    backlog(
-        "the same, persistent",
-        &socket_batch(800, 16),
-        true,
-        1_000_000,
-    );
-    backlog(
-        "the same, transient, 5 million (most of it spilled)",
-        &socket_batch(800, 16),
-        false,
-        5_000_000,
-    );
-    backlog(
-        "1 x 16 B: enqueue into a backlog of a million",
-        &socket_batch(1, 16),
-        false,
-        1_000_000,
-    );
+    flow("800 x 16 B: enqueue, deliver, sent", false, true, &batch(800, 16), 800);
+    flow("800 x 16 B: enqueue, deliver, acknowledge", false, false, &batch(800, 16), 800);
+    flow("800 x 16 B: the same, persistent", true, false, &batch(800, 16), 800);
+    backlog("800 x 16 B: enqueue into a backlog of a million", &socket_batch(800, 16), false, 1_000_000);
+    backlog("the same, persistent", &socket_batch(800, 16), true, 1_000_000);
+    backlog("the same, transient, 5 million (most of it spilled)", &socket_batch(800, 16), false, 5_000_000);
+    backlog("1 x 16 B: enqueue into a backlog of a million", &socket_batch(1, 16), false, 1_000_000);
     println!("per run:");
-    flow(
-        "1 x 16 B: enqueue, deliver, sent",
-        false,
-        true,
-        &batch(1, 16),
-        1,
-    );
-    flow(
-        "1 x 16 B: enqueue, deliver, acknowledge",
-        false,
-        false,
-        &batch(1, 16),
-        1,
-    );
-    flow(
-        "1 x 16 B of a 64 KiB buffer: the same",
-        false,
-        false,
-        &socket_batch(1, 16),
-        1,
-    );
-    flow(
-        "1 x 16 B: the same, persistent",
-        true,
-        false,
-        &socket_batch(1, 16),
-        1,
-    );
+    flow("1 x 16 B: enqueue, deliver, sent", false, true, &batch(1, 16), 1);
+    flow("1 x 16 B: enqueue, deliver, acknowledge", false, false, &batch(1, 16), 1);
+    flow("1 x 16 B of a 64 KiB buffer: the same", false, false, &socket_batch(1, 16), 1);
+    flow("1 x 16 B: the same, persistent", true, false, &socket_batch(1, 16), 1);
 }
