@@ -1,1 +1,44 @@
-//! Placeholder.
+//! Waypost's local log: one write-ahead log per node for all shards, its index and its recovery.
+//!
+//! [`Engine`] implements the core's ports [`waypost_model::journal::Journal`] and
+//! [`waypost_model::journal::BodyStore`] over a [`Disk`]. It is driven by its own threads
+//! ([`Engine::start_committer`]) or step by step ([`Engine::commit_once`], [`Engine::maintain_once`]), which is how
+//! simulations run it; the code is the same.
+//!
+//! The format, the order of writes and what each crash leaves stand in `docs/storage-format.md`.
+
+#![forbid(unsafe_code)]
+
+mod cache;
+mod checkpoint;
+mod chunk;
+mod commit;
+mod config;
+pub mod disk;
+mod encoder;
+mod engine;
+mod error;
+mod frame;
+mod hash;
+mod inbox;
+mod index;
+mod maintain;
+mod metrics;
+mod ranges;
+mod recovery;
+mod rewrite;
+mod scan;
+mod scratch;
+mod segment;
+mod sync;
+mod wire;
+
+pub use commit::CommitOutcome;
+pub use config::EngineConfig;
+pub use disk::fault;
+pub use disk::real::RealDisk;
+pub use disk::{Disk, DiskFile, LockError};
+pub use engine::Engine;
+pub use error::OpenError;
+pub use maintain::Maintained;
+pub use metrics::{MetricsSnapshot, SYNC_BUCKETS};

@@ -1,0 +1,414 @@
+//! The engine: opens, runs, closes; implements the core's ports.
+
+use std::io;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use waypost_model::journal::{AppendError, BodyStore, Journal, Loaded, Op, Recovered, SpillRef};
+use waypost_model::{Batch, Lsn, QueueId, Seq};
+
+use crate::cache::ChunkCache;
+use crate::checkpoint::{CheckpointHead, Definitions, Position};
+use crate::commit::{CommitOutcome, Log, reseal};
+use crate::config::EngineConfig;
+use crate::disk::Disk;
+use crate::error::OpenError;
+use crate::inbox::{Inbox, Weight};
+use crate::index::Index;
+use crate::maintain::{Maintained, Maintenance, Prepared};
+use crate::metrics::{Metrics, MetricsSnapshot};
+use crate::recovery::{Opened, Tail, recover};
+use crate::scratch::Scratch;
+use crate::segment::{FRAMES_AT, Segment, SegmentId};
+use crate::sync::{lock, wait};
+
+/// How often maintenance looks whether there is something to do.
+const MAINTENANCE_EVERY: Duration = Duration::from_millis(200);
+/// How long the committer waits for room on a full disk before it looks again.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
+
+type StopHook = Box<dyn Fn(&str) + Send + Sync>;
+
+/// What the threads share.
+pub(crate) struct Shared {
+    pub cfg: EngineConfig,
+    pub disk: Arc<dyn Disk>,
+    pub epoch: u32,
+    pub inbox: Inbox,
+    /// Held by the committer from a frame's first effect to its sync. Locked before `prepared`, `spares` and the index.
+    pub log: Mutex<Log>,
+    pub prepared: Mutex<Option<Prepared>>,
+    pub spares: Mutex<Vec<String>>,
+    pub index: Index,
+    pub definitions: Mutex<Definitions>,
+    /// Held for a whole round. Locked before everything else.
+    pub maintenance: Mutex<Maintenance>,
+    pub cache: ChunkCache,
+    pub metrics: Metrics,
+    pub durable: AtomicU64,
+    active: AtomicU32,
+    scratch: Scratch,
+    stopped: AtomicBool,
+    on_stop: Mutex<Option<StopHook>>,
+    maintenance_due: (Mutex<bool>, Condvar),
+    ending: AtomicBool,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Shared {
+    /// Whether an I/O error ended it.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Acquire)
+    }
+
+    /// The segment that the log is written to.
+    pub fn active_id(&self) -> u32 {
+        self.active.load(Acquire)
+    }
+
+    pub fn set_active(&self, id: SegmentId) {
+        self.active.store(id.0, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Ends everything: nothing is written any more, since nobody knows what is on disk.
+    pub fn stop(&self, what: &str, e: &io::Error) {
+        if !self.stopped.swap(true, std::sync::atomic::Ordering::AcqRel) {
+            self.inbox.stop();
+            if let Some(hook) = lock(&self.on_stop).as_ref() {
+                hook(&format!("{what}: {e}"));
+            }
+        }
+    }
+
+    /// Lets the maintenance thread look now.
+    pub fn wake_maintenance(&self) {
+        *lock(&self.maintenance_due.0) = true;
+        self.maintenance_due.1.notify_one();
+    }
+
+    /// What is larger than the room that is kept ahead must find its own; for the rest the next segment is there.
+    fn has_room_for(&self, weight: &Weight) -> bool {
+        if !weight.messages || weight.bytes <= self.cfg.segment_bytes / 4 {
+            return true;
+        }
+        let free = self.disk.free_bytes().unwrap_or(u64::MAX);
+        free >= self.cfg.disk_free_min.saturating_add(weight.bytes.saturating_mul(2))
+    }
+
+    fn run_committer(&self, on_durable: &(impl Fn(Lsn) + ?Sized)) {
+        while self.inbox.wait_work() {
+            match self.commit_once() {
+                CommitOutcome::Committed(lsn) => on_durable(lsn),
+                CommitOutcome::NoRoom => {
+                    self.wake_maintenance();
+                    self.inbox.wait_moment(NO_ROOM_PAUSE);
+                }
+                CommitOutcome::Idle => {}
+                CommitOutcome::Stopped => return,
+            }
+        }
+    }
+
+    fn run_maintenance(&self) {
+        let mut due = lock(&self.maintenance_due.0);
+        while !self.ending.load(Acquire) && !self.is_stopped() {
+            if !std::mem::take(&mut *due) {
+                due = wait(&self.maintenance_due.1, due, Some(MAINTENANCE_EVERY));
+                *due = false;
+            }
+            drop(due);
+            self.maintain_once();
+            due = lock(&self.maintenance_due.0);
+        }
+    }
+}
+
+/// The local engine. Dropping it without [`Engine::close`] leaves what a crash would leave.
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Opens a store, or makes one in an empty directory.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was written then unless writing itself failed.
+    pub fn open(disk: Arc<dyn Disk>, cfg: EngineConfig) -> Result<(Engine, Recovered), OpenError> {
+        let started = Instant::now();
+        let cfg = cfg.clamped();
+        let guard = disk.lock()?;
+        let mut opened = recover(&*disk)?;
+        let recovered = std::mem::take(&mut opened.recovered);
+        let shared = Shared::start(disk, cfg, guard, opened).map_err(OpenError::io("the data directory"))?;
+        shared.metrics.recovery_micros.store(started.elapsed().as_micros() as u64, Relaxed);
+        Ok((Engine { shared: Arc::new(shared), threads: Mutex::default() }, recovered))
+    }
+
+    /// Starts the threads that commit and maintain. `on_durable` is called after each commit, with no lock held.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start_committer(&self, on_durable: impl Fn(Lsn) + Send + 'static) -> io::Result<()> {
+        let mut threads = lock(&self.threads);
+        self.shared.inbox.set_attached(true);
+        let shared = Arc::clone(&self.shared);
+        let run = move || {
+            shared.run_committer(&on_durable);
+            shared.inbox.set_attached(false);
+        };
+        threads.push(std::thread::Builder::new().name("committer".into()).spawn(run)?);
+        let shared = Arc::clone(&self.shared);
+        let run = move || shared.run_maintenance();
+        threads.push(std::thread::Builder::new().name("maintenance".into()).spawn(run)?);
+        self.shared.wake_maintenance();
+        Ok(())
+    }
+
+    /// Says whom to tell, once, when an I/O error has stopped the store. The text names what failed.
+    pub fn on_stop(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        *lock(&self.shared.on_stop) = Some(Box::new(hook));
+    }
+
+    /// One step of the committer, for those who drive the engine themselves.
+    #[must_use]
+    pub fn commit_once(&self) -> CommitOutcome {
+        self.shared.commit_once()
+    }
+
+    /// One round of maintenance, for those who drive the engine themselves.
+    pub fn maintain_once(&self) -> Maintained {
+        self.shared.maintain_once()
+    }
+
+    /// Whether an I/O error has stopped the store.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
+    }
+
+    /// Whether messages are refused for lack of room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.inbox.full.load(Relaxed)
+    }
+
+    /// Commits what is queued, writes a checkpoint that says that the stop was clean, and ends.
+    ///
+    /// # Errors
+    /// Any I/O error, or that the store had stopped before; the next open recovers as after a crash then.
+    pub fn close(self) -> io::Result<()> {
+        self.end_threads();
+        loop {
+            match self.shared.commit_once() {
+                CommitOutcome::Committed(_) => {}
+                CommitOutcome::Idle => break,
+                CommitOutcome::NoRoom => return Err(io::ErrorKind::StorageFull.into()),
+                CommitOutcome::Stopped => return Err(io::Error::other("the store has stopped")),
+            }
+        }
+        self.shared.inbox.stop();
+        self.shared.checkpoint(&mut lock(&self.shared.maintenance), true)?;
+        Ok(())
+    }
+
+    fn end_threads(&self) {
+        self.shared.ending.store(true, std::sync::atomic::Ordering::Release);
+        self.shared.inbox.close();
+        self.shared.wake_maintenance();
+        for thread in lock(&self.threads).drain(..) {
+            // A panic of the thread has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+
+    /// The engine's figures now.
+    #[must_use]
+    pub fn metrics(&self) -> MetricsSnapshot {
+        let (s, m) = (&self.shared, &self.shared.metrics);
+        let segments = s.index.segments();
+        let segment_bytes = segments.iter().map(|s| s.capacity()).sum();
+        let live_bytes = segments.iter().map(|s| s.live_bytes()).sum::<u64>().min(segment_bytes);
+        MetricsSnapshot {
+            commits: m.commits.load(Relaxed),
+            appends: m.appends.load(Relaxed),
+            messages: m.messages.load(Relaxed),
+            syncs: m.syncs.load(Relaxed),
+            sync_micros: m.sync_micros.load(Relaxed),
+            sync_buckets: std::array::from_fn(|i| m.sync_buckets[i].load(Relaxed)),
+            written_bytes: m.written_bytes.load(Relaxed),
+            rewritten_bytes: m.rewritten_bytes.load(Relaxed),
+            checkpoints: m.checkpoints.load(Relaxed),
+            released: m.released.load(Relaxed),
+            loads: m.loads.load(Relaxed),
+            cache_hits: m.cache_hits.load(Relaxed),
+            recovery_micros: m.recovery_micros.load(Relaxed),
+            segments: segments.len() as u64,
+            segment_bytes,
+            live_bytes,
+            dead_bytes: segment_bytes - live_bytes,
+            queued_bytes: s.inbox.bytes(),
+            scratch_bytes: s.scratch.bytes(),
+            full: self.is_full(),
+            stopped: s.is_stopped(),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end_threads();
+    }
+}
+
+impl Shared {
+    fn start(
+        disk: Arc<dyn Disk>,
+        cfg: EngineConfig,
+        guard: Box<dyn Send + Sync>,
+        opened: Opened,
+    ) -> io::Result<Shared> {
+        let head = opened.head.clone();
+        let epoch = head.as_ref().map_or(0, |h| h.epoch) + 1;
+        let mut prepared = opened.prepared;
+        let tail = match opened.tail {
+            None => first_segment(&*disk, &cfg, epoch, SegmentId(1), &opened.index, None)?,
+            Some(tail) => {
+                // Frames that only a killed process has seen must not be answered for before they are durable.
+                tail.segment.file.sync_data()?;
+                if tail.half_sealed {
+                    reseal(&tail)?;
+                }
+                if tail.sealed || tail.half_sealed {
+                    tail.segment.set_sealed();
+                    let next = tail.segment.id.next();
+                    first_segment(&*disk, &cfg, epoch, next, &opened.index, prepared.take())?
+                } else {
+                    tail
+                }
+            }
+        };
+        let position = Position { segment: tail.segment.id, offset: tail.end };
+        let head = head.unwrap_or(CheckpointHead {
+            generation: 0,
+            epoch,
+            clean: false,
+            position,
+            next_cold: 1,
+            segments: Vec::new(),
+        });
+        let shared = Shared {
+            inbox: Inbox::new(cfg.queued_bytes_max, cfg.lazy_bytes_max, cfg.lazy_ms),
+            active: AtomicU32::new(tail.segment.id.0),
+            log: Mutex::new(Log::new(tail, epoch)),
+            prepared: Mutex::new(prepared),
+            spares: Mutex::new(opened.spares),
+            index: opened.index,
+            definitions: Mutex::new(opened.definitions),
+            maintenance: Mutex::new(Maintenance { head, retired: Vec::new(), has_reserve: false }),
+            cache: ChunkCache::new(cfg.cache_bytes),
+            metrics: Metrics::default(),
+            durable: AtomicU64::new(0),
+            scratch: Scratch::new((cfg.segment_bytes / 4).max(64 << 10), cfg.scratch_bytes_max),
+            stopped: AtomicBool::new(false),
+            on_stop: Mutex::new(None),
+            maintenance_due: (Mutex::new(false), Condvar::new()),
+            ending: AtomicBool::new(false),
+            _lock: guard,
+            epoch,
+            cfg,
+            disk,
+        };
+        shared.checkpoint(&mut lock(&shared.maintenance), false)?;
+        for name in opened.leftovers {
+            shared.disk.remove(&name).or_else(|e| match e.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            })?;
+        }
+        shared.maintain_once();
+        Ok(shared)
+    }
+}
+
+/// Takes the prepared segment, or makes one, and goes on there.
+fn first_segment(
+    disk: &dyn Disk,
+    cfg: &EngineConfig,
+    epoch: u32,
+    id: SegmentId,
+    index: &Index,
+    prepared: Option<Prepared>,
+) -> io::Result<Tail> {
+    let (file, header) = match prepared {
+        Some(p) => p,
+        None => crate::segment::prepare(disk, id, epoch, cfg.segment_bytes, None)?,
+    };
+    let capacity = file.size()?;
+    let segment = Arc::new(Segment::new(id, file, capacity, false));
+    index.add_segment(Arc::clone(&segment));
+    let (end, last_crc) = (FRAMES_AT, header.crc);
+    Ok(Tail { segment, header, end, last_crc, footer: Vec::new(), sealed: false, half_sealed: false })
+}
+
+impl Journal for Engine {
+    fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
+        let weight = Weight::of(&ops);
+        if self.shared.has_room_for(&weight) {
+            self.shared.inbox.append(ops, weight)
+        } else {
+            Err(AppendError::Full)
+        }
+    }
+
+    fn reserve(&self) -> Lsn {
+        self.shared.inbox.reserve()
+    }
+
+    fn fill(&self, ticket: Lsn, ops: Vec<Op>) -> Result<(), AppendError> {
+        let weight = Weight::of(&ops);
+        if self.shared.has_room_for(&weight) {
+            return self.shared.inbox.fill(ticket, ops, weight);
+        }
+        self.shared.inbox.fill(ticket, Vec::new(), Weight::default())?;
+        Err(AppendError::Full)
+    }
+
+    fn durable(&self) -> Lsn {
+        Lsn(self.shared.durable.load(Acquire))
+    }
+
+    fn spill(&self, batch: &Batch, from: u32, to: u32) -> io::Result<SpillRef> {
+        self.shared.scratch.spill(&*self.shared.disk, batch, from, to)
+    }
+
+    fn release_spill(&self, at: SpillRef) {
+        self.shared.scratch.release(&*self.shared.disk, at);
+    }
+}
+
+impl BodyStore for Engine {
+    fn load(&self, queue: QueueId, first: Seq, count: u32) -> io::Result<Loaded> {
+        let s = &self.shared;
+        s.metrics.loads.fetch_add(1, Relaxed);
+        let mut found = s.index.locate(queue, first);
+        if found.is_none() && self.durable() < s.inbox.last() && s.inbox.wait_committed(|| self.durable()) {
+            found = s.index.locate(queue, first);
+        }
+        let (range, segment) = found.ok_or(io::ErrorKind::NotFound)?;
+        let batch = s.read_chunk(&range, &segment)?;
+        let from = range.entry + (first.0 - range.first) as u32;
+        let to = from + count.max(1).min((range.end() - first.0) as u32);
+        if to as usize > batch.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is shorter than its table says"));
+        }
+        Ok(Loaded { batch, from, to })
+    }
+
+    fn load_spilled(&self, at: SpillRef) -> io::Result<Arc<Batch>> {
+        self.shared.scratch.load(at)
+    }
+}

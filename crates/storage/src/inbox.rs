@@ -1,0 +1,293 @@
+//! Appends on their way to the committer.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use waypost_model::Lsn;
+use waypost_model::journal::{AppendError, Op};
+
+use crate::encoder::Pending;
+use crate::sync::{lock, wait};
+
+/// What an operation is charged beside its bytes: about what it takes on disk and in memory.
+const OP_BYTES: u64 = 64;
+const TARGET_BYTES: u64 = 24;
+const SLOT_BYTES: u64 = 8;
+
+/// What an append asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weight {
+    /// About how many bytes it takes.
+    pub bytes: u64,
+    /// Whether it brings messages: refused while the disk is full.
+    pub messages: bool,
+    /// Whether somebody waits for it.
+    pub urgent: bool,
+}
+
+impl Weight {
+    pub fn of(ops: &[Op]) -> Weight {
+        let mut w = Weight::default();
+        for op in ops {
+            w.bytes += OP_BYTES;
+            match op {
+                Op::Enqueue(e) => {
+                    w.messages = true;
+                    w.urgent = true;
+                    w.bytes += e.batch.payload_len(e.from, e.to);
+                    w.bytes += SLOT_BYTES * u64::from(e.to - e.from) + TARGET_BYTES * e.targets.len() as u64;
+                }
+                Op::Define { key, value } => {
+                    w.urgent = true;
+                    w.bytes += key.len() as u64 + value.as_ref().map_or(0, |v| v.len() as u64);
+                }
+                Op::Forget(_) => w.urgent = true,
+                Op::Settle(_) | Op::Requeued { .. } => {}
+            }
+        }
+        w
+    }
+}
+
+enum Slot {
+    Filled(Pending),
+    Reserved,
+}
+
+#[derive(Default)]
+struct State {
+    /// With what each is charged; no operations yet where the ticket was only reserved.
+    queue: VecDeque<(Slot, u64)>,
+    bytes: u64,
+    last: u64,
+    /// Tickets whose operations are still to come.
+    reserved: u32,
+    urgent: bool,
+    /// Since when something waits for which nobody asks.
+    lazy_since: Option<Instant>,
+    /// Whether a thread takes from the queue, so that waiting for it makes sense.
+    attached: bool,
+    asleep: bool,
+    stopped: bool,
+    closing: bool,
+    /// Not even what is kept back has room left.
+    stuck: bool,
+    waiting_room: u32,
+    waiting_done: u32,
+}
+
+/// The queue between the callers of `append` and the committer.
+#[derive(Default)]
+pub struct Inbox {
+    state: Mutex<State>,
+    work: Condvar,
+    room: Condvar,
+    done: Condvar,
+    /// Messages are refused.
+    pub full: AtomicBool,
+    bytes_max: u64,
+    lazy_bytes_max: u64,
+    lazy: Duration,
+}
+
+impl Inbox {
+    pub fn new(bytes_max: u64, lazy_bytes_max: u64, lazy_ms: u64) -> Inbox {
+        Inbox { bytes_max, lazy_bytes_max, lazy: Duration::from_millis(lazy_ms), ..Inbox::default() }
+    }
+
+    /// Takes an append. Blocks while the committer is too far behind.
+    pub fn append(&self, ops: Vec<Op>, weight: Weight) -> Result<Lsn, AppendError> {
+        let mut s = lock(&self.state);
+        // Whoever fills a reserved ticket may need a shard that our caller holds: there is no waiting for him.
+        while s.bytes >= self.bytes_max && s.attached && !s.stopped && !s.stuck && s.reserved == 0 {
+            s.waiting_room += 1;
+            s = wait(&self.room, s, None);
+            s.waiting_room -= 1;
+        }
+        self.admit(&s, &weight)?;
+        s.last += 1;
+        let lsn = Lsn(s.last);
+        s.queue.push_back((Slot::Filled(Pending { lsn, ops }), weight.bytes));
+        self.added(s, &weight);
+        Ok(lsn)
+    }
+
+    /// Takes the next ticket; [`Inbox::fill`] follows.
+    pub fn reserve(&self) -> Lsn {
+        let mut s = lock(&self.state);
+        s.last += 1;
+        s.queue.push_back((Slot::Reserved, 0));
+        s.reserved += 1;
+        let lsn = Lsn(s.last);
+        drop(s);
+        self.room.notify_all();
+        lsn
+    }
+
+    /// Hands in the operations of a reserved ticket; if they are refused, none.
+    pub fn fill(&self, lsn: Lsn, ops: Vec<Op>, weight: Weight) -> Result<(), AppendError> {
+        let mut s = lock(&self.state);
+        let (last, len) = (s.last, s.queue.len() as u64);
+        // Tickets in the queue are consecutive.
+        let index = (lsn.0 + len).checked_sub(last + 1).filter(|i| *i < len);
+        let admitted = self.admit(&s, &weight);
+        let (ops, weight) = match admitted {
+            Ok(()) => (ops, weight),
+            Err(_) => (Vec::new(), Weight::default()),
+        };
+        match index.and_then(|i| s.queue.get_mut(i as usize)) {
+            Some((slot @ Slot::Reserved, bytes)) => {
+                *slot = Slot::Filled(Pending { lsn, ops });
+                *bytes = weight.bytes;
+                s.reserved -= 1;
+            }
+            _ => debug_assert!(false, "ticket {lsn} was not reserved"),
+        }
+        // Others may have waited behind it.
+        self.added(s, &Weight { urgent: true, ..weight });
+        admitted
+    }
+
+    fn admit(&self, s: &State, weight: &Weight) -> Result<(), AppendError> {
+        if s.stopped {
+            return Err(AppendError::Stopped);
+        }
+        let full = self.full.load(Ordering::Relaxed) || s.stuck;
+        if full && (weight.messages || (s.stuck && s.bytes >= self.bytes_max)) {
+            return Err(AppendError::Full);
+        }
+        Ok(())
+    }
+
+    fn added(&self, mut s: MutexGuard<'_, State>, weight: &Weight) {
+        s.bytes += weight.bytes;
+        s.urgent |= weight.urgent;
+        let first_lazy = !s.urgent && s.lazy_since.is_none();
+        if first_lazy {
+            s.lazy_since = Some(Instant::now());
+        }
+        // A sleeper must learn of the first lazy append too: it begins to count the time then.
+        let wake = s.asleep && (s.urgent || first_lazy || s.bytes >= self.lazy_bytes_max);
+        drop(s);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    /// Moves appends of about `bytes_max` bytes to `out`, at least one if there is any.
+    pub fn take(&self, bytes_max: u64, out: &mut Vec<Pending>) {
+        let mut s = lock(&self.state);
+        let mut taken = 0;
+        while let Some((slot, bytes)) = s.queue.pop_front() {
+            match slot {
+                Slot::Filled(pending) if taken == 0 || taken + bytes <= bytes_max => {
+                    taken += bytes;
+                    out.push(pending);
+                }
+                other => {
+                    s.queue.push_front((other, bytes));
+                    break;
+                }
+            }
+        }
+        s.bytes -= taken;
+        if s.queue.is_empty() {
+            s.urgent = false;
+            s.lazy_since = None;
+        }
+        let wake = s.waiting_room > 0;
+        drop(s);
+        if wake {
+            self.room.notify_all();
+        }
+    }
+
+    /// Waits until a commit is due; false when it is time to end.
+    pub fn wait_work(&self) -> bool {
+        let mut s = lock(&self.state);
+        loop {
+            if s.closing || s.stopped {
+                return false;
+            }
+            let waited = s.lazy_since.map(|t| t.elapsed());
+            let due = waited.is_some_and(|w| w >= self.lazy) || s.bytes >= self.lazy_bytes_max;
+            let ready = matches!(s.queue.front(), Some((Slot::Filled(_), _)));
+            if ready && (s.urgent || due) {
+                return true;
+            }
+            s.asleep = true;
+            let rest = waited.filter(|_| ready).map(|w| self.lazy.saturating_sub(w));
+            s = wait(&self.work, s, rest);
+            s.asleep = false;
+        }
+    }
+
+    /// Waits a moment for room on the disk.
+    pub fn wait_moment(&self, at_most: Duration) {
+        let s = lock(&self.state);
+        if !s.closing && !s.stopped {
+            drop(wait(&self.done, s, Some(at_most)));
+        }
+    }
+
+    /// Waits until all that was appended so far is committed; false if nobody will do that.
+    pub fn wait_committed(&self, durable: impl Fn() -> Lsn) -> bool {
+        let mut s = lock(&self.state);
+        let target = s.last;
+        s.urgent = true;
+        self.work.notify_one();
+        while durable().0 < target {
+            if !s.attached || s.stopped {
+                return false;
+            }
+            s.waiting_done += 1;
+            s = wait(&self.done, s, None);
+            s.waiting_done -= 1;
+        }
+        true
+    }
+
+    /// Tells those who wait for a commit that there was one.
+    pub fn committed(&self) {
+        if lock(&self.state).waiting_done > 0 {
+            self.done.notify_all();
+        }
+    }
+
+    /// The last ticket given out.
+    pub fn last(&self) -> Lsn {
+        Lsn(lock(&self.state).last)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        lock(&self.state).bytes
+    }
+
+    fn update(&self, f: impl FnOnce(&mut MutexGuard<'_, State>)) {
+        f(&mut lock(&self.state));
+        self.work.notify_all();
+        self.room.notify_all();
+        self.done.notify_all();
+    }
+
+    pub fn set_attached(&self, attached: bool) {
+        self.update(|s| s.attached = attached);
+    }
+
+    pub fn set_stuck(&self, stuck: bool) {
+        let changed = lock(&self.state).stuck != stuck;
+        if changed {
+            self.update(|s| s.stuck = stuck);
+        }
+    }
+
+    pub fn stop(&self) {
+        self.update(|s| s.stopped = true);
+    }
+
+    pub fn close(&self) {
+        self.update(|s| s.closing = true);
+    }
+}

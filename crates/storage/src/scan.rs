@@ -1,0 +1,156 @@
+//! Reads the frames of a segment one after the other, and tells a torn tail from damage.
+
+use std::io;
+
+use crate::chunk;
+use crate::disk::{DiskFile, read_most};
+use crate::frame::{self, ALIGN, ChunkTable, FRAME_HEADER, FrameHeader, LogOp};
+use crate::segment::{FRAMES_AT, SegmentHeader};
+
+/// How much is read at once.
+const WINDOW: usize = 1 << 20;
+
+/// A frame that belongs to the log.
+pub struct ScannedFrame<'a> {
+    /// Where it begins.
+    pub offset: u64,
+    pub header: FrameHeader,
+    pub ops: Vec<LogOp>,
+    pub table: ChunkTable,
+    /// The bytes of the chunk table.
+    pub table_bytes: &'a [u8],
+}
+
+/// Where the frames of a segment end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanEnd {
+    /// One behind the last frame.
+    pub end: u64,
+    /// The last frame's checksum, or the header's if there is none.
+    pub last_crc: u32,
+    /// What is wrong with what follows.
+    pub reason: &'static str,
+}
+
+/// Reads forward through a file, some at a time.
+struct Window<'a> {
+    file: &'a dyn DiskFile,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// `len` bytes from `offset` on, or fewer at the end of the file.
+    fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let inside = offset >= self.at && offset + len as u64 <= self.at + self.bytes.len() as u64;
+        if !inside {
+            self.bytes.resize(len.max(WINDOW), 0);
+            let n = read_most(self.file, offset, &mut self.bytes)?;
+            self.bytes.truncate(n);
+            self.at = offset;
+        }
+        let start = (offset - self.at) as usize;
+        let end = (start + len).min(self.bytes.len());
+        Ok(&self.bytes[start.min(end)..end])
+    }
+}
+
+/// Calls back with each frame, in order, until one does not belong.
+///
+/// # Errors
+/// Any I/O error.
+pub fn scan(
+    file: &dyn DiskFile,
+    segment: &SegmentHeader,
+    size: u64,
+    mut found: impl FnMut(ScannedFrame<'_>),
+) -> io::Result<ScanEnd> {
+    let mut window = Window { file, at: 0, bytes: Vec::new() };
+    let mut end = ScanEnd { end: FRAMES_AT, last_crc: segment.crc, reason: "end of file" };
+    let mut epoch = 0;
+    loop {
+        let room = size.saturating_sub(end.end);
+        let head = window.get(end.end, FRAME_HEADER)?;
+        let Some(header) = FrameHeader::parse(head, room) else {
+            end.reason = "no frame header";
+            return Ok(end);
+        };
+        if header.prev != end.last_crc || header.epoch < epoch {
+            end.reason = "the frame does not continue the one before";
+            return Ok(end);
+        }
+        let bytes = window.get(end.end, header.len as usize)?;
+        match check(bytes, &header, segment.id.0, end.end) {
+            Ok((ops, table)) => {
+                let at = FRAME_HEADER + header.ops_len as usize;
+                let table_bytes = &bytes[at..at + header.table_len as usize];
+                found(ScannedFrame { offset: end.end, header, ops, table, table_bytes });
+            }
+            Err(reason) => {
+                end.reason = reason;
+                return Ok(end);
+            }
+        }
+        epoch = header.epoch;
+        end.last_crc = header.crc;
+        end.end += u64::from(header.len);
+    }
+}
+
+/// Whether header, operations and chunk table are what was written for this place.
+fn is_intact(bytes: &[u8], h: &FrameHeader, segment: u32, offset: u64) -> bool {
+    let meta = FRAME_HEADER + h.ops_len as usize + h.table_len as usize;
+    h.segment == segment
+        && u64::from(h.offset) * ALIGN == offset
+        && bytes.get(12..meta).is_some_and(|b| crc32c::crc32c(b) == h.crc)
+}
+
+fn check(
+    bytes: &[u8],
+    h: &FrameHeader,
+    segment: u32,
+    offset: u64,
+) -> Result<(Vec<LogOp>, ChunkTable), &'static str> {
+    if bytes.len() < h.len as usize || !is_intact(bytes, h, segment, offset) {
+        return Err("the frame's checksum is wrong");
+    }
+    let ops_end = FRAME_HEADER + h.ops_len as usize;
+    let ops = frame::read_ops(&bytes[FRAME_HEADER..ops_end]).map_err(|e| e.0)?;
+    let payload_at = h.payload_at();
+    let room = u64::from(h.len) - payload_at;
+    let table = frame::read_table(&bytes[ops_end..ops_end + h.table_len as usize], Some(room)).map_err(|e| e.0)?;
+    for c in &table.chunks {
+        let at = payload_at + c.at;
+        let chunk = &bytes[at as usize..(at + u64::from(c.len)) as usize];
+        let seed = chunk::seed(segment, offset + at);
+        if chunk.get(..4) != Some(&c.crc.to_le_bytes()) || !chunk::is_intact(chunk, seed) {
+            return Err("a chunk's checksum is wrong");
+        }
+    }
+    Ok((ops, table))
+}
+
+/// Looks behind `end` for a frame of this segment that was written when what lies at `end` was already durable; says
+/// where it is.
+///
+/// # Errors
+/// Any I/O error.
+pub fn find_witness(file: &dyn DiskFile, segment: &SegmentHeader, size: u64, end: u64) -> io::Result<Option<u64>> {
+    let mut window = Window { file, at: 0, bytes: Vec::new() };
+    let mut at = frame::align(end);
+    while at + FRAME_HEADER as u64 <= size {
+        let head = window.get(at, FRAME_HEADER)?;
+        if let Some(h) = FrameHeader::parse(head, size - at)
+            && u64::from(h.synced) * ALIGN > end
+            && h.segment == segment.id.0
+        {
+            let meta = FRAME_HEADER + h.ops_len as usize + h.table_len as usize;
+            let bytes = window.get(at, meta)?;
+            if is_intact(bytes, &h, segment.id.0, at) {
+                return Ok(Some(at));
+            }
+        }
+        at += ALIGN;
+    }
+    Ok(None)
+}

@@ -1,0 +1,332 @@
+//! Segments: header and seal, and what is known of one while the store is open.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use crate::disk::{Disk, DiskFile, read_most, write_all};
+use crate::wire::{Reader, put_u32, put_u64};
+
+/// The version that this release writes, and the only one so far.
+pub const FORMAT_VERSION: u32 = 1;
+/// Where the first frame lies.
+pub const FRAMES_AT: u64 = 128;
+/// Where the seal lies.
+const SEAL_AT: u64 = 64;
+const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"WPSG");
+const SEAL_MAGIC: u32 = u32::from_le_bytes(*b"WPSL");
+
+const _: () = assert!(FRAMES_AT.is_multiple_of(crate::frame::ALIGN));
+
+/// The number of a segment. Cold segments are counted apart and have the highest bit set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SegmentId(pub u32);
+
+impl SegmentId {
+    const COLD: u32 = 1 << 31;
+
+    /// The `n`-th cold segment.
+    pub fn cold(n: u32) -> SegmentId {
+        SegmentId(n | Self::COLD)
+    }
+
+    /// Whether it holds survivors, and no operations.
+    pub fn is_cold(self) -> bool {
+        self.0 & Self::COLD != 0
+    }
+
+    /// Its number among those of its kind.
+    pub fn number(self) -> u32 {
+        self.0 & !Self::COLD
+    }
+
+    /// The one that follows in the log.
+    pub fn next(self) -> SegmentId {
+        SegmentId(self.0 + 1)
+    }
+
+    /// The name of its file.
+    pub fn file_name(self) -> String {
+        format!("{}-{:08x}", if self.is_cold() { "cold" } else { "seg" }, self.number())
+    }
+
+    /// The segment whose file has this name.
+    pub fn of_file(name: &str) -> Option<SegmentId> {
+        let (kind, number) = name.split_once('-')?;
+        let number = u32::from_str_radix(number, 16).ok().filter(|n| n & Self::COLD == 0)?;
+        let id = match kind {
+            "seg" => SegmentId(number),
+            "cold" => SegmentId::cold(number),
+            _ => return None,
+        };
+        (id.file_name() == name).then_some(id)
+    }
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file_name())
+    }
+}
+
+/// The first 64 bytes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    pub id: SegmentId,
+    pub epoch: u32,
+    /// Bytes that are allocated.
+    pub capacity: u64,
+    /// The first frame's predecessor.
+    pub crc: u32,
+}
+
+/// What is wrong with a segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderFault {
+    /// It is not there, or its checksum is wrong.
+    Damaged,
+    /// A later release wrote it.
+    Newer(u32),
+    /// It belongs to another segment.
+    Foreign(u32),
+}
+
+impl SegmentHeader {
+    /// The header's bytes; `crc` is set.
+    pub fn encode(&mut self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SEAL_AT as usize);
+        put_u32(&mut out, HEADER_MAGIC);
+        put_u32(&mut out, FORMAT_VERSION);
+        put_u32(&mut out, self.id.0);
+        put_u32(&mut out, self.epoch);
+        put_u64(&mut out, self.capacity);
+        out.resize(SEAL_AT as usize - 4, 0);
+        self.crc = crc32c::crc32c(&out);
+        put_u32(&mut out, self.crc);
+        out
+    }
+
+    /// Reads the header of the segment `id`.
+    ///
+    /// # Errors
+    /// [`HeaderFault`].
+    pub fn parse(bytes: &[u8], id: SegmentId) -> Result<SegmentHeader, HeaderFault> {
+        let head = bytes.get(..SEAL_AT as usize).ok_or(HeaderFault::Damaged)?;
+        let crc = crc32c::crc32c(&head[..SEAL_AT as usize - 4]);
+        if head[SEAL_AT as usize - 4..] != crc.to_le_bytes() {
+            return Err(HeaderFault::Damaged);
+        }
+        let mut r = Reader::new(head);
+        let mut next = || r.u32().map_err(|_| HeaderFault::Damaged);
+        let (magic, version, found, epoch) = (next()?, next()?, next()?, next()?);
+        let capacity = r.u64().map_err(|_| HeaderFault::Damaged)?;
+        match () {
+            () if magic != HEADER_MAGIC => Err(HeaderFault::Damaged),
+            () if version > FORMAT_VERSION => Err(HeaderFault::Newer(version)),
+            () if version == 0 => Err(HeaderFault::Damaged),
+            () if found != id.0 => Err(HeaderFault::Foreign(found)),
+            () => Ok(SegmentHeader { id, epoch, capacity, crc }),
+        }
+    }
+}
+
+/// Says that a segment is complete and where its footer lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// One behind the last frame: there the footer begins.
+    pub end: u64,
+    pub footer_len: u64,
+    pub footer_crc: u32,
+    /// The last frame's checksum, or the header's if there is none.
+    pub last_crc: u32,
+}
+
+impl Seal {
+    /// The seal's bytes.
+    pub fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        put_u32(&mut out, SEAL_MAGIC);
+        put_u32(&mut out, header.id.0);
+        put_u32(&mut out, header.crc);
+        put_u64(&mut out, self.end);
+        put_u64(&mut out, self.footer_len);
+        put_u32(&mut out, self.footer_crc);
+        put_u32(&mut out, self.last_crc);
+        out.resize(60, 0);
+        let crc = crc32c::crc32c(&out);
+        put_u32(&mut out, crc);
+        out
+    }
+
+    /// Reads the seal that belongs to a header; `None` if there is no intact one.
+    pub fn parse(bytes: &[u8], header: &SegmentHeader) -> Option<Seal> {
+        let bytes = bytes.get(SEAL_AT as usize..FRAMES_AT as usize)?;
+        if bytes[60..] != crc32c::crc32c(&bytes[..60]).to_le_bytes() {
+            return None;
+        }
+        let mut r = Reader::new(bytes);
+        let belongs = r.u32() == Ok(SEAL_MAGIC) && r.u32() == Ok(header.id.0) && r.u32() == Ok(header.crc);
+        let seal = Seal {
+            end: r.u64().ok()?,
+            footer_len: r.u64().ok()?,
+            footer_crc: r.u32().ok()?,
+            last_crc: r.u32().ok()?,
+        };
+        belongs.then_some(seal)
+    }
+
+    /// Writes footer and seal. Nothing is synced.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub fn write(&self, file: &dyn DiskFile, header: &SegmentHeader, footer: &[u8]) -> io::Result<()> {
+        write_all(file, self.end, &mut [footer])?;
+        write_all(file, SEAL_AT, &mut [&self.encode(header)])
+    }
+}
+
+/// The first 128 bytes of a file, as far as it has them.
+///
+/// # Errors
+/// Any I/O error.
+pub fn read_head(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; FRAMES_AT as usize];
+    let n = read_most(file, 0, &mut head)?;
+    head.truncate(n);
+    Ok(head)
+}
+
+/// Appends a frame's chunk table to a footer.
+pub fn put_footer_entry(footer: &mut Vec<u8>, frame_at: u64, payload_at: u64, table: &[u8]) {
+    if table.is_empty() {
+        return;
+    }
+    put_u64(footer, frame_at + payload_at);
+    put_u32(footer, table.len() as u32);
+    footer.extend_from_slice(table);
+}
+
+/// What a footer entry takes beside the chunk table.
+pub const FOOTER_ENTRY: u64 = 12;
+
+/// A segment while the store is open.
+pub struct Segment {
+    pub id: SegmentId,
+    pub file: Arc<dyn DiskFile>,
+    capacity: AtomicU64,
+    live: AtomicU64,
+    live_bytes: AtomicI64,
+    sealed: AtomicBool,
+}
+
+impl Segment {
+    pub fn new(id: SegmentId, file: Arc<dyn DiskFile>, capacity: u64, sealed: bool) -> Segment {
+        let (live, live_bytes) = (AtomicU64::new(0), AtomicI64::new(0));
+        let capacity = AtomicU64::new(capacity);
+        Segment { id, file, capacity, live, live_bytes, sealed: AtomicBool::new(sealed) }
+    }
+
+    /// Bytes that its file takes.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for `bytes` bytes.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub fn grow(&self, bytes: u64) -> io::Result<()> {
+        self.file.allocate(bytes)?;
+        self.capacity.fetch_max(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Messages in queues that it holds.
+    pub fn live(&self) -> u64 {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// About how many bytes they take.
+    pub fn live_bytes(&self) -> u64 {
+        if self.live() == 0 { 0 } else { self.live_bytes.load(Ordering::Relaxed).max(0) as u64 }
+    }
+
+    pub fn add_live(&self, messages: u64, bytes: u64) {
+        self.live.fetch_add(messages, Ordering::AcqRel);
+        self.live_bytes.fetch_add(bytes as i64, Ordering::Relaxed);
+    }
+
+    pub fn sub_live(&self, messages: u64, bytes: u64) {
+        let before = self.live.fetch_sub(messages, Ordering::AcqRel);
+        debug_assert!(before >= messages, "more messages left {} than were in it", self.id);
+        self.live_bytes.fetch_sub(bytes as i64, Ordering::Relaxed);
+    }
+
+    /// Whether nothing will be added to it.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    pub fn set_sealed(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+}
+
+/// Makes the file of a segment: allocates or reuses, writes the header, syncs, and gives it its name.
+///
+/// # Errors
+/// Any I/O error. The temporary file is left behind then.
+pub fn prepare(
+    disk: &dyn Disk,
+    id: SegmentId,
+    epoch: u32,
+    capacity: u64,
+    spare: Option<&str>,
+) -> io::Result<(Arc<dyn DiskFile>, SegmentHeader)> {
+    const NAME: &str = "next.tmp";
+    let file = match spare {
+        Some(name) => {
+            disk.rename(name, NAME)?;
+            disk.open(NAME)?
+        }
+        None => disk.create(NAME)?,
+    };
+    file.allocate(capacity)?;
+    let mut header = SegmentHeader { id, epoch, capacity, crc: 0 };
+    let bytes = header.encode();
+    write_all(&*file, 0, &mut [&bytes])?;
+    file.sync_data()?;
+    disk.rename(NAME, &id.file_name())?;
+    disk.sync_dir()?;
+    Ok((file, header))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ids_agree() {
+        for id in [SegmentId(1), SegmentId(0x1234), SegmentId::cold(7)] {
+            assert_eq!(SegmentId::of_file(&id.file_name()), Some(id));
+        }
+        for other in ["seg-1", "seg-FFFFFFFF", "spare-00000001", "seg-ffffffff", "LOCK"] {
+            assert_eq!(SegmentId::of_file(other), None);
+        }
+    }
+
+    #[test]
+    fn a_header_is_for_its_own_segment_and_version() {
+        let mut h = SegmentHeader { id: SegmentId(3), epoch: 2, capacity: 65536, crc: 0 };
+        let bytes = h.encode();
+        assert_eq!(SegmentHeader::parse(&bytes, SegmentId(3)), Ok(h));
+        assert_eq!(SegmentHeader::parse(&bytes, SegmentId(4)), Err(HeaderFault::Foreign(3)));
+        let mut newer = bytes[..60].to_vec();
+        newer[4] = 2;
+        newer.extend_from_slice(&crc32c::crc32c(&newer.clone()).to_le_bytes());
+        assert_eq!(SegmentHeader::parse(&newer, SegmentId(3)), Err(HeaderFault::Newer(2)));
+        newer[5] = 1;
+        assert_eq!(SegmentHeader::parse(&newer, SegmentId(3)), Err(HeaderFault::Damaged));
+    }
+}
