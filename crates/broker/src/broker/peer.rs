@@ -89,6 +89,8 @@ pub struct Connection {
     /// A hard refusal was sent: nothing counts any more.
     pub(super) failed: bool,
     pub(super) routes: RouteCache,
+    /// A publish found its queue far behind.
+    pub(super) ahead: bool,
 }
 
 impl Connection {
@@ -100,6 +102,7 @@ impl Connection {
             channels: BTreeMap::new(),
             failed: false,
             routes: RouteCache::default(),
+            ahead: false,
         }
     }
 
@@ -113,6 +116,11 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
+    }
+
+    /// Whether a publish since the last call found consumers far behind: the driver then pauses for a moment.
+    pub fn take_ahead(&mut self) -> bool {
+        std::mem::take(&mut self.ahead)
     }
 
     /// Consumers on all channels: drivers share out the byte window by it.

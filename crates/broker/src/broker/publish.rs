@@ -45,6 +45,8 @@ pub(super) struct Verdict {
     pub lsn: Option<Lsn>,
     /// Why the journal took no more.
     pub error: Option<AppendError>,
+    /// Whether the publisher is far ahead of the consumers of a queue.
+    pub ahead: bool,
 }
 
 impl Verdict {
@@ -54,6 +56,7 @@ impl Verdict {
             accepted: self.accepted.min(other.accepted),
             lsn: self.lsn.max(other.lsn),
             error: self.error.or(other.error),
+            ahead: self.ahead || other.ahead,
         }
     }
 }
@@ -102,7 +105,7 @@ impl Broker {
         let count = run.to - run.from;
         if targets.is_empty() {
             self.unroutable(conn, p, run);
-            self.confirm(conn, p, run, Verdict { accepted: count, lsn: None, error: None });
+            self.confirm(conn, p, run, Verdict { accepted: count, lsn: None, error: None, ahead: false });
             return;
         }
         self.counters.routed.fetch_add(u64::from(count), Ordering::Relaxed);
@@ -118,7 +121,7 @@ impl Broker {
         due: Option<Millis>,
         w: &mut Work<'_>,
     ) -> Verdict {
-        let mut verdict = Verdict { accepted: run.to - run.from, lsn: None, error: None };
+        let mut verdict = Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false };
         for (shard, queues) in targets {
             let incoming = Incoming {
                 route: Arc::clone(run.route),
@@ -130,7 +133,7 @@ impl Broker {
                 due,
             };
             let said = self.with_shard(*shard, w, |s, cx| s.enqueue(queues, incoming, cx));
-            verdict = verdict.and(Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error });
+            verdict = verdict.and(Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error, ahead: said.ahead });
         }
         verdict
     }
@@ -165,7 +168,7 @@ impl Broker {
         w: &mut Work<'_>,
     ) {
         let part = Run { from: range.start, to: range.end, ..*run };
-        let mut verdict = Verdict { accepted: part.to - part.from, lsn: None, error: None };
+        let mut verdict = Verdict { accepted: part.to - part.from, lsn: None, error: None, ahead: false };
         let mut routed = false;
         for delay in way.delayed {
             routed = true;
@@ -197,7 +200,7 @@ impl Broker {
             Some(asker) => self.replies.deliver(&asker, run.route, run.batch, run.from, run.to),
             None => self.unroutable(conn, p, run),
         }
-        self.confirm(conn, p, run, Verdict { accepted: run.to - run.from, lsn: None, error: None });
+        self.confirm(conn, p, run, Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false });
     }
 
     /// Where messages with `route` lead, from the connection's memory if nothing changed.
@@ -256,6 +259,7 @@ impl Broker {
 
     /// Tells the publisher of a run (or of a part of its run) what became of it.
     fn confirm(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, verdict: Verdict) {
+        conn.ahead |= verdict.ahead;
         let Some(last_of_all) = p.confirm else {
             if let Some(e) = verdict.error {
                 let refusal = Refusal::precondition_failed(format!("cannot store persistent messages: {e}"));

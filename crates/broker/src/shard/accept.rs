@@ -50,7 +50,13 @@ pub struct Enqueued {
     pub missing: u32,
     /// Why the journal took nothing; the durable targets have refused all then.
     pub error: Option<AppendError>,
+    /// A target has consumers and yet holds more than [`AHEAD_BYTES`]: its publishers do well to pause for a moment.
+    pub ahead: bool,
 }
+
+/// How far publishers may be ahead of the consumers of a queue before they are slowed. Enough for consumers never to
+/// wait for them, little enough for buffers to be used again while they are in the processor's cache.
+pub const AHEAD_BYTES: u64 = 2 * 1024 * 1024;
 
 /// How a target takes a run.
 #[derive(Debug, Clone, Copy)]

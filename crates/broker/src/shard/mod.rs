@@ -43,7 +43,7 @@ use std::sync::Arc;
 use waypost_model::journal::{AppendError, Enqueue, Op};
 use waypost_model::{ChannelId, ConnId, ConsumerId, Event, Lsn, QueueId, Seq, ShardId};
 
-pub use accept::{Enqueued, Incoming};
+pub use accept::{AHEAD_BYTES, Enqueued, Incoming};
 pub use clients::Got;
 pub use consumer::{ChannelCredit, ConsumerArguments, NewConsumer};
 pub use memory::QUEUE_MEMORY;
@@ -232,6 +232,7 @@ impl Shard {
         for plan in plans.drain(..) {
             if let Some(q) = at(&mut self.queues, plan.index) {
                 done.accepted = done.accepted.min(q.accept(&run, plan, lsn, &mut self.core, cx));
+                done.ahead |= q.ready.payload() > accept::AHEAD_BYTES && q.consumers() > 0;
             }
         }
         self.plans = plans;

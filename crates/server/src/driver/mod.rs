@@ -48,6 +48,9 @@ pub trait Core: Send + Sync + 'static {
     /// How much publishers are to be held back.
     fn pressure(&self) -> Pressure;
 
+    /// Whether what the connection published since the last call runs far ahead of those who consume it.
+    fn ahead(&self, conn: &mut Self::Conn) -> bool;
+
     /// Where bodies are loaded from.
     fn bodies(&self) -> &Arc<dyn BodyStore>;
 }
@@ -107,6 +110,10 @@ const PIECES_MAX: usize = 64;
 /// A connection with nothing to do for so long gives its buffers back, ms.
 const IDLE_MS: u64 = 1_000;
 
+/// How long a publisher pauses that is far ahead of its consumers, ms. Never longer, whatever they do: the same connection
+/// may be the one that they wait for.
+const AHEAD_PAUSE_MS: u64 = 1;
+
 /// How long a publisher pauses under soft pressure, ms.
 const SOFT_PAUSE_MS: u64 = 2;
 
@@ -141,6 +148,8 @@ pub struct Connection<C: Core, S: Session, T: Transport> {
     closing: Option<Millis>,
     /// Not read before.
     paused_until: Option<Millis>,
+    /// Paused because consumers are far behind.
+    ahead: bool,
     active_at: Millis,
     idle_released: bool,
 }
@@ -169,6 +178,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
             opening: Some(now.plus(OPENING_MS)),
             closing: None,
             paused_until: None,
+            ahead: false,
             active_at: now,
             idle_released: false,
         }
@@ -377,7 +387,10 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
         }
         self.session.receive(&mut self.input, now, &mut self.turn, &mut self.output);
         self.execute(now);
-        if self.session.has_published() && self.core.pressure() == Pressure::Soft {
+        self.ahead = self.conn.as_mut().is_some_and(|conn| self.core.ahead(conn));
+        if self.ahead {
+            self.paused_until = Some(now.plus(AHEAD_PAUSE_MS));
+        } else if self.session.has_published() && self.core.pressure() == Pressure::Soft {
             self.paused_until = Some(now.plus(SOFT_PAUSE_MS));
         }
         Ok(true)
@@ -390,7 +403,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
             return true;
         }
         match self.paused_until {
-            Some(until) if until > now && self.core.pressure() != Pressure::None => true,
+            Some(until) if until > now && (self.ahead || self.core.pressure() != Pressure::None) => true,
             _ => {
                 self.paused_until = None;
                 false

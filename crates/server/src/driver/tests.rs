@@ -131,6 +131,9 @@ impl Core for ToyCore {
     fn pressure(&self) -> Pressure {
         if self.paused.load(Ordering::SeqCst) { Pressure::Hard } else { Pressure::None }
     }
+    fn ahead(&self, _: &mut Self::Conn) -> bool {
+        false
+    }
     fn bodies(&self) -> &Arc<dyn BodyStore> {
         self.store.as_ref().unwrap()
     }
