@@ -1,12 +1,13 @@
 //! Carrying out what shards could not do while they were held.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use waypost_model::event::Body;
+use waypost_model::journal::AppendError;
 use waypost_model::{AttrFlags, Batch, BatchBuilder, QueueId, Route};
 
-use super::publish::{Run, by_shard};
+use super::publish::{Run, Verdict, by_shard};
 use super::{Broker, Work, death};
 use crate::effect::{DeadLetter, DeathReason, Effect, Leaving};
 use crate::settings::QueueSettings;
@@ -15,19 +16,42 @@ use crate::topology::{MessageRoute, Routed};
 /// Messages `from..to` of a batch.
 type Part = (Arc<Batch>, u32, u32);
 
+/// Whether the journal took what was to be moved on. If not, it stays where it was and is tried again.
+type Stored = Result<(), AppendError>;
+
+fn stored(verdict: Verdict) -> Stored {
+    verdict.error.map_or(Ok(()), Err)
+}
+
 impl Broker {
     /// Carries out effects, and those that they cause, until none is left. Each round moves messages one queue on; that
     /// it ends is the work of the cycle rule for dead letters.
     pub(super) fn carry_out(&self, w: &mut Work<'_>) {
         while !w.effects.is_empty() {
             for effect in std::mem::take(&mut w.effects) {
-                match effect {
-                    Effect::DeadLetter(d) => self.dead_letter(&d, w),
-                    Effect::Due(l) => self.due(&l, w),
-                    Effect::AutoDelete(id) | Effect::Expired(id) => self.delete_by_id(id, w),
+                let done = match &effect {
+                    Effect::DeadLetter(d) => self.dead_letter(d, w),
+                    Effect::Due(l) => self.due(l, w),
+                    Effect::AutoDelete(id) | Effect::Expired(id) => {
+                        self.delete_by_id(*id, w);
+                        Ok(())
+                    }
+                };
+                if done.is_err() {
+                    self.stuck().push(effect);
                 }
             }
         }
+    }
+
+    /// Tries once more what the journal had no room for. It may come twice then: better than not at all.
+    pub(super) fn retry_stuck(&self, w: &mut Work<'_>) {
+        w.effects.append(&mut self.stuck());
+        self.carry_out(w);
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, Vec<Effect>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn delete_by_id(&self, id: QueueId, w: &mut Work<'_>) {
@@ -35,19 +59,20 @@ impl Broker {
         let _ = self.change(w, |t| Ok(((), t.delete_queue_by_id(id))));
     }
 
-    fn dead_letter(&self, d: &DeadLetter, w: &mut Work<'_>) {
+    fn dead_letter(&self, d: &DeadLetter, w: &mut Work<'_>) -> Stored {
         let l = &d.messages;
-        self.for_each_part(l, |part| self.dead_letter_part(d, &part, w));
+        self.for_each_part(l, |part| self.dead_letter_part(d, &part, w))?;
         self.with_shard(l.settings.id.shard(), w, |s, cx| s.left(l.settings.id, l.first, l.count, cx));
+        Ok(())
     }
 
     /// Hands the bytes of leaving messages to `f`, piece by piece. What cannot be read is left out, with a count.
-    fn for_each_part(&self, l: &Leaving, mut f: impl FnMut(Part)) {
+    fn for_each_part(&self, l: &Leaving, mut f: impl FnMut(Part) -> Stored) -> Stored {
         let mut lost = 0;
         match &l.body {
-            Body::Mem { batch, from } => f((Arc::clone(batch), *from, *from + l.count)),
+            Body::Mem { batch, from } => f((Arc::clone(batch), *from, *from + l.count))?,
             Body::Spilled { at, skip } => match self.bodies.load_spilled(*at) {
-                Ok(batch) => f((batch, *skip, *skip + l.count)),
+                Ok(batch) => f((batch, *skip, *skip + l.count))?,
                 Err(_) => lost = l.count,
             },
             Body::Stored => {
@@ -56,7 +81,7 @@ impl Broker {
                     match self.bodies.load(l.settings.id, l.first.plus(u64::from(done)), l.count - done) {
                         Ok(part) if part.to > part.from => {
                             done += part.to - part.from;
-                            f((part.batch, part.from, part.to));
+                            f((part.batch, part.from, part.to))?;
                         }
                         _ => {
                             lost = l.count - done;
@@ -67,9 +92,10 @@ impl Broker {
             }
         }
         self.counters.unreadable.fetch_add(u64::from(lost), Ordering::Relaxed);
+        Ok(())
     }
 
-    fn dead_letter_part(&self, d: &DeadLetter, (batch, from, to): &Part, w: &mut Work<'_>) {
+    fn dead_letter_part(&self, d: &DeadLetter, (batch, from, to): &Part, w: &mut Work<'_>) -> Stored {
         let l = &d.messages;
         let key = d.to.routing_key.as_deref().unwrap_or(&l.route.routing_key);
         let route = Arc::new(Route { exchange: (*d.to.exchange).into(), routing_key: key.into() });
@@ -92,28 +118,24 @@ impl Broker {
         // A first death can only go round by coming straight back; later ones need a look at each message's history.
         let seasoned = l.attrs.flags.has(AttrFlags::DEAD_LETTERED);
         if seasoned || attrs.flags.has(AttrFlags::SENDER_SELECTED) {
-            for i in 0..run.to {
-                self.bury(&l.settings, &Run { from: i, to: i + 1, ..run }, w);
-            }
+            (0..run.to).try_for_each(|i| self.bury(&l.settings, &Run { from: i, to: i + 1, ..run }, w))
         } else {
-            self.bury_alike(&l.settings, d.reason, &run, w);
+            self.bury_alike(&l.settings, d.reason, &run, w)
         }
     }
 
     /// Dead letters that died for the first time: all go the same way unless the exchange looks at each.
-    fn bury_alike(&self, source: &QueueSettings, reason: DeathReason, run: &Run<'_>, w: &mut Work<'_>) {
+    fn bury_alike(&self, source: &QueueSettings, reason: DeathReason, run: &Run<'_>, w: &mut Work<'_>) -> Stored {
         let routed = self.topology_read().route(&source.vhost, &run.route.exchange, &run.route.routing_key);
         match routed {
             Ok(Routed::Queues(mut queues)) => {
                 if reason != DeathReason::Rejected {
                     queues.retain(|q| *q != source.id);
                 }
-                self.bury_in(queues, run, w);
+                self.bury_in(queues, run, w)
             }
             Ok(Routed::PerMessage) => {
-                for i in run.from..run.to {
-                    self.bury(source, &Run { from: i, to: i + 1, ..*run }, w);
-                }
+                (run.from..run.to).try_for_each(|i| self.bury(source, &Run { from: i, to: i + 1, ..*run }, w))
             }
             // The exchange is gone: dead letters go nowhere, as everywhere.
             Err(_) => self.bury_in(Vec::new(), run, w),
@@ -121,7 +143,7 @@ impl Broker {
     }
 
     /// One dead letter, with regard to its history.
-    fn bury(&self, source: &QueueSettings, run: &Run<'_>, w: &mut Work<'_>) {
+    fn bury(&self, source: &QueueSettings, run: &Run<'_>, w: &mut Work<'_>) -> Stored {
         let props = run.batch.props(run.from);
         let selected = run.attrs.flags.has(AttrFlags::SENDER_SELECTED);
         let topology = self.topology_read();
@@ -129,44 +151,46 @@ impl Broker {
         let mut way = way.unwrap_or_default();
         way.queues.retain(|q| topology.queue_name(*q).is_none_or(|name| !death::is_cycle(props, &name)));
         drop(topology);
-        self.send_on(way, run, w);
+        self.send_on(way, run, w)
     }
 
-    fn send_on(&self, way: MessageRoute, run: &Run<'_>, w: &mut Work<'_>) {
+    fn send_on(&self, way: MessageRoute, run: &Run<'_>, w: &mut Work<'_>) -> Stored {
         let waits = !way.delayed.is_empty();
         for delay in way.delayed {
             let attrs = waypost_model::Attrs { expiration: Some(delay.delay_ms), ..run.attrs };
             let due = Some(w.now.plus(u64::from(delay.delay_ms)));
-            self.enqueue(&by_shard(vec![delay.queue]), &Run { attrs, ..*run }, due, w);
+            stored(self.enqueue(&by_shard(vec![delay.queue]), &Run { attrs, ..*run }, due, w))?;
         }
         if waits && way.queues.is_empty() {
-            return;
+            return Ok(());
         }
-        self.bury_in(way.queues, run, w);
+        self.bury_in(way.queues, run, w)
     }
 
-    fn bury_in(&self, queues: Vec<QueueId>, run: &Run<'_>, w: &mut Work<'_>) {
+    fn bury_in(&self, queues: Vec<QueueId>, run: &Run<'_>, w: &mut Work<'_>) -> Stored {
         let count = u64::from(run.to - run.from);
         if queues.is_empty() {
             self.counters.dead_letters_dropped.fetch_add(count, Ordering::Relaxed);
-            return;
+            return Ok(());
         }
+        stored(self.enqueue(&by_shard(queues), run, None, w))?;
         self.counters.dead_lettered.fetch_add(count, Ordering::Relaxed);
-        self.enqueue(&by_shard(queues), run, None, w);
+        Ok(())
     }
 
     /// Delayed messages go on their way by the type that their exchange has beside the delay.
-    fn due(&self, l: &Leaving, w: &mut Work<'_>) {
+    fn due(&self, l: &Leaving, w: &mut Work<'_>) -> Stored {
         self.for_each_part(l, |(batch, from, to)| {
-            for i in from..to {
+            (from..to).try_for_each(|i| {
                 let run = Run { route: &l.route, batch: &batch, from: i, to: i + 1, attrs: l.attrs };
-                self.due_one(&l.settings, &run, w);
-            }
-        });
+                self.due_one(&l.settings, &run, w)
+            })
+        })?;
         self.with_shard(l.settings.id.shard(), w, |s, cx| s.left(l.settings.id, l.first, l.count, cx));
+        Ok(())
     }
 
-    fn due_one(&self, source: &QueueSettings, run: &Run<'_>, w: &mut Work<'_>) {
+    fn due_one(&self, source: &QueueSettings, run: &Run<'_>, w: &mut Work<'_>) -> Stored {
         let props = run.batch.props(run.from);
         let attrs = waypost_model::Attrs { expiration: own_expiration(props), ..run.attrs };
         let selected = attrs.flags.has(AttrFlags::SENDER_SELECTED);
@@ -174,14 +198,14 @@ impl Broker {
         let count = u64::from(run.to - run.from);
         if way.queues.is_empty() {
             self.counters.unroutable_dropped.fetch_add(count, Ordering::Relaxed);
-            return;
+            return Ok(());
         }
         let stripped = way.strip_bcc.map(|p| Arc::new(Batch::single(&p, run.batch.body(run.from))));
         let targets = by_shard(way.queues);
-        match &stripped {
+        stored(match &stripped {
             Some(batch) => self.enqueue(&targets, &Run { batch, from: 0, to: 1, attrs, ..*run }, None, w),
             None => self.enqueue(&targets, &Run { attrs, ..*run }, None, w),
-        };
+        })
     }
 }
 

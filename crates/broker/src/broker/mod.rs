@@ -50,6 +50,8 @@ pub struct Broker {
     alarm: AtomicU8,
     timers: Timers,
     waiting: waiting::Waiting,
+    /// Effects that the journal had no room for.
+    stuck: Mutex<Vec<Effect>>,
     /// What happened so far.
     pub counters: Counters,
 }

@@ -60,6 +60,7 @@ impl Broker {
             alarm: AtomicU8::new(0),
             timers: Timers::new(),
             waiting: waiting::Waiting::default(),
+            stuck: Mutex::default(),
             counters: Counters::default(),
         };
         if !first.ops.is_empty() {

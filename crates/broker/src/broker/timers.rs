@@ -60,11 +60,19 @@ impl Broker {
         (next != NEVER).then_some(Millis(next))
     }
 
-    /// Does what is due: messages and queues expire, delayed messages go on their way. Returns when to come again.
+    /// Does what is due: messages and queues expire, delayed messages go on their way, what had no room is tried again,
+    /// and memory is given back where it runs short. Returns when to come again; to be called about once a second also
+    /// when nothing is due.
     pub fn tick(&self, now: Millis) -> Option<Millis> {
         // Whatever appears from here on is told: an earlier deadline must not slip between the look and the sleep.
         self.timers.armed.store(NEVER, Ordering::SeqCst);
         let mut w = self.work(now);
+        self.retry_stuck(&mut w);
+        if self.memory.exceeded() {
+            for i in 0..SHARDS {
+                self.with_shard(ShardId(i as u8), &mut w, |s, cx| s.relieve(cx));
+            }
+        }
         for i in 0..SHARDS {
             if self.timers.due[i].load(Ordering::SeqCst) <= now.0 {
                 self.with_shard(ShardId(i as u8), &mut w, |s, cx| s.tick(cx));
