@@ -1,6 +1,7 @@
 //! The `waypost` program: one subcommand per module.
 
 mod bench;
+mod cli;
 mod exit;
 mod output;
 
@@ -18,11 +19,14 @@ struct Cli {
 enum Command {
     /// Load generators, for this broker and for others
     Bench(bench::BenchArgs),
+    #[command(flatten)]
+    Cli(cli::Command),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(args),
+        Command::Cli(command) => cli::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -70,7 +70,8 @@ fn decode(text: &str) -> Result<String, String> {
             bytes.push(byte);
             continue;
         }
-        let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+        let mut digit =
+            || rest.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
         let (Some(high), Some(low)) = (digit(), digit()) else {
             return Err(format!("bad percent escape in {text:?}"));
         };
@@ -113,7 +114,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["localhost", "http://h:x", "http://h:99999", "amqp://h/%2", "amqp://h/?a=1", "http://[::1", "http://[::1]x"] {
+        for text in [
+            "localhost",
+            "http://h:x",
+            "http://h:99999",
+            "amqp://h/%2",
+            "amqp://h/?a=1",
+            "http://[::1",
+            "http://[::1]x",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
     }

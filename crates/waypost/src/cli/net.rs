@@ -53,7 +53,8 @@ impl Stream {
         // A request is one write; waiting for more would only delay it.
         let _ = tcp.set_nodelay(true);
         let Security::Tls(authorities) = security else { return Ok(Self::Plain(tcp)) };
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| anyhow!("{host:?} is no name for a certificate"))?;
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| anyhow!("{host:?} is no name for a certificate"))?;
         let config = tls_config(authorities.as_deref())?;
         let session = ClientConnection::new(Arc::new(config), name).context("cannot set up TLS")?;
         let mut stream = StreamOwned::new(session, tcp);

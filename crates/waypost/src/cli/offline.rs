@@ -1,0 +1,37 @@
+//! Subcommands that need no running server.
+
+use clap::{Args, CommandFactory as _, Subcommand};
+use clap_complete::Shell;
+
+use crate::exit::Failure;
+
+/// Those.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+}
+
+/// Arguments of `waypost completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: waypost completion bash > ~/.local/share/bash-completion/completions/waypost")]
+pub struct CompletionArgs {
+    /// Which shell
+    shell: Shell,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// By the kind of what went wrong, see [`Failure`].
+pub fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Completion(args) => {
+            // Into a buffer first: the generator panics when its output is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut crate::Cli::command(), "waypost", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout().lock(), &script)?;
+            Ok(())
+        }
+    }
+}
