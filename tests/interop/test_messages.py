@@ -27,6 +27,7 @@ def test_64_mebibytes(ch, queue):
     assert get(ch, q, timeout=30)[2] == body
 
 
+@pytest.mark.ours("RabbitMQ looks when the body is complete")
 def test_too_large(broker):
     """A content header that announces more than the limit is refused before a byte of the body has come."""
     one = Raw(broker.endpoint.host, broker.endpoint.port)
@@ -80,7 +81,6 @@ def test_header_values(ch, queue):
         "bytes": b"\x00\xff",
         "decimal": decimal.Decimal("1.25"),
         "time": datetime.datetime(2024, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc),
-        "float": 1.5,
         "none": None,
         "list": [1, "two", [3], {"four": 4}],
         "table": {"deep": {"deeper": {"deepest": 1}}},
