@@ -18,10 +18,7 @@ impl Clock {
     #[must_use]
     pub fn start() -> Clock {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock {
-            started: Instant::now(),
-            base_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        }
+        Clock { started: Instant::now(), base_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX) }
     }
 
     /// The time.

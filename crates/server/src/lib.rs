@@ -6,8 +6,13 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 mod error;
+mod http;
 mod listen;
 pub mod logging;
+mod node;
 mod runtime;
+mod signals;
 
 pub use error::ServeError;
+pub use node::run;
+pub use signals::signals;

@@ -14,7 +14,7 @@ use crate::cache::ChunkCache;
 use crate::checkpoint::{CheckpointHead, Definitions, Position};
 use crate::commit::{CommitOutcome, Log, reseal};
 use crate::config::EngineConfig;
-use crate::disk::Disk;
+use crate::disk::{Disk, read_exact, write_all};
 use crate::error::OpenError;
 use crate::inbox::{Inbox, Weight};
 use crate::index::Index;
@@ -200,7 +200,7 @@ impl Engine {
     ///
     /// # Errors
     /// Any I/O error, or that the store had stopped before; the next open recovers as after a crash then.
-    pub fn close(self) -> io::Result<()> {
+    pub fn close(&self) -> io::Result<()> {
         self.end_threads();
         loop {
             match self.shared.commit_once() {
@@ -278,7 +278,8 @@ impl Shared {
             None => first_segment(&*disk, &cfg, epoch, SegmentId(1), &opened.index, None)?,
             Some(tail) => {
                 // Frames that only a killed process has seen must not be answered for before they are durable.
-                tail.segment.file.sync_data()?;
+                let from = head.as_ref().filter(|h| h.position.segment == tail.segment.id);
+                write_again(&tail, from.map_or(FRAMES_AT, |h| h.position.offset))?;
                 if tail.half_sealed {
                     reseal(&tail)?;
                 }
@@ -332,6 +333,20 @@ impl Shared {
         shared.maintain_once();
         Ok(shared)
     }
+}
+
+/// Makes the frames from `from` on durable. A sync alone would not do: if one failed before the process was killed, the
+/// system may hold these bytes in memory, call them clean, and never write them.
+fn write_again(tail: &Tail, from: u64) -> io::Result<()> {
+    let mut at = from;
+    let mut buf = vec![0; (1 << 20).min((tail.end - from) as usize)];
+    while at < tail.end {
+        let n = buf.len().min((tail.end - at) as usize);
+        read_exact(&*tail.segment.file, at, &mut buf[..n])?;
+        write_all(&*tail.segment.file, at, &mut [&buf[..n]])?;
+        at += n as u64;
+    }
+    tail.segment.file.sync_data()
 }
 
 /// Takes the prepared segment, or makes one, and goes on there.

@@ -13,8 +13,16 @@ pub fn markdown() -> String {
         let _ = writeln!(out, "\n| key | value | default | environment | flag |\n|---|---|---|---|---|");
         for key in KEYS.iter().filter(|k| k.section == section.name) {
             let list = if key.list { "list of: " } else { "" };
-            let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default.replace(' ', "`, `")) };
-            let _ = writeln!(out, "| `{}` | {list}{} | {default} | `{}` | `--{}` |", key.name, key.form, key.env(), key.flag());
+            let default =
+                if key.default.is_empty() { String::new() } else { format!("`{}`", key.default.replace(' ', "`, `")) };
+            let _ = writeln!(
+                out,
+                "| `{}` | {list}{} | {default} | `{}` | `--{}` |",
+                key.name,
+                key.form,
+                key.env(),
+                key.flag()
+            );
         }
         out.push('\n');
         for key in KEYS.iter().filter(|k| k.section == section.name) {

@@ -59,7 +59,8 @@ impl Scalar for ListenerSpec {
         let mut spec = ListenerSpec::plain(address(parts.next().unwrap_or_default().trim())?);
         let mut client_ca = None;
         for option in parts {
-            let (name, value) = option.trim().split_once('=').ok_or_else(|| format!("`{option}` is not option=value"))?;
+            let (name, value) =
+                option.trim().split_once('=').ok_or_else(|| format!("`{option}` is not option=value"))?;
             if value.is_empty() {
                 return Err(format!("option `{name}` has no value"));
             }

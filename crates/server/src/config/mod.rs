@@ -72,6 +72,8 @@ settings! {
         /// Further host names under which the server may be addressed. Requests for others are refused, since a hostile
         /// web page can have its own name point here.
         allowed_hosts: Vec<String> = "";
+        /// Connections at once, per listener; more are closed at once.
+        connections_max: usize = "4096";
         /// Largest request body.
         body_max: ByteSize = "8MiB";
     }

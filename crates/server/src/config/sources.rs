@@ -126,9 +126,10 @@ impl Loaded {
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File { path: path.into(), error })?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| ConfigError::Syntax { path: path.into(), why: e.to_string().trim().to_owned() })?;
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax {
+            path: path.into(),
+            why: e.to_string().trim().to_owned(),
+        })?;
         let origin = Origin::File(path.into());
         for (section, value) in table {
             let toml::Value::Table(keys) = value else {
@@ -175,7 +176,8 @@ impl Loaded {
                 let _ = writeln!(out, "{gap}[{}]", key.section);
                 section = key.section;
             }
-            let values: Vec<_> = (key.show)(&self.config).into_iter().map(|v| toml::Value::String(v).to_string()).collect();
+            let values: Vec<_> =
+                (key.show)(&self.config).into_iter().map(|v| toml::Value::String(v).to_string()).collect();
             let value = if key.list { format!("[{}]", values.join(", ")) } else { values.join("") };
             let _ = writeln!(out, "{} = {value}  # {origin}", key.name);
         }

@@ -43,7 +43,8 @@ fn later_sources_win() {
 
 #[test]
 fn what_is_printed_can_be_loaded() {
-    let given = flags(&[("amqp", &["127.0.0.1:0,vhost=shop", "[::1]:0"]), ("http", &["off"]), ("log-level", &["a\"b"])]);
+    let given =
+        flags(&[("amqp", &["127.0.0.1:0,vhost=shop", "[::1]:0"]), ("http", &["off"]), ("log-level", &["a\"b"])]);
     let first = load(None, [], given).unwrap();
     let (_dir, path) = file(&first.to_toml());
     assert_eq!(load(Some(&path), [], []).unwrap().config, first.config);
@@ -51,7 +52,8 @@ fn what_is_printed_can_be_loaded() {
 
 #[test]
 fn a_list_replaces_the_defaults() {
-    let loaded = load(None, strings(&[("WAYPOST__LISTENERS__HTTP", "127.0.0.1:1 127.0.0.1:2 127.0.0.1:3")]), []).unwrap();
+    let loaded =
+        load(None, strings(&[("WAYPOST__LISTENERS__HTTP", "127.0.0.1:1 127.0.0.1:2 127.0.0.1:3")]), []).unwrap();
     assert_eq!(loaded.config.listeners.http.len(), 3);
     assert!(load(None, [], flags(&[("http", &["off"])])).unwrap().config.listeners.http.is_empty());
 }

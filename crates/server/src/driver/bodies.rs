@@ -67,7 +67,9 @@ impl Loading {
 fn absent(event: &Event, durable: Lsn) -> Option<&Delivery> {
     let delivery = match event {
         Event::Deliver(delivery) => delivery,
-        Event::Reply { reply: Reply::Got { delivery, .. }, after, .. } if after.is_none_or(|lsn| lsn <= durable) => delivery,
+        Event::Reply { reply: Reply::Got { delivery, .. }, after, .. } if after.is_none_or(|lsn| lsn <= durable) => {
+            delivery
+        }
         _ => return None,
     };
     (!matches!(delivery.body, Body::Mem { .. })).then_some(delivery)
@@ -76,7 +78,9 @@ fn absent(event: &Event, durable: Lsn) -> Option<&Delivery> {
 fn resolve(event: Event, store: &dyn BodyStore, out: &mut VecDeque<Resolved>) {
     match event {
         Event::Deliver(delivery) => {
-            if let Err((rest, error)) = load(delivery, store, |part| out.push_back(Resolved::Ready(Event::Deliver(part)))) {
+            if let Err((rest, error)) =
+                load(delivery, store, |part| out.push_back(Resolved::Ready(Event::Deliver(part))))
+            {
                 out.push_back(Resolved::Failed(rest, error));
             }
         }
@@ -95,14 +99,20 @@ fn resolve(event: Event, store: &dyn BodyStore, out: &mut VecDeque<Resolved>) {
 }
 
 /// Loads a delivery, in as many parts as the store gives. On failure the part that is missing comes back.
-fn load(mut rest: Delivery, store: &dyn BodyStore, mut each: impl FnMut(Delivery)) -> Result<(), (Delivery, io::Error)> {
+fn load(
+    mut rest: Delivery,
+    store: &dyn BodyStore,
+    mut each: impl FnMut(Delivery),
+) -> Result<(), (Delivery, io::Error)> {
     if let Body::Spilled { at, skip } = rest.body {
         match store.load_spilled(at) {
             Ok(batch) if u64::from(skip) + u64::from(rest.count) <= batch.len() as u64 => {
                 each(Delivery { body: Body::Mem { batch, from: skip }, ..rest });
                 return Ok(());
             }
-            Ok(_) => return Err((rest, io::Error::new(io::ErrorKind::InvalidData, "fewer messages than were spilled"))),
+            Ok(_) => {
+                return Err((rest, io::Error::new(io::ErrorKind::InvalidData, "fewer messages than were spilled")));
+            }
             Err(error) => return Err((rest, error)),
         }
     }

@@ -47,12 +47,8 @@ impl Credit {
 
     /// A delivery goes to the session.
     pub(super) fn handed(&mut self, delivery: &Delivery) {
-        let sent = Sent {
-            consumer: delivery.consumer,
-            queue: delivery.queue,
-            messages: delivery.count,
-            bytes: delivery.cost,
-        };
+        let sent =
+            Sent { consumer: delivery.consumer, queue: delivery.queue, messages: delivery.count, bytes: delivery.cost };
         add(&mut self.fresh, sent);
     }
 
@@ -146,7 +142,10 @@ mod tests {
         for c in [1, 2, 1, 2] {
             add(&mut list, sent(c, 10));
         }
-        assert_eq!(list.iter().map(|s| (s.consumer.0, s.messages, s.bytes)).collect::<Vec<_>>(), [(1, 2, 20), (2, 2, 20)]);
+        assert_eq!(
+            list.iter().map(|s| (s.consumer.0, s.messages, s.bytes)).collect::<Vec<_>>(),
+            [(1, 2, 20), (2, 2, 20)]
+        );
     }
 
     #[test]

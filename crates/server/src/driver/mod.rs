@@ -434,7 +434,10 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
             self.release();
         }
         let idle_at = (!self.idle_released).then(|| self.active_at.plus(IDLE_MS));
-        let due = [self.session.deadline(), self.opening, self.closing, self.paused_until, idle_at].into_iter().flatten().min();
+        let due = [self.session.deadline(), self.opening, self.closing, self.paused_until, idle_at]
+            .into_iter()
+            .flatten()
+            .min();
         due.is_some_and(|at| self.timer.arm(at, &self.clock, cx))
     }
 

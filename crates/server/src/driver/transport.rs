@@ -36,7 +36,8 @@ impl Transport for TcpStream {
     }
 }
 
-impl Transport for TlsStream<TcpStream> {
+// Boxed, so that the state of encryption does not enlarge the tasks of plain connections.
+impl Transport for Box<TlsStream<TcpStream>> {
     fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Decrypted bytes may wait where the socket knows nothing of them.
         Poll::Ready(Ok(()))

@@ -11,7 +11,11 @@ use tokio::sync::watch;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Hands every connection to `take` until `stop` says so. Never fails.
-pub async fn accept(listener: &TcpListener, mut stop: watch::Receiver<bool>, mut take: impl FnMut(TcpStream, SocketAddr)) {
+pub async fn accept(
+    listener: &TcpListener,
+    mut stop: watch::Receiver<bool>,
+    mut take: impl FnMut(TcpStream, SocketAddr),
+) {
     let mut complained = false;
     loop {
         let accepted = tokio::select! {

@@ -1,0 +1,127 @@
+//! `/api/v1`: what operators see and set. The page docs/http-api.md describes it.
+
+mod access;
+mod contents;
+mod listings;
+mod rules;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode, Uri};
+use serde_json::{Value as Json, json};
+use waypost_model::{Lsn, Millis, Refusal};
+
+use super::auth::{Who, who};
+use super::json;
+use super::request::{self, Failure, Peer};
+use super::{Answer, HttpListener};
+use crate::node::Node;
+
+/// A request, taken apart.
+struct Ask<'a> {
+    node: &'a Node,
+    who: Who,
+    method: Method,
+    uri: Uri,
+    body: Json,
+    now: Millis,
+}
+
+/// What a request came to.
+enum Done {
+    /// Something to show.
+    Show(Json),
+    /// A change; it is reported once it is durable.
+    Changed(Option<Lsn>),
+    /// A change with something to tell.
+    Told(Json, Option<Lsn>),
+}
+
+/// Answers a request below `/api/v1/`.
+pub(super) async fn answer(
+    listener: &HttpListener,
+    request: Request<Incoming>,
+    peer: Peer,
+    path: &str,
+) -> Result<Answer, Failure> {
+    let who = who(listener, &request, peer)?;
+    let node = &*listener.node;
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let segments = request::segments(path)?;
+    let body = match method {
+        Method::PUT | Method::POST => request::body(request, node.config.http.body_max.0).await?,
+        _ => json!({}),
+    };
+    let ask = Ask { node, who, method, uri, body, now: node.clock.now() };
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match ask.dispatch(&segments)? {
+        Done::Show(json) => Ok(json::answer(StatusCode::OK, &json)),
+        Done::Changed(lsn) => {
+            durable(node, lsn).await?;
+            Ok(json::empty(StatusCode::NO_CONTENT))
+        }
+        Done::Told(json, lsn) => {
+            durable(node, lsn).await?;
+            Ok(json::answer(StatusCode::OK, &json))
+        }
+    }
+}
+
+async fn durable(node: &Node, lsn: Option<Lsn>) -> Result<(), Failure> {
+    if node.reached(lsn).await {
+        Ok(())
+    } else {
+        Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, "the change is made, but the disk has not confirmed it in time"))
+    }
+}
+
+impl Ask<'_> {
+    fn dispatch(&self, path: &[&str]) -> Result<Done, Failure> {
+        match path {
+            ["queues" | "exchanges" | "bindings", ..] => self.contents(path),
+            ["users" | "permissions" | "topic-permissions" | "whoami", ..] => self.access(path),
+            ["vhosts" | "policies" | "operator-policies", ..] => self.rules(path),
+            ["overview" | "connections" | "channels" | "consumers", ..] => self.listings(path),
+            _ => Err(nothing_there()),
+        }
+    }
+
+    /// A parameter of the query.
+    fn parameter(&self, name: &str) -> Option<String> {
+        request::query(&self.uri, name)
+    }
+
+    /// A parameter that is there and true.
+    fn is_set(&self, name: &str) -> Result<bool, Failure> {
+        match self.parameter(name).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Failure::bad(format!("`{name}` must be true or false"))),
+        }
+    }
+
+    /// The method, for matching.
+    fn method(&self) -> &str {
+        // HEAD is GET without its body.
+        if self.method == Method::HEAD { "GET" } else { self.method.as_str() }
+    }
+}
+
+fn show(json: impl Into<Json>) -> Result<Done, Failure> {
+    Ok(Done::Show(json.into()))
+}
+
+fn list<T>(items: Vec<T>, each: impl Fn(&T) -> Json) -> Result<Done, Failure> {
+    Ok(Done::Show(Json::Array(items.iter().map(each).collect())))
+}
+
+fn changed(result: Result<Option<Lsn>, Refusal>) -> Result<Done, Failure> {
+    Ok(Done::Changed(result?))
+}
+
+fn nothing_there() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "no such page")
+}
+
+fn wrong_method() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done with it")
+}

@@ -1,0 +1,125 @@
+//! `/metrics`: Prometheus' text format. RabbitMQ's names where there is one, so that its dashboards work; ours beside.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use hyper::StatusCode;
+
+use super::{Answer, text};
+use crate::node::{Node, open_files};
+
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The page.
+pub(super) fn page(node: &Node) -> Answer {
+    let mut out = Page(String::with_capacity(8 * 1024));
+    identity(&mut out);
+    counters(node, &mut out);
+    gauges(node, &mut out);
+    machine(node, &mut out);
+    storage(node, &mut out);
+    text(StatusCode::OK, EXPOSITION, out.0)
+}
+
+struct Page(String);
+
+impl Page {
+    fn one(&mut self, kind: &str, name: &str, help: &str, value: u64) {
+        self.labelled(kind, name, "", help, value);
+    }
+
+    fn labelled(&mut self, kind: &str, name: &str, labels: &str, help: &str, value: u64) {
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.one("counter", name, help, value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.one("gauge", name, help, value);
+    }
+}
+
+fn identity(out: &mut Page) {
+    let version = env!("CARGO_PKG_VERSION");
+    let build = format!("{{product_name=\"Waypost\",product_version=\"{version}\"}}");
+    out.labelled("gauge", "rabbitmq_build_info", &build, "What runs here", 1);
+    let node = "{rabbitmq_node=\"waypost\",rabbitmq_cluster=\"waypost\",rabbitmq_endpoint=\"aggregated\"}";
+    out.labelled("gauge", "rabbitmq_identity_info", node, "Who this is", 1);
+}
+
+fn counters(node: &Node, out: &mut Page) {
+    let c = &node.broker.counters;
+    let all: [(&str, &str, &AtomicU64); 14] = [
+        ("rabbitmq_connections_opened_total", "Connections that came", &c.connections_opened),
+        ("rabbitmq_connections_closed_total", "Connections that ended", &c.connections_closed),
+        ("rabbitmq_channels_opened_total", "Channels that were opened", &c.channels_opened),
+        ("rabbitmq_channels_closed_total", "Channels that ended", &c.channels_closed),
+        ("rabbitmq_queues_declared_total", "Queue declarations", &c.queues_declared),
+        ("rabbitmq_queues_created_total", "Queues that were made", &c.queues_created),
+        ("rabbitmq_queues_deleted_total", "Queues that were deleted", &c.queues_deleted),
+        ("rabbitmq_global_messages_received_total", "Messages published", &c.published),
+        ("rabbitmq_global_messages_confirmed_total", "Messages confirmed to publishers", &c.confirmed),
+        ("rabbitmq_global_messages_routed_total", "Messages routed to queues", &c.routed),
+        ("rabbitmq_global_messages_unroutable_dropped_total", "Unroutable messages dropped", &c.unroutable_dropped),
+        ("rabbitmq_global_messages_unroutable_returned_total", "Unroutable messages returned", &c.unroutable_returned),
+        ("waypost_dead_lettered_total", "Messages that went to a dead-letter exchange", &c.dead_lettered),
+        ("waypost_authentication_failures_total", "Logins refused", &c.authentication_failures),
+    ];
+    for (name, help, value) in all {
+        out.counter(name, help, value.load(Relaxed));
+    }
+}
+
+fn gauges(node: &Node, out: &mut Page) {
+    let o = node.broker.overview();
+    out.gauge("rabbitmq_connections", "Connections open now", o.connections);
+    out.gauge("rabbitmq_channels", "Channels open now", o.channels);
+    out.gauge("rabbitmq_queues", "Queues", o.queues);
+    out.gauge("rabbitmq_global_consumers", "Consumers", o.consumers);
+    out.gauge("rabbitmq_consumers", "Consumers", o.consumers);
+    out.gauge("rabbitmq_queue_messages_ready", "Messages that wait for a consumer", o.messages.ready);
+    out.gauge("rabbitmq_queue_messages_unacked", "Messages delivered and not yet settled", o.messages.unacknowledged);
+    out.gauge(
+        "rabbitmq_queue_messages",
+        "Messages in all queues",
+        o.messages.ready.saturating_add(o.messages.unacknowledged),
+    );
+    out.gauge("waypost_exchanges", "Exchanges", o.exchanges);
+    out.gauge("waypost_bindings", "Bindings", o.bindings);
+    out.gauge("waypost_queue_memory_bytes", "Message bytes in memory", o.memory_bytes);
+    out.gauge("waypost_queue_memory_budget_bytes", "Message bytes that may be in memory", o.memory_budget_bytes);
+    out.gauge("rabbitmq_alarms_memory_used_watermark", "1 while low on memory", u64::from(o.alarm.memory));
+    out.gauge("rabbitmq_alarms_free_disk_space_watermark", "1 while low on disk", u64::from(o.alarm.disk));
+}
+
+fn machine(node: &Node, out: &mut Page) {
+    let g = &node.gauges;
+    out.gauge("rabbitmq_process_resident_memory_bytes", "Resident memory", g.resident.load(Relaxed));
+    out.gauge("rabbitmq_resident_memory_limit_bytes", "Memory watermark", g.resident_limit);
+    out.gauge("rabbitmq_disk_space_available_bytes", "Free disk space", g.disk_free.load(Relaxed));
+    out.gauge("rabbitmq_disk_space_available_limit_bytes", "Disk watermark", g.disk_free_limit);
+    let (open, max) = open_files();
+    out.gauge("rabbitmq_process_open_fds", "Open files", open.unwrap_or(0));
+    out.gauge("rabbitmq_process_max_fds", "Files that may be open", max.unwrap_or(0));
+    out.gauge("rabbitmq_erlang_uptime_seconds", "Time since the start", node.clock.uptime().as_secs());
+}
+
+fn storage(node: &Node, out: &mut Page) {
+    let Some(m) = node.store.metrics() else { return };
+    out.counter("waypost_journal_commits_total", "Group commits", m.commits);
+    out.counter("waypost_journal_appends_total", "Appends", m.appends);
+    out.counter("waypost_journal_syncs_total", "Syncs of the disk", m.syncs);
+    out.counter("waypost_journal_written_bytes_total", "Bytes written to the journal", m.written_bytes);
+    out.counter("waypost_journal_rewritten_bytes_total", "Bytes of it that were survivors", m.rewritten_bytes);
+    out.counter("waypost_journal_checkpoints_total", "Checkpoints", m.checkpoints);
+    out.counter("waypost_store_loads_total", "Loads of bodies", m.loads);
+    out.counter("waypost_store_cache_hits_total", "Loads that the cache answered", m.cache_hits);
+    out.gauge("waypost_store_segments", "Segments", m.segments);
+    out.gauge("waypost_store_segment_bytes", "Bytes of all segments", m.segment_bytes);
+    out.gauge("waypost_store_live_bytes", "Bytes of them that are needed", m.live_bytes);
+    out.gauge("waypost_store_scratch_bytes", "Bytes of transient messages on disk", m.scratch_bytes);
+    out.gauge("waypost_journal_queued_bytes", "Bytes that wait for the committer", m.queued_bytes);
+}

@@ -1,0 +1,149 @@
+//! HTTP: health, metrics and the management API, on hyper without a framework.
+
+mod api;
+mod auth;
+mod health;
+mod json;
+mod metrics;
+mod request;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::listen::Listener;
+use crate::listen::tls::Tls;
+use crate::node::Node;
+use request::{Failure, Peer};
+
+/// An answer.
+type Answer = Response<Full<Bytes>>;
+
+/// How long a client may take to send the head of a request, and a handshake.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the connections of a listener have in common.
+pub struct HttpListener {
+    node: Arc<Node>,
+    tls: Option<Arc<Tls>>,
+    address: SocketAddr,
+    /// Host names under which it may be addressed, beside addresses.
+    hosts: Vec<String>,
+    places: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+}
+
+impl HttpListener {
+    /// Ready to take connections.
+    #[must_use]
+    pub fn new(node: &Arc<Node>, listener: &Listener, stop: watch::Receiver<bool>) -> HttpListener {
+        let http = &node.config.http;
+        let advertised = listener.spec.advertise.iter().map(|a| request::host_of(a).to_owned());
+        HttpListener {
+            node: Arc::clone(node),
+            tls: listener.tls.clone(),
+            address: listener.address,
+            hosts: http.allowed_hosts.iter().cloned().chain(advertised).collect(),
+            places: Arc::new(Semaphore::new(http.connections_max)),
+            stop,
+        }
+    }
+
+    /// Starts the task of a connection, unless there are too many.
+    pub fn take(self: &Arc<Self>, socket: TcpStream, remote: SocketAddr) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            tracing::debug!(%remote, "closed: there are as many connections as http.connections_max allows");
+            return;
+        };
+        let listener = Arc::clone(self);
+        tokio::spawn(async move { listener.connection(socket, remote, place).await });
+    }
+
+    async fn connection(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, _place: OwnedSemaphorePermit) {
+        if socket.set_nodelay(true).is_err() {
+            return;
+        }
+        match &self.tls {
+            None => Arc::clone(&self).serve(socket, remote).await,
+            Some(tls) => {
+                if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(socket)).await {
+                    Arc::clone(&self).serve(stream, remote).await;
+                }
+            }
+        }
+    }
+
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Arc<Self>, socket: S, remote: SocketAddr) {
+        let mut stop = self.stop.clone();
+        let peer = Peer { loopback: remote.ip().to_canonical().is_loopback() };
+        let service = service_fn(move |request| {
+            let listener = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(listener.answer(request, peer).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(socket), service);
+        tokio::pin!(connection);
+        let early = tokio::select! {
+            result = connection.as_mut() => Some(result),
+            () = stopped(&mut stop) => None,
+        };
+        let result = match early {
+            Some(result) => result,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%remote, %error, "http connection ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {
+        let path = request.uri().path();
+        let head = request.method() == hyper::Method::HEAD;
+        let result = match path {
+            "/livez" => health::livez(),
+            "/readyz" => health::readyz(&self.node),
+            _ if !request::host_is_ours(&request, self.address, &self.hosts) => {
+                Err(Failure::new(StatusCode::FORBIDDEN, "this host or origin is not allowed; see http.allowed_hosts"))
+            }
+            "/metrics" => Ok(metrics::page(&self.node)),
+            _ => match path.strip_prefix("/api/v1/").map(str::to_owned) {
+                Some(path) => api::answer(self, request, peer, &path).await,
+                None => Err(Failure::new(StatusCode::NOT_FOUND, "no such page")),
+            },
+        };
+        let mut answer = result.unwrap_or_else(Failure::into_answer);
+        if head {
+            *answer.body_mut() = Full::default();
+        }
+        answer
+    }
+}
+
+/// Completes when the node stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// A page of plain text.
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    answer
+}

@@ -1,0 +1,169 @@
+//! Looking at requests: hosts, paths, bodies, and saying no.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
+use hyper::{Request, StatusCode};
+use serde_json::{Value, json};
+use waypost_model::{Refusal, RefusalKind};
+
+use super::Answer;
+
+/// What is known of the client.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    /// Whether it is on this machine.
+    pub loopback: bool,
+}
+
+/// Why a request is not done: status and reason.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    reason: String,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, reason: impl Into<String>) -> Failure {
+        Failure { status, reason: reason.into() }
+    }
+
+    /// 400.
+    pub(super) fn bad(reason: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, reason)
+    }
+
+    pub(super) fn into_answer(self) -> Answer {
+        let error = self.status.canonical_reason().unwrap_or("error").to_lowercase();
+        let mut answer = super::json::answer(self.status, &json!({ "error": error, "reason": self.reason }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            let value = hyper::header::HeaderValue::from_static("Basic realm=\"waypost\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, value);
+        }
+        answer
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        use RefusalKind::{AccessRefused, ContentTooLarge, InternalError, NotFound, NotImplemented, ResourceLocked};
+        let status = match refusal.kind {
+            NotFound => StatusCode::NOT_FOUND,
+            AccessRefused => StatusCode::FORBIDDEN,
+            ResourceLocked => StatusCode::CONFLICT,
+            ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Failure::new(status, refusal.text)
+    }
+}
+
+/// The host of `host[:port]`, brackets of IPv6 taken off.
+pub(super) fn host_of(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or_default();
+    }
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host)
+}
+
+/// Whether the request is meant for us, and comes from no foreign web page. A page can have its own name point at a
+/// loopback address, but it cannot choose what the browser sends as `Host` and `Origin`.
+pub(super) fn host_is_ours(request: &Request<Incoming>, listener: SocketAddr, names: &[String]) -> bool {
+    let header = |name: HeaderName| request.headers().get(name).map(|v| v.to_str().unwrap_or("?"));
+    let Some(host) = header(HOST).or(request.uri().authority().map(|a| a.as_str())) else { return false };
+    if !is_known(host_of(host), listener, names) {
+        return false;
+    }
+    match header(ORIGIN) {
+        None => true,
+        Some(origin) => origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host)),
+    }
+}
+
+fn is_known(host: &str, listener: SocketAddr, names: &[String]) -> bool {
+    if host.eq_ignore_ascii_case("localhost") || names.iter().any(|name| name.eq_ignore_ascii_case(host)) {
+        return true;
+    }
+    // An address in digits cannot be pointed elsewhere; off loopback it may be a translated one.
+    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || !listener.ip().is_loopback())
+}
+
+/// The segments of a path, percent-decoded one by one, so that a name may have slashes.
+pub(super) fn segments(path: &str) -> Result<Vec<String>, Failure> {
+    path.trim_end_matches('/')
+        .split('/')
+        .map(|s| decode(s).ok_or_else(|| Failure::bad("bad escape in the path")))
+        .collect()
+}
+
+/// One value of a query string.
+pub(super) fn query(uri: &hyper::Uri, name: &str) -> Option<String> {
+    let pairs = uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
+    pairs.into_iter().find(|(key, _)| *key == name).and_then(|(_, value)| decode(value))
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        out.push(match b {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?].map(|d| char::from(d).to_digit(16));
+                u8::try_from(digits[0]? * 16 + digits[1]?).ok()?
+            }
+            b => b,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+/// The body, up to a limit, as JSON; `{}` if there is none.
+pub(super) async fn body(request: Request<Incoming>, max: u64) -> Result<Value, Failure> {
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    let collected = Limited::new(request.into_body(), max).collect().await;
+    let bytes: Bytes = collected.map_err(|e| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()))?.to_bytes();
+    if bytes.is_empty() {
+        return Ok(json!({}));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| Failure::bad(format!("the body is no JSON: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        assert_eq!(host_of("[::1]:8500"), "::1");
+        assert_eq!(host_of("a.example:1"), "a.example");
+        assert_eq!(host_of("a.example"), "a.example");
+        let loopback: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let open: SocketAddr = "0.0.0.0:1".parse().unwrap();
+        let names = ["mq.example".to_owned()];
+        for (host, listener, known) in [
+            ("localhost", loopback, true),
+            ("127.0.0.1", loopback, true),
+            ("::1", loopback, true),
+            ("evil.example", loopback, false),
+            ("10.0.0.1", loopback, false),
+            ("10.0.0.1", open, true),
+            ("evil.example", open, false),
+            ("MQ.example", loopback, true),
+        ] {
+            assert_eq!(is_known(host, listener, &names), known, "{host}");
+        }
+    }
+
+    #[test]
+    fn names_with_slashes() {
+        assert_eq!(segments("queues/%2F/a%2fb/").unwrap(), ["queues", "/", "a/b"]);
+        for bad in ["%", "%2", "%zz", "%ff"] {
+            assert!(segments(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A node: storage, broker and listeners put together, from start to stop.
+
+mod amqp;
+mod core;
+mod machine;
+mod schedule;
+mod store;
+mod watch;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch as channel};
+use waypost_broker::broker::{Broker, BrokerConfig};
+use waypost_model::journal::{BodyStore, Journal};
+use waypost_model::{Event, Lsn, Refusal, RefusalKind};
+
+pub use self::machine::Gauges;
+pub(crate) use self::machine::open_files;
+pub use self::store::{Opened, Store};
+
+use self::core::BrokerCore;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::ServeError;
+use crate::listen::accept::accept;
+use crate::listen::announce::Announcement;
+use crate::listen::tls::Tls;
+use crate::listen::{Listener, Protocol, Reserved};
+use crate::{http, runtime};
+
+/// How long an operator waits for the disk.
+const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What all parts of a running node share.
+pub struct Node {
+    /// How it was configured.
+    pub config: Config,
+    /// Its clock.
+    pub clock: Clock,
+    /// Its broker.
+    pub broker: Arc<Broker>,
+    /// Its log.
+    pub journal: Arc<dyn Journal>,
+    /// What the machine has left.
+    pub gauges: Gauges,
+    /// Whether it takes connections: set when all listeners are there, cleared when it stops.
+    pub ready: AtomicBool,
+    /// Where it keeps everything.
+    pub store: Arc<dyn Store>,
+    bodies: Arc<dyn BodyStore>,
+    /// Told after every commit.
+    committed: Notify,
+    /// Connections of all protocols but HTTP.
+    connections: AtomicUsize,
+}
+
+/// Runs a server until `shutdown` completes or something fatal happens, on threads of its own.
+///
+/// # Errors
+/// [`ServeError`]; its exit code is for the process.
+pub fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
+    run_on(config, shutdown, store::open)
+}
+
+/// The same, over a store of the caller's.
+pub(crate) fn run_on(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    open: impl FnOnce(&Config) -> Result<Opened, ServeError>,
+) -> Result<(), ServeError> {
+    machine::raise_file_limit();
+    let runtime = runtime::build(config.server.worker_threads).map_err(ServeError::io("cannot start threads"))?;
+    let result = runtime.block_on(serve(config, Box::pin(shutdown), open));
+    // Whoever has not ended by now had its time.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve(
+    config: Config,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+    open: impl FnOnce(&Config) -> Result<Opened, ServeError>,
+) -> Result<(), ServeError> {
+    let clock = Clock::start();
+    let reserved = reserve(&config)?;
+    std::fs::create_dir_all(&config.server.data_dir).map_err(ServeError::io("cannot make the data directory"))?;
+    let Opened { store, recovered } = open(&config)?;
+    // Only whoever holds the lock of the directory may touch what the last one left.
+    Announcement::clear(&config.server.data_dir);
+    let broker_config = BrokerConfig { memory_budget_bytes: config.memory.queue_budget.0, seed: machine::seed()? };
+    let (journal, bodies) = (store.journal(), store.bodies());
+    let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
+    let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
+    let node = Arc::new(Node {
+        gauges: Gauges::new(&config),
+        config,
+        clock,
+        broker,
+        journal,
+        store,
+        ready: AtomicBool::new(false),
+        bodies,
+        committed: Notify::new(),
+        connections: AtomicUsize::new(0),
+    });
+    node.store.start(Box::new({
+        let node = Arc::downgrade(&node);
+        move || {
+            if let Some(node) = node.upgrade() {
+                node.broker.advance(node.clock.now());
+                node.committed.notify_waiters();
+            }
+        }
+    }))?;
+    let result = live(&node, reserved, shutdown).await;
+    let closed = node.store.close();
+    tracing::info!("stopped");
+    result.and(closed)
+}
+
+/// From the first listener to the last connection.
+async fn live(
+    node: &Arc<Node>,
+    reserved: Vec<Reserved>,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+) -> Result<(), ServeError> {
+    let (stop, stopping) = channel::channel(false);
+    let listeners: Vec<_> = reserved.into_iter().map(Reserved::listen).collect::<Result<_, _>>()?;
+    let announcement = Announcement::write(&node.config.server.data_dir, &listeners)
+        .map_err(ServeError::io("cannot write listeners.json"))?;
+    node.ready.store(true, Ordering::SeqCst);
+    for listener in &listeners {
+        let (protocol, address, tls) = (listener.protocol.name(), listener.address, listener.tls.is_some());
+        tracing::info!(protocol, %address, tls, "listening");
+    }
+    let reloadable: Vec<Arc<Tls>> = listeners.iter().filter_map(|l| l.tls.clone()).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for listener in listeners {
+        tasks.spawn(take_connections(Arc::clone(node), listener, stopping.clone()));
+    }
+    tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
+    tasks.spawn(reload_on_hangup(reloadable, stopping));
+    let result = tokio::select! {
+        () = shutdown => Ok(()),
+        () = watch::run(node) => Err(ServeError::JournalStopped),
+    };
+    node.ready.store(false, Ordering::SeqCst);
+    drop(announcement);
+    tracing::info!("stopping");
+    let _ = stop.send(true);
+    let reason = if result.is_ok() { "shutdown" } else { "storage failure" };
+    node.say_farewell(reason).await;
+    tasks.join_all().await;
+    result
+}
+
+fn reserve(config: &Config) -> Result<Vec<Reserved>, ServeError> {
+    let amqp = config.listeners.amqp.iter().map(|spec| (Protocol::Amqp, spec));
+    let http = config.listeners.http.iter().map(|spec| (Protocol::Http, spec));
+    amqp.chain(http).map(|(protocol, spec)| Reserved::new(protocol, spec)).collect()
+}
+
+async fn take_connections(node: Arc<Node>, listener: Listener, stop: channel::Receiver<bool>) {
+    match listener.protocol {
+        Protocol::Amqp => {
+            let amqp = Arc::new(amqp::AmqpListener::new(&node, &listener));
+            accept(&listener.socket, stop, |socket, peer| amqp.take(socket, peer)).await;
+        }
+        Protocol::Http => {
+            let http = Arc::new(http::HttpListener::new(&node, &listener, stop.clone()));
+            accept(&listener.socket, stop, |socket, peer| http.take(socket, peer)).await;
+        }
+    }
+}
+
+/// Reads certificates anew on SIGHUP.
+async fn reload_on_hangup(all: Vec<Arc<Tls>>, mut stop: channel::Receiver<bool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        tracing::warn!("SIGHUP cannot be watched: certificates are read at the start only");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = hangups.recv() => {}
+        }
+        for tls in &all {
+            match tls.reload() {
+                Ok(()) => tracing::info!("certificate read anew"),
+                Err(error) => tracing::error!(%error, "the old certificate stays in use"),
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Tells every peer that the server goes, and waits for them to go too.
+    async fn say_farewell(&self, reason: &str) {
+        let text = format!("broker forced connection closure with reason '{reason}'");
+        for peer in self.broker.peers() {
+            peer.outbox.push(Event::Close { refusal: Refusal::new(RefusalKind::ConnectionForced, text.clone()) });
+        }
+        let gone = async {
+            while self.connections.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(self.config.server.stop_timeout, gone).await.is_err() {
+            let left = self.connections.load(Ordering::SeqCst);
+            tracing::info!(left, "peers did not confirm the closing in time");
+        }
+    }
+
+    /// Waits until the journal is durable up to `lsn`. False if that takes too long to be worth waiting for.
+    pub async fn reached(&self, lsn: Option<Lsn>) -> bool {
+        let Some(lsn) = lsn else { return true };
+        let reached = async {
+            loop {
+                let mut commit = std::pin::pin!(self.committed.notified());
+                // Listen first, then look: a commit in between is not missed.
+                commit.as_mut().enable();
+                if self.journal.durable() >= lsn {
+                    return;
+                }
+                commit.await;
+            }
+        };
+        tokio::time::timeout(DURABLE_TIMEOUT, reached).await.is_ok()
+    }
+
+    /// The broker as drivers see it.
+    fn core(&self) -> Arc<BrokerCore> {
+        Arc::new(BrokerCore::new(Arc::clone(&self.broker), Arc::clone(&self.bodies)))
+    }
+}
