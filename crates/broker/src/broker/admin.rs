@@ -17,6 +17,9 @@ mod queues;
 mod users;
 mod vhosts;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use waypost_model::{ConnId, Lsn, Millis, Refusal};

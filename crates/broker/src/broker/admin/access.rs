@@ -97,7 +97,8 @@ impl Broker {
     ) -> Result<Option<Lsn>, Refusal> {
         self.set(now, |t| {
             let change = t.delete_topic_permission(user, vhost, exchange)?;
-            let missing = || Refusal::not_found(format!("user '{user}' has no such topic permissions in vhost '{vhost}'"));
+            let missing =
+                || Refusal::not_found(format!("user '{user}' has no such topic permissions in vhost '{vhost}'"));
             if change.is_empty() { Err(missing()) } else { Ok(change) }
         })
     }

@@ -127,7 +127,10 @@ impl Broker {
                     && b.arguments.equivalent(&binding.arguments)
             });
             if !there {
-                return Err(Refusal::not_found(format!("no such binding of exchange '{}' in vhost '{vhost}'", binding.source)));
+                return Err(Refusal::not_found(format!(
+                    "no such binding of exchange '{}' in vhost '{vhost}'",
+                    binding.source
+                )));
             }
             t.unbind(actor.name(), vhost, binding, NOBODY)
         })

@@ -101,7 +101,9 @@ impl Broker {
         now: Millis,
     ) -> Result<(Arc<QueueSettings>, Option<Lsn>), Refusal> {
         if declare.exclusive {
-            return Err(Refusal::precondition_failed("an exclusive queue can only be declared by the connection that is to own it"));
+            return Err(Refusal::precondition_failed(
+                "an exclusive queue can only be declared by the connection that is to own it",
+            ));
         }
         self.alter(now, |t| t.declare_queue(actor.name(), vhost, declare, NOBODY))
     }

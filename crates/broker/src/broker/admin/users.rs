@@ -78,7 +78,9 @@ impl Broker {
             let password = match &update.password {
                 NewPassword::Keep => match &old {
                     Some(old) => old.password.clone(),
-                    None => return Err(Refusal::precondition_failed(format!("user '{name}' is new and needs a password"))),
+                    None => {
+                        return Err(Refusal::precondition_failed(format!("user '{name}' is new and needs a password")));
+                    }
                 },
                 NewPassword::Clear => None,
                 NewPassword::Plain(plain) => Some(hash(t, plain, now)?),
