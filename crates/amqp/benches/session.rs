@@ -14,8 +14,8 @@ use waypost_amqp::codec::{ContentHeader, FrameKind, Long, Method, PROTOCOL_HEADE
 use waypost_amqp::session::{Peer, SessionConfig};
 use waypost_model::props::{PROPS_EMPTY, PropsOwned, ShortStr};
 use waypost_model::{
-    Batch, BatchBuilder, Body, Call, ChannelId, Command, ConsumerId, Delivery, Event, Millis,
-    QueueId, ReadBuf, Reply, Route, Seq, Session, Transmit, Turn,
+    Batch, BatchBuilder, Body, Call, ChannelId, Command, ConsumerId, Delivery, Event, Millis, QueueId, ReadBuf, Reply,
+    Route, Seq, Session, Transmit, Turn,
 };
 
 const READ_BYTES: usize = 64 * 1024;
@@ -31,18 +31,9 @@ struct Driver {
 
 impl Driver {
     fn new() -> Self {
-        let session = AmqpSession::new(
-            Arc::new(SessionConfig::default()),
-            Peer::default(),
-            Millis(0),
-        );
+        let session = AmqpSession::new(Arc::new(SessionConfig::default()), Peer::default(), Millis(0));
         let (input, out, turn) = (ReadBuf::default(), Transmit::default(), Turn::default());
-        let mut driver = Driver {
-            session,
-            input,
-            out,
-            turn,
-        };
+        let mut driver = Driver { session, input, out, turn };
         driver.receive(&PROTOCOL_HEADER);
         driver.method(
             0,
@@ -52,11 +43,7 @@ impl Driver {
                 ..Default::default()
             }),
         );
-        let tune_ok = connection::TuneOk {
-            channel_max: 9,
-            frame_max: 131_072,
-            heartbeat: 0,
-        };
+        let tune_ok = connection::TuneOk { channel_max: 9, frame_max: 131_072, heartbeat: 0 };
         driver.method(0, Method::ConnectionTuneOk(tune_ok));
         driver.method(0, Method::ConnectionOpen(connection::Open::default()));
         driver.method(1, Method::ChannelOpen(channel::Open::default()));
@@ -65,8 +52,7 @@ impl Driver {
 
     fn receive(&mut self, bytes: &[u8]) {
         self.input.vec().extend_from_slice(bytes);
-        self.session
-            .receive(&mut self.input, Millis(0), &mut self.turn, &mut self.out);
+        self.session.receive(&mut self.input, Millis(0), &mut self.turn, &mut self.out);
     }
 
     /// Sends a method, and answers what it asks of the core.
@@ -75,12 +61,7 @@ impl Driver {
         method.encode_frame(&mut bytes, number);
         self.receive(&bytes);
         for command in std::mem::take(&mut self.turn.commands) {
-            let Command::Call {
-                channel,
-                token,
-                call,
-            } = command
-            else {
+            let Command::Call { channel, token, call } = command else {
                 continue;
             };
             let reply = match call {
@@ -92,19 +73,13 @@ impl Driver {
                 },
                 _ => Reply::Done,
             };
-            self.event(Event::Reply {
-                channel,
-                token,
-                reply,
-                after: None,
-            });
+            self.event(Event::Reply { channel, token, reply, after: None });
         }
         self.write();
     }
 
     fn event(&mut self, event: Event) {
-        self.session
-            .handle(event, Millis(0), &mut self.turn, &mut self.out);
+        self.session.handle(event, Millis(0), &mut self.turn, &mut self.out);
     }
 
     fn write(&mut self) -> usize {
@@ -121,28 +96,15 @@ impl Driver {
     }
 
     fn consume(&mut self, no_ack: bool) {
-        let consume = basic::Consume {
-            queue: "q",
-            consumer_tag: "bench",
-            no_ack,
-            ..Default::default()
-        };
+        let consume = basic::Consume { queue: "q", consumer_tag: "bench", no_ack, ..Default::default() };
         self.method(1, Method::BasicConsume(consume));
     }
 }
 
 fn publish(out: &mut Vec<u8>, key: &str, props: &[u8], body: &[u8]) {
-    let method = basic::Publish {
-        exchange: "",
-        routing_key: Short(key.as_bytes()),
-        ..Default::default()
-    };
+    let method = basic::Publish { exchange: "", routing_key: Short(key.as_bytes()), ..Default::default() };
     encode_method(out, 1, &method);
-    let header = ContentHeader {
-        class_id: 60,
-        body_size: body.len() as u64,
-        props,
-    };
+    let header = ContentHeader { class_id: 60, body_size: body.len() as u64, props };
     encode(out, FrameKind::Header, 1, |out| header.encode(out));
     encode_body(out, 1, body, 131_072);
 }
@@ -170,18 +132,8 @@ fn feed(name: &str, messages: usize, stream: &[u8], confirms: bool) {
                     taken += u64::from(p.to - p.from);
                     if let Some(last) = p.confirm {
                         let (first, channel) = (last + 1 - u64::from(p.to - p.from), p.channel);
-                        let accepted = Event::Accepted {
-                            channel,
-                            first,
-                            last,
-                            lsn: None,
-                        };
-                        driver.session.handle(
-                            accepted,
-                            Millis(0),
-                            &mut Turn::default(),
-                            &mut driver.out,
-                        );
+                        let accepted = Event::Accepted { channel, first, last, lsn: None };
+                        driver.session.handle(accepted, Millis(0), &mut Turn::default(), &mut driver.out);
                     }
                 }
             }
@@ -192,11 +144,7 @@ fn feed(name: &str, messages: usize, stream: &[u8], confirms: bool) {
     }
     assert_eq!(taken as usize, rounds * messages);
     report(name, rounds * messages, started);
-    println!(
-        "{:<44} {:>8.1} messages per command",
-        "",
-        taken as f64 / commands as f64
-    );
+    println!("{:<44} {:>8.1} messages per command", "", taken as f64 / commands as f64);
 }
 
 fn publishing() {
@@ -206,14 +154,10 @@ fn publishing() {
         stream.clear();
         (0..n).for_each(|i| each(stream, i));
     };
-    many(&mut stream, 10_000, &|s, _| {
-        publish(s, "queue", PROPS_EMPTY, &body(16))
-    });
+    many(&mut stream, 10_000, &|s, _| publish(s, "queue", PROPS_EMPTY, &body(16)));
     feed("publish, 16 B, all equal", 10_000, &stream, false);
     feed("publish, 16 B, all equal, confirms", 10_000, &stream, true);
-    many(&mut stream, 10_000, &|s, i| {
-        publish(s, "queue", PROPS_EMPTY, &body(8 + i % 16))
-    });
+    many(&mut stream, 10_000, &|s, i| publish(s, "queue", PROPS_EMPTY, &body(8 + i % 16)));
     feed("publish, 8 to 23 B", 10_000, &stream, false);
     many(&mut stream, 10_000, &|s, i| {
         let props = PropsOwned {
@@ -223,23 +167,12 @@ fn publishing() {
         };
         publish(s, "queue", &props.to_bytes(), &body(16));
     });
-    feed(
-        "publish, 16 B, persistent, own message-id",
-        10_000,
-        &stream,
-        false,
-    );
-    many(&mut stream, 10_000, &|s, i| {
-        publish(s, &format!("key-{i}"), PROPS_EMPTY, &body(16))
-    });
+    feed("publish, 16 B, persistent, own message-id", 10_000, &stream, false);
+    many(&mut stream, 10_000, &|s, i| publish(s, &format!("key-{i}"), PROPS_EMPTY, &body(16)));
     feed("publish, 16 B, own routing key", 10_000, &stream, false);
-    many(&mut stream, 1_000, &|s, _| {
-        publish(s, "queue", PROPS_EMPTY, &body(1024))
-    });
+    many(&mut stream, 1_000, &|s, _| publish(s, "queue", PROPS_EMPTY, &body(1024)));
     feed("publish, 1 KiB", 1_000, &stream, false);
-    many(&mut stream, 20, &|s, _| {
-        publish(s, "queue", PROPS_EMPTY, &body(500_000))
-    });
+    many(&mut stream, 20, &|s, _| publish(s, "queue", PROPS_EMPTY, &body(500_000)));
     feed("publish, 500 kB in frames of 128 KiB", 20, &stream, false);
 }
 
@@ -252,10 +185,7 @@ fn batch(len: usize, count: usize) -> Arc<Batch> {
 fn delivering(name: &str, len: usize, count: u32, no_ack: bool, ack_every: u64) {
     let mut driver = Driver::new();
     driver.consume(no_ack);
-    let (batch, route) = (
-        batch(len, count as usize),
-        Arc::new(Route::new("", "queue")),
-    );
+    let (batch, route) = (batch(len, count as usize), Arc::new(Route::new("", "queue")));
     let (mut tag, mut seq) = (0u64, 0u64);
     let mut acks = Vec::new();
     let rounds = MESSAGES / count as usize;
@@ -268,10 +198,7 @@ fn delivering(name: &str, len: usize, count: u32, no_ack: bool, ack_every: u64) 
             first: Seq(seq),
             count,
             route: Arc::clone(&route),
-            body: Body::Mem {
-                batch: Arc::clone(&batch),
-                from: 0,
-            },
+            body: Body::Mem { batch: Arc::clone(&batch), from: 0 },
             redelivered: false,
             delivery_count: 0,
             cost: 0,
@@ -283,10 +210,7 @@ fn delivering(name: &str, len: usize, count: u32, no_ack: bool, ack_every: u64) 
             acks.clear();
             for _ in 0..u64::from(count) / ack_every {
                 tag += ack_every;
-                let ack = basic::Ack {
-                    delivery_tag: tag,
-                    multiple: ack_every > 1,
-                };
+                let ack = basic::Ack { delivery_tag: tag, multiple: ack_every > 1 };
                 encode_method(&mut acks, 1, &ack);
             }
             driver.receive(&acks);
@@ -300,13 +224,7 @@ fn main() {
     publishing();
     delivering("deliver, 16 B, no ack", 16, 800, true, 1);
     delivering("deliver, 16 B, ack every 100", 16, 800, false, 100);
-    delivering(
-        "deliver, 16 B, ack each (acks encoded too)",
-        16,
-        800,
-        false,
-        1,
-    );
+    delivering("deliver, 16 B, ack each (acks encoded too)", 16, 800, false, 1);
     delivering("deliver, 16 B, one per event", 16, 1, true, 1);
     delivering("deliver, 1 KiB, no ack", 1024, 64, true, 1);
     delivering("deliver, 16 KiB, no ack", 16 * 1024, 8, true, 1);

@@ -23,15 +23,9 @@ impl<'a> ContentHeader<'a> {
     ///
     /// [`DecodeError::Truncated`] if it is shorter than its fixed part.
     pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
-        let (fixed, props) = payload
-            .split_first_chunk::<CONTENT_HEADER_LEN>()
-            .ok_or(DecodeError::Truncated)?;
+        let (fixed, props) = payload.split_first_chunk::<CONTENT_HEADER_LEN>().ok_or(DecodeError::Truncated)?;
         let [c0, c1, _, _, size @ ..] = *fixed;
-        Ok(ContentHeader {
-            class_id: u16::from_be_bytes([c0, c1]),
-            body_size: u64::from_be_bytes(size),
-            props,
-        })
+        Ok(ContentHeader { class_id: u16::from_be_bytes([c0, c1]), body_size: u64::from_be_bytes(size), props })
     }
 
     /// Appends the payload, with weight 0.
@@ -49,18 +43,11 @@ mod tests {
 
     #[test]
     fn s4_2_6_1_header_comes_back_as_it_went() {
-        let header = ContentHeader {
-            class_id: 60,
-            body_size: 1 << 40,
-            props: &[0x10, 0, 2],
-        };
+        let header = ContentHeader { class_id: 60, body_size: 1 << 40, props: &[0x10, 0, 2] };
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
         assert_eq!(ContentHeader::decode(&bytes), Ok(header));
-        assert_eq!(
-            ContentHeader::decode(&bytes[..11]),
-            Err(DecodeError::Truncated)
-        );
+        assert_eq!(ContentHeader::decode(&bytes[..11]), Err(DecodeError::Truncated));
         // A weight is ignored.
         bytes[3] = 7;
         assert_eq!(ContentHeader::decode(&bytes), Ok(header));

@@ -47,11 +47,7 @@ pub struct FieldReader<'a> {
 impl<'a> FieldReader<'a> {
     /// A reader over the arguments of a method.
     pub fn new(bytes: &'a [u8]) -> Self {
-        FieldReader {
-            rest: bytes,
-            bits: 0,
-            bits_left: 0,
-        }
+        FieldReader { rest: bytes, bits: 0, bits_left: 0 }
     }
 
     /// Ends the reading.
@@ -68,20 +64,14 @@ impl<'a> FieldReader<'a> {
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         self.bits_left = 0;
-        let (head, tail) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(DecodeError::Truncated)?;
+        let (head, tail) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated)?;
         self.rest = tail;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         self.bits_left = 0;
-        let (head, tail) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::Truncated)?;
+        let (head, tail) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
         self.rest = tail;
         Ok(*head)
     }

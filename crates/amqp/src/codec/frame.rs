@@ -102,10 +102,7 @@ impl<'a> Frame<'a> {
         let size = u32::from_be_bytes([s0, s1, s2, s3]);
         let whole = u64::from(size) + FRAME_OVERHEAD as u64;
         if whole > u64::from(frame_bytes_max) {
-            return Err(FrameError::TooLarge {
-                size: whole,
-                max: frame_bytes_max,
-            });
+            return Err(FrameError::TooLarge { size: whole, max: frame_bytes_max });
         }
         // Fits: at most `frame_bytes_max`, a u32.
         let end = FRAME_HEADER_LEN + size as usize;
@@ -116,11 +113,7 @@ impl<'a> Frame<'a> {
             return Err(FrameError::End(marker));
         }
         let channel = u16::from_be_bytes([c0, c1]);
-        Ok(Some(Frame {
-            kind,
-            channel,
-            payload: &bytes[FRAME_HEADER_LEN..end],
-        }))
+        Ok(Some(Frame { kind, channel, payload: &bytes[FRAME_HEADER_LEN..end] }))
     }
 
     /// The whole frame's length in bytes.
@@ -130,12 +123,7 @@ impl<'a> Frame<'a> {
 }
 
 /// Appends a frame whose payload is written by `payload`.
-pub fn encode(
-    out: &mut Vec<u8>,
-    kind: FrameKind,
-    channel: u16,
-    payload: impl FnOnce(&mut Vec<u8>),
-) {
+pub fn encode(out: &mut Vec<u8>, kind: FrameKind, channel: u16, payload: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.push(kind as u8);
     out.extend_from_slice(&channel.to_be_bytes());
@@ -149,20 +137,14 @@ pub fn encode(
 
 /// Appends a method frame.
 pub fn encode_method<'a>(out: &mut Vec<u8>, channel: u16, args: &impl MethodArgs<'a>) {
-    encode(out, FrameKind::Method, channel, |out| {
-        encode_args(out, args)
-    });
+    encode(out, FrameKind::Method, channel, |out| encode_args(out, args));
 }
 
 /// Appends `body` as body frames of at most `frame_bytes_max` each; none for an empty body (§4.2.6.2).
 pub fn encode_body(out: &mut Vec<u8>, channel: u16, body: &[u8], frame_bytes_max: u32) {
-    let payload_max = (frame_bytes_max as usize)
-        .saturating_sub(FRAME_OVERHEAD)
-        .max(1);
+    let payload_max = (frame_bytes_max as usize).saturating_sub(FRAME_OVERHEAD).max(1);
     for chunk in body.chunks(payload_max) {
-        encode(out, FrameKind::Body, channel, |out| {
-            out.extend_from_slice(chunk)
-        });
+        encode(out, FrameKind::Body, channel, |out| out.extend_from_slice(chunk));
     }
 }
 
@@ -173,9 +155,7 @@ mod tests {
     #[test]
     fn s4_2_3_a_frame_is_whole_or_not_there() {
         let mut bytes = Vec::new();
-        encode(&mut bytes, FrameKind::Body, 0x0102, |out| {
-            out.extend_from_slice(b"hello")
-        });
+        encode(&mut bytes, FrameKind::Body, 0x0102, |out| out.extend_from_slice(b"hello"));
         bytes.extend_from_slice(b"rest");
         let whole = bytes.len() - 4;
         for cut in 0..whole {
@@ -189,18 +169,9 @@ mod tests {
     #[test]
     fn s4_2_3_broken_frames() {
         assert_eq!(Frame::parse(b"\x04", 4096), Err(FrameError::UnknownType(4)));
-        assert_eq!(
-            Frame::parse(b"\x03\0\x01\0\0\0\x01xy", 4096),
-            Err(FrameError::End(b'y'))
-        );
+        assert_eq!(Frame::parse(b"\x03\0\x01\0\0\0\x01xy", 4096), Err(FrameError::End(b'y')));
         let too_large = Frame::parse(b"\x03\0\x01\xff\xff\xff\xff", 4096);
-        assert_eq!(
-            too_large,
-            Err(FrameError::TooLarge {
-                size: 0x1_0000_0007,
-                max: 4096
-            })
-        );
+        assert_eq!(too_large, Err(FrameError::TooLarge { size: 0x1_0000_0007, max: 4096 }));
         // The size counts the frame's own 8 bytes.
         assert_eq!(Frame::parse(b"\x03\0\x01\0\0\x0f\xf8", 4096), Ok(None));
         assert!(Frame::parse(b"\x03\0\x01\0\0\x0f\xf9", 4096).is_err());

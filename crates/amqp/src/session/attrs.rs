@@ -23,10 +23,7 @@ pub(super) struct Described {
 /// 502 if it is malformed, 406 for a user that is not `user` and for an expiration that is no number of milliseconds.
 pub(super) fn describe(list: &[u8], user: &str) -> Result<Described> {
     let found = props::scan(list).map_err(|e| Refusal::syntax_error(e.to_string()))?;
-    let mut attrs = Attrs {
-        priority: found.priority.unwrap_or(0),
-        ..Attrs::default()
-    };
+    let mut attrs = Attrs { priority: found.priority.unwrap_or(0), ..Attrs::default() };
     if found.is_persistent() {
         attrs.flags = attrs.flags.with(AttrFlags::PERSISTENT);
     }
@@ -40,10 +37,7 @@ pub(super) fn describe(list: &[u8], user: &str) -> Result<Described> {
         attrs.flags = attrs.flags.with(header_flags(headers)?);
     }
     let direct_reply = found.reply_to == Some(REPLY_QUEUE.as_bytes());
-    Ok(Described {
-        attrs,
-        direct_reply,
-    })
+    Ok(Described { attrs, direct_reply })
 }
 
 fn milliseconds(digits: &[u8]) -> Result<u32> {
@@ -51,9 +45,7 @@ fn milliseconds(digits: &[u8]) -> Result<u32> {
         .ok()
         .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
         .and_then(|text| text.parse().ok());
-    parsed.ok_or_else(|| {
-        Refusal::precondition_failed(format!("invalid expiration '{}'", digits.escape_ascii()))
-    })
+    parsed.ok_or_else(|| Refusal::precondition_failed(format!("invalid expiration '{}'", digits.escape_ascii())))
 }
 
 fn check_user(claimed: &[u8], user: &str) -> Result<()> {
@@ -100,53 +92,28 @@ mod tests {
             reply_to: ShortStr::new(REPLY_QUEUE),
             ..PropsOwned::default()
         };
-        let Described {
-            attrs,
-            direct_reply,
-        } = described(&all).unwrap();
+        let Described { attrs, direct_reply } = described(&all).unwrap();
         assert!(attrs.persistent() && direct_reply);
-        assert!(
-            attrs
-                .flags
-                .has(AttrFlags::HEADERS.with(AttrFlags::SENDER_SELECTED))
-        );
+        assert!(attrs.flags.has(AttrFlags::HEADERS.with(AttrFlags::SENDER_SELECTED)));
         assert_eq!((attrs.priority, attrs.expiration), (7, Some(60_000)));
         let none = described(&PropsOwned::default()).unwrap();
-        assert_eq!(
-            none,
-            Described {
-                attrs: Attrs::default(),
-                direct_reply: false
-            }
-        );
+        assert_eq!(none, Described { attrs: Attrs::default(), direct_reply: false });
     }
 
     #[test]
     fn what_is_refused() {
         let of = |props: PropsOwned| described(&props).unwrap_err();
         for bad in ["", "1.5", "+5", "-1", "ten", "4294967296"] {
-            let refusal = of(PropsOwned {
-                expiration: ShortStr::new(bad),
-                ..Default::default()
-            });
+            let refusal = of(PropsOwned { expiration: ShortStr::new(bad), ..Default::default() });
             assert_eq!(refusal.kind, RefusalKind::PreconditionFailed, "{bad}");
         }
-        let refusal = of(PropsOwned {
-            user_id: ShortStr::new("root"),
-            ..Default::default()
-        });
+        let refusal = of(PropsOwned { user_id: ShortStr::new("root"), ..Default::default() });
         assert_eq!(
             refusal.to_string(),
             "PRECONDITION_FAILED - user_id property set to 'root' but authenticated user was 'guest'"
         );
         let broken_headers = b"\x20\0\0\0\0\x03\x01aZ";
-        assert_eq!(
-            describe(broken_headers, "").unwrap_err().kind,
-            RefusalKind::SyntaxError
-        );
-        assert_eq!(
-            describe(b"\0\x01", "").unwrap_err().kind,
-            RefusalKind::SyntaxError
-        );
+        assert_eq!(describe(broken_headers, "").unwrap_err().kind, RefusalKind::SyntaxError);
+        assert_eq!(describe(b"\0\x01", "").unwrap_err().kind, RefusalKind::SyntaxError);
     }
 }

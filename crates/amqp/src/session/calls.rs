@@ -83,20 +83,14 @@ impl Calls {
     pub fn take_locals(&mut self, channel: u16, mut each: impl FnMut(Vec<u8>)) {
         for slot in &mut self.queue {
             match slot {
-                Some(Pending {
-                    channel: c, kind, ..
-                }) if *c == channel => {
+                Some(Pending { channel: c, kind, .. }) if *c == channel => {
                     if !matches!(kind, Kind::Local(_)) {
                         break;
                     }
                 }
                 _ => continue,
             }
-            if let Some(Pending {
-                kind: Kind::Local(bytes),
-                ..
-            }) = slot.take()
-            {
+            if let Some(Pending { kind: Kind::Local(bytes), .. }) = slot.take() {
                 each(bytes);
             }
         }
@@ -129,12 +123,7 @@ mod tests {
     use super::*;
 
     fn call(channel: u16, kind: Kind) -> Pending {
-        Pending {
-            channel,
-            id: MethodId::default(),
-            kind,
-            no_wait: false,
-        }
+        Pending { channel, id: MethodId::default(), kind, no_wait: false }
     }
 
     #[test]
@@ -153,10 +142,7 @@ mod tests {
 
     #[test]
     fn the_token_of_publishes_is_never_given() {
-        let mut calls = Calls {
-            base: u32::MAX - 1,
-            ..Calls::default()
-        };
+        let mut calls = Calls { base: u32::MAX - 1, ..Calls::default() };
         let tokens: Vec<u32> = (0..3).map(|_| calls.add(call(1, Kind::Get))).collect();
         assert_eq!(tokens, [u32::MAX - 1, 0, 1]);
         assert!(tokens.into_iter().all(|t| calls.take(t).is_some()));

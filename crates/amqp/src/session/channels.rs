@@ -57,10 +57,7 @@ pub(super) enum LastQueue {
 pub(super) enum ReplyTo {
     None,
     Awaited,
-    Active {
-        consumer: ConsumerId,
-        name: Box<str>,
-    },
+    Active { consumer: ConsumerId, name: Box<str> },
 }
 
 /// One consumer, for encoding what it gets.
@@ -122,10 +119,7 @@ impl Channel {
     /// Drops what a refused channel does not need any more.
     pub fn refuse(&mut self, release: bool) {
         let number = self.number;
-        *self = Channel {
-            state: ChannelState::Refused { release },
-            ..Channel::new(number)
-        };
+        *self = Channel { state: ChannelState::Refused { release }, ..Channel::new(number) };
     }
 
     /// Whether events of the core are for this channel as the peer knows it.
@@ -144,12 +138,7 @@ impl Channel {
     }
 
     /// Takes what is unsettled under `tag`, or with `multiple` through it; tag 0 is then all.
-    pub fn take_unsettled(
-        &mut self,
-        tag: u64,
-        multiple: bool,
-        mut each: impl FnMut(TagRun),
-    ) -> Result<()> {
+    pub fn take_unsettled(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(TagRun)) -> Result<()> {
         let found = match (multiple, tag) {
             (true, 0) => {
                 self.unsettled.take_all(each);
@@ -160,9 +149,7 @@ impl Channel {
         };
         match found {
             true => Ok(()),
-            false => Err(Refusal::precondition_failed(format!(
-                "unknown delivery tag {tag}"
-            ))),
+            false => Err(Refusal::precondition_failed(format!("unknown delivery tag {tag}"))),
         }
     }
 }
@@ -170,10 +157,7 @@ impl Channel {
 /// All channels, by number.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
-    #[expect(
-        clippy::vec_box,
-        reason = "a channel is large, and most connections have one"
-    )]
+    #[expect(clippy::vec_box, reason = "a channel is large, and most connections have one")]
     sorted: Vec<Box<Channel>>,
     /// Where the last look-up ended.
     last: usize,
@@ -181,15 +165,8 @@ pub(super) struct Channels {
 
 impl Channels {
     pub fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
-        if self
-            .sorted
-            .get(self.last)
-            .is_none_or(|c| c.number != number)
-        {
-            self.last = self
-                .sorted
-                .binary_search_by_key(&number, |c| c.number)
-                .ok()?;
+        if self.sorted.get(self.last).is_none_or(|c| c.number != number) {
+            self.last = self.sorted.binary_search_by_key(&number, |c| c.number).ok()?;
         }
         self.sorted.get_mut(self.last).map(|c| &mut **c)
     }

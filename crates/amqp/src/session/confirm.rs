@@ -36,10 +36,7 @@ impl Confirms {
     /// Takes note of a verdict.
     pub fn note(&mut self, verdict: Verdict) {
         if let Some(back) = self.verdicts.back_mut() {
-            if back.last + 1 == verdict.first
-                && back.accepted == verdict.accepted
-                && back.lsn == verdict.lsn
-            {
+            if back.last + 1 == verdict.first && back.accepted == verdict.accepted && back.lsn == verdict.lsn {
                 back.last = verdict.last;
                 return;
             }
@@ -56,11 +53,7 @@ impl Confirms {
     pub fn emit(&mut self, durable: Lsn, channel: u16, out: &mut Vec<u8>) -> Option<Lsn> {
         let (from, mut waits) = (self.settled, None);
         let mut acked = from;
-        while let Some(next) = self
-            .verdicts
-            .front()
-            .filter(|v| v.first == self.settled + 1)
-        {
+        while let Some(next) = self.verdicts.front().filter(|v| v.first == self.settled + 1) {
             if let Some(lsn) = next.lsn.filter(|lsn| *lsn > durable) {
                 waits = Some(lsn);
                 break;
@@ -68,11 +61,7 @@ impl Confirms {
             if !next.accepted {
                 ack(acked, self.settled, channel, out);
                 let multiple = next.last > next.first;
-                let nack = basic::Nack {
-                    delivery_tag: next.last,
-                    multiple,
-                    requeue: false,
-                };
+                let nack = basic::Nack { delivery_tag: next.last, multiple, requeue: false };
                 encode_method(out, channel, &nack);
                 acked = next.last;
             }
@@ -92,10 +81,7 @@ impl Confirms {
 /// Acknowledges the publishes after `from`, through `through`.
 fn ack(from: u64, through: u64, channel: u16, out: &mut Vec<u8>) {
     if through > from {
-        let ack = basic::Ack {
-            delivery_tag: through,
-            multiple: through - from > 1,
-        };
+        let ack = basic::Ack { delivery_tag: through, multiple: through - from > 1 };
         encode_method(out, channel, &ack);
     }
 }
@@ -106,12 +92,7 @@ mod tests {
     use crate::codec::{Frame, Method};
 
     fn verdict(first: u64, last: u64, lsn: Option<u64>, accepted: bool) -> Verdict {
-        Verdict {
-            first,
-            last,
-            lsn: lsn.map(Lsn),
-            accepted,
-        }
+        Verdict { first, last, lsn: lsn.map(Lsn), accepted }
     }
 
     fn emit(confirms: &mut Confirms, durable: u64) -> Vec<(char, u64, bool)> {
@@ -147,10 +128,7 @@ mod tests {
         confirms.note(verdict(3, 4, None, false));
         assert_eq!(emit(&mut confirms, 0), []);
         confirms.note(verdict(1, 2, None, true));
-        assert_eq!(
-            emit(&mut confirms, 0),
-            [('+', 2, true), ('-', 4, true), ('+', 6, true)]
-        );
+        assert_eq!(emit(&mut confirms, 0), [('+', 2, true), ('-', 4, true), ('+', 6, true)]);
     }
 
     #[test]

@@ -56,10 +56,7 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            channel_max: 0,
-            frame_bytes_max: OPENING_FRAME_BYTES_MAX,
-        }
+        Limits { channel_max: 0, frame_bytes_max: OPENING_FRAME_BYTES_MAX }
     }
 }
 
@@ -77,25 +74,10 @@ pub(super) struct Client {
 
 impl Client {
     fn read_capabilities(&mut self) {
-        let capabilities = self
-            .properties
-            .get("capabilities")
-            .and_then(|v| v.as_table());
-        let can = |name| {
-            capabilities
-                .and_then(|table| table.get(name)?.as_bool())
-                .unwrap_or(false)
-        };
-        let wants = [
-            "authentication_failure_close",
-            "connection.blocked",
-            "consumer_cancel_notify",
-        ];
-        [
-            self.wants_auth_close,
-            self.wants_blocked,
-            self.wants_cancel_notify,
-        ] = wants.map(can);
+        let capabilities = self.properties.get("capabilities").and_then(|v| v.as_table());
+        let can = |name| capabilities.and_then(|table| table.get(name)?.as_bool()).unwrap_or(false);
+        let wants = ["authentication_failure_close", "connection.blocked", "consumer_cancel_notify"];
+        [self.wants_auth_close, self.wants_blocked, self.wants_cancel_notify] = wants.map(can);
     }
 }
 
@@ -149,9 +131,7 @@ impl AmqpSession {
             (Phase::Tuning, Method::ConnectionTuneOk(ok)) => self.tune_ok(&ok, cx)?,
             (Phase::Tuned, Method::ConnectionOpen(open)) => self.open(&open, cx),
             (Phase::Open, Method::ConnectionUpdateSecret(update)) => {
-                let call = Call::UpdateSecret {
-                    secret: update.new_secret.0.into(),
-                };
+                let call = Call::UpdateSecret { secret: update.new_secret.0.into() };
                 let id = connection::UpdateSecret::ID;
                 self.call(0, id, Kind::UpdateSecret, false, call, cx);
             }
@@ -172,10 +152,7 @@ impl AmqpSession {
         let credentials = match ok.mechanism {
             "PLAIN" => plain(ok.response.0),
             "AMQPLAIN" => amqplain(ok.response.0),
-            _ => Some(Credentials {
-                user: "".into(),
-                password: [].into(),
-            }),
+            _ => Some(Credentials { user: "".into(), password: [].into() }),
         };
         let Some(Credentials { user, password }) = credentials else {
             return Err(Refusal::syntax_error("malformed authentication response"));
@@ -185,20 +162,9 @@ impl AmqpSession {
             _ => user.clone(),
         };
         let mechanism = ok.mechanism.into();
-        let call = Call::Authenticate {
-            mechanism,
-            username: user,
-            password,
-        };
+        let call = Call::Authenticate { mechanism, username: user, password };
         self.phase = Phase::Authenticating;
-        self.call(
-            0,
-            connection::StartOk::ID,
-            Kind::Authenticate,
-            false,
-            call,
-            cx,
-        );
+        self.call(0, connection::StartOk::ID, Kind::Authenticate, false, call, cx);
         Ok(())
     }
 
@@ -218,16 +184,8 @@ impl AmqpSession {
     fn tune_ok(&mut self, ok: &connection::TuneOk, cx: &mut Cx<'_>) -> Result<()> {
         let ours = u32::from(self.config.channel_max);
         check_negotiated("channel_max", 0, ours, ok.channel_max.into())?;
-        check_negotiated(
-            "frame_max",
-            FRAME_MIN_SIZE,
-            self.config.frame_bytes_max(),
-            ok.frame_max,
-        )?;
-        self.limits = Limits {
-            channel_max: ok.channel_max,
-            frame_bytes_max: ok.frame_max,
-        };
+        check_negotiated("frame_max", FRAME_MIN_SIZE, self.config.frame_bytes_max(), ok.frame_max)?;
+        self.limits = Limits { channel_max: ok.channel_max, frame_bytes_max: ok.frame_max };
         self.pulse.start(ok.heartbeat, cx.now);
         self.phase = Phase::Tuned;
         Ok(())
@@ -255,13 +213,7 @@ impl AmqpSession {
                 self.phase = Phase::Tuning;
             }
             Kind::OpenVhost => {
-                encode_method(
-                    cx.out.buf(),
-                    0,
-                    &connection::OpenOk {
-                        reserved_1: Short(b""),
-                    },
-                );
+                encode_method(cx.out.buf(), 0, &connection::OpenOk { reserved_1: Short(b"") });
                 self.phase = Phase::Open;
                 if let Some(reason) = self.blocked.as_ref().filter(|_| self.client.wants_blocked) {
                     encode_method(cx.out.buf(), 0, &connection::Blocked { reason });
@@ -284,14 +236,7 @@ impl AmqpSession {
             )));
         }
         self.channels.insert(number);
-        self.call(
-            number,
-            channel::Open::ID,
-            Kind::ChannelOpen,
-            false,
-            Call::OpenChannel,
-            cx,
-        );
+        self.call(number, channel::Open::ID, Kind::ChannelOpen, false, Call::OpenChannel, cx);
         Ok(())
     }
 
@@ -300,24 +245,12 @@ impl AmqpSession {
         self.publisher.forget();
         self.channel(number)?.state = ChannelState::Closing;
         let call = Call::CloseChannel;
-        self.call(
-            number,
-            channel::Close::ID,
-            Kind::ChannelClose,
-            false,
-            call,
-            cx,
-        );
+        self.call(number, channel::Close::ID, Kind::ChannelClose, false, call, cx);
         Ok(())
     }
 
     /// A client may stop the flow of deliveries by closing, or by a prefetch; not by this.
-    pub(super) fn flow(
-        &mut self,
-        number: u16,
-        flow: &channel::Flow,
-        cx: &mut Cx<'_>,
-    ) -> Result<()> {
+    pub(super) fn flow(&mut self, number: u16, flow: &channel::Flow, cx: &mut Cx<'_>) -> Result<()> {
         if !flow.active {
             return Err(Refusal::not_implemented("active=false"));
         }
@@ -343,18 +276,13 @@ impl AmqpSession {
         };
         encode_method(cx.out.buf(), 0, &close);
         self.forget_all();
-        self.phase = Phase::Closing {
-            until: cx.now.plus(CLOSE_MS_MAX),
-        };
+        self.phase = Phase::Closing { until: cx.now.plus(CLOSE_MS_MAX) };
     }
 
     /// From now on only the answer to our close is listened for, wherever it may stand.
     pub(super) fn go_deaf(&mut self) {
         if let Phase::Closing { until } = self.phase {
-            self.phase = Phase::Deaf {
-                until,
-                tail: Vec::new(),
-            };
+            self.phase = Phase::Deaf { until, tail: Vec::new() };
         }
     }
 
@@ -400,14 +328,9 @@ impl AmqpSession {
 
 /// Another class has no business on channel 0; our own came at the wrong time.
 fn out_of_order(id: MethodId) -> Refusal {
-    let MethodId {
-        class_id,
-        method_id,
-    } = id;
+    let MethodId { class_id, method_id } = id;
     if class_id == connection::Start::ID.class_id {
-        return Refusal::command_invalid(format!(
-            "unexpected connection method {class_id}.{method_id}"
-        ));
+        return Refusal::command_invalid(format!("unexpected connection method {class_id}.{method_id}"));
     }
     channel_error(format!("method {class_id}.{method_id} on channel 0"))
 }
@@ -423,9 +346,7 @@ fn check_negotiated(name: &str, min: u32, ours: u32, theirs: u32) -> Result<()> 
     };
     Err(Refusal::new(
         RefusalKind::NotAllowed,
-        format!(
-            "negotiated {name} = {theirs}{detail} is {relation} than the {bound} allowed value ({limit})"
-        ),
+        format!("negotiated {name} = {theirs}{detail} is {relation} than the {bound} allowed value ({limit})"),
     ))
 }
 
@@ -433,10 +354,7 @@ fn check_negotiated(name: &str, min: u32, ours: u32, theirs: u32) -> Result<()> 
 fn plain(response: &[u8]) -> Option<Credentials> {
     let mut parts = response.splitn(3, |&byte| byte == 0);
     let (_, user, password) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(Credentials {
-        user: std::str::from_utf8(user).ok()?.into(),
-        password: password.into(),
-    })
+    Some(Credentials { user: std::str::from_utf8(user).ok()?.into(), password: password.into() })
 }
 
 /// A field table without its length, entries `LOGIN` and `PASSWORD`.
@@ -448,8 +366,5 @@ fn amqplain(response: &[u8]) -> Option<Credentials> {
         waypost_model::table::Value::LongStr(bytes) => bytes.as_slice().into(),
         _ => return None,
     };
-    Some(Credentials {
-        user: table.get("LOGIN")?.as_str()?.into(),
-        password,
-    })
+    Some(Credentials { user: table.get("LOGIN")?.as_str()?.into(), password })
 }

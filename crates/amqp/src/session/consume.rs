@@ -17,31 +17,14 @@ impl AmqpSession {
     pub(super) fn qos(&mut self, number: u16, qos: &basic::Qos, cx: &mut Cx<'_>) -> Result<()> {
         if qos.prefetch_size != 0 {
             let size = qos.prefetch_size;
-            return Err(Refusal::not_implemented(format!(
-                "prefetch_size!=0 ({size})"
-            )));
+            return Err(Refusal::not_implemented(format!("prefetch_size!=0 ({size})")));
         }
         let (prefetch_count, global) = (qos.prefetch_count, qos.global);
-        self.call(
-            number,
-            basic::Qos::ID,
-            Kind::Qos,
-            false,
-            Call::Qos {
-                prefetch_count,
-                global,
-            },
-            cx,
-        );
+        self.call(number, basic::Qos::ID, Kind::Qos, false, Call::Qos { prefetch_count, global }, cx);
         Ok(())
     }
 
-    pub(super) fn consume(
-        &mut self,
-        number: u16,
-        consume: basic::Consume<'_>,
-        cx: &mut Cx<'_>,
-    ) -> Result<Step> {
+    pub(super) fn consume(&mut self, number: u16, consume: basic::Consume<'_>, cx: &mut Cx<'_>) -> Result<Step> {
         let invented;
         let tag = match consume.consumer_tag {
             "" => {
@@ -55,15 +38,11 @@ impl AmqpSession {
             return Ok(Step::Stall);
         };
         if channel.consumers.by_tag.contains_key(tag) {
-            return Err(Refusal::not_allowed(format!(
-                "attempt to reuse consumer tag '{tag}'"
-            )));
+            return Err(Refusal::not_allowed(format!("attempt to reuse consumer tag '{tag}'")));
         }
         if &*queue == REPLY_QUEUE {
             if !consume.no_ack {
-                return Err(Refusal::precondition_failed(
-                    "reply consumer cannot acknowledge",
-                ));
+                return Err(Refusal::precondition_failed("reply consumer cannot acknowledge"));
             }
             if channel.reply_to != ReplyTo::None {
                 return Err(Refusal::precondition_failed("reply consumer already set"));
@@ -79,23 +58,11 @@ impl AmqpSession {
             arguments: consume.arguments,
             window_bytes: 0,
         });
-        self.call(
-            number,
-            basic::Consume::ID,
-            Kind::Consume,
-            consume.no_wait,
-            call,
-            cx,
-        );
+        self.call(number, basic::Consume::ID, Kind::Consume, consume.no_wait, call, cx);
         Ok(Step::Done)
     }
 
-    pub(super) fn cancel(
-        &mut self,
-        number: u16,
-        cancel: &basic::Cancel<'_>,
-        cx: &mut Cx<'_>,
-    ) -> Result<Step> {
+    pub(super) fn cancel(&mut self, number: u16, cancel: &basic::Cancel<'_>, cx: &mut Cx<'_>) -> Result<Step> {
         let tag = cancel.consumer_tag;
         let channel = self.channel(number)?;
         let consumer = match channel.consumers.by_tag.get(tag) {
@@ -111,43 +78,25 @@ impl AmqpSession {
         };
         channel.consumers.by_tag.remove(tag);
         forget_reply(&mut channel.reply_to, consumer);
-        let kind = Kind::Cancel {
-            tag: tag.into(),
-            consumer,
-        };
+        let kind = Kind::Cancel { tag: tag.into(), consumer };
         let call = Call::Cancel { consumer };
         self.call(number, basic::Cancel::ID, kind, cancel.no_wait, call, cx);
         Ok(Step::Done)
     }
 
-    pub(super) fn get(
-        &mut self,
-        number: u16,
-        get: &basic::Get<'_>,
-        cx: &mut Cx<'_>,
-    ) -> Result<Step> {
+    pub(super) fn get(&mut self, number: u16, get: &basic::Get<'_>, cx: &mut Cx<'_>) -> Result<Step> {
         let Some(queue) = self.channel(number)?.queue_name(get.queue)?.map(Into::into) else {
             return Ok(Step::Stall);
         };
-        let call = Call::Get {
-            queue,
-            no_ack: get.no_ack,
-        };
+        let call = Call::Get { queue, no_ack: get.no_ack };
         self.call(number, basic::Get::ID, Kind::Get, false, call, cx);
         Ok(Step::Done)
     }
 
-    pub(super) fn confirm_select(
-        &mut self,
-        number: u16,
-        select: &confirm::Select,
-        cx: &mut Cx<'_>,
-    ) -> Result<()> {
+    pub(super) fn confirm_select(&mut self, number: u16, select: &confirm::Select, cx: &mut Cx<'_>) -> Result<()> {
         let channel = self.channel(number)?;
         if channel.tx.is_some() {
-            return Err(Refusal::precondition_failed(
-                "cannot switch from tx to confirm mode",
-            ));
+            return Err(Refusal::precondition_failed("cannot switch from tx to confirm mode"));
         }
         channel.confirms.get_or_insert_with(Confirms::default);
         // A run must not lie on both sides of the switch.
@@ -161,9 +110,7 @@ impl AmqpSession {
     pub(super) fn tx_select(&mut self, number: u16, cx: &mut Cx<'_>) -> Result<()> {
         let channel = self.channel(number)?;
         if channel.confirms.is_some() {
-            return Err(Refusal::precondition_failed(
-                "cannot switch from confirm to tx mode",
-            ));
+            return Err(Refusal::precondition_failed("cannot switch from confirm to tx mode"));
         }
         channel.tx.get_or_insert_with(Tx::default);
         self.publisher.forget();
@@ -194,8 +141,7 @@ impl AmqpSession {
 
     /// A consumer tag that no client would choose and nobody guess.
     fn invent_tag(&mut self) -> String {
-        const ALPHABET: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         self.tags_invented += 1;
         let high = mix(self.peer.tag_seed ^ self.tags_invented);
         let low = mix(high ^ self.peer.tag_seed.rotate_left(32));

@@ -69,12 +69,7 @@ impl AmqpSession {
             self.publish_assembled(frame.channel, what, data, header.props.len(), cx)?;
         } else {
             let (props_len, body_size) = (header.props.len(), header.body_size);
-            let assembly = Assembly {
-                what,
-                data,
-                props_len,
-                body_size,
-            };
+            let assembly = Assembly { what, data, props_len, body_size };
             channel.content = Content::Body(Box::new(assembly));
             self.publisher.assembling = assembling;
         }
@@ -84,10 +79,7 @@ impl AmqpSession {
     /// A frame on a channel where a body is due.
     pub(super) fn content_body(&mut self, frame: &Frame<'_>, cx: &mut Cx<'_>) -> Result<Step> {
         if frame.kind != FrameKind::Body {
-            return Err(unexpected_frame(format!(
-                "expected content body, got {} frame instead",
-                frame.kind.name()
-            )));
+            return Err(unexpected_frame(format!("expected content body, got {} frame instead", frame.kind.name())));
         }
         let Some(channel) = self.channels.get_mut(frame.channel) else {
             return Err(internal("content without a channel"));
@@ -96,21 +88,13 @@ impl AmqpSession {
             return Err(internal("content body without a header"));
         };
         if frame.payload.len() as u64 > assembly.missing() {
-            return Err(frame_error(format!(
-                "content body is larger than the {} bytes announced",
-                assembly.body_size
-            )));
+            return Err(frame_error(format!("content body is larger than the {} bytes announced", assembly.body_size)));
         }
         assembly.data.extend_from_slice(frame.payload);
         if assembly.missing() == 0
             && let Content::Body(whole) = std::mem::replace(&mut channel.content, Content::Idle)
         {
-            let Assembly {
-                what,
-                data,
-                props_len,
-                body_size,
-            } = *whole;
+            let Assembly { what, data, props_len, body_size } = *whole;
             self.publisher.assembling -= body_size;
             self.publish_assembled(frame.channel, what, data, props_len, cx)?;
         }

@@ -37,8 +37,7 @@ pub(super) struct Template {
 impl Template {
     /// Makes the method frame right.
     fn set_method(&mut self, channel: u16, tag: &str, route: &Arc<Route>, redelivered: bool) {
-        let same = self.redelivered == redelivered
-            && (Arc::ptr_eq(&self.route, route) || self.route == *route);
+        let same = self.redelivered == redelivered && (Arc::ptr_eq(&self.route, route) || self.route == *route);
         if self.method_len > 0 && same {
             return;
         }
@@ -84,11 +83,7 @@ impl Template {
 }
 
 fn encode_header(out: &mut Vec<u8>, channel: u16, props: &[u8], body_len: usize) {
-    let header = ContentHeader {
-        class_id: basic::Deliver::ID.class_id,
-        body_size: body_len as u64,
-        props,
-    };
+    let header = ContentHeader { class_id: basic::Deliver::ID.class_id, body_size: body_len as u64, props };
     encode(out, FrameKind::Header, channel, |out| header.encode(out));
 }
 
@@ -156,12 +151,15 @@ impl AmqpSession {
             }
             template.set_tag(tag);
             let buf = cx.out.buf();
-            buf.extend_from_slice(&template.bytes);
-            if !copied {
-                put_body(cx.out, number, batch, at, payload_max);
-            } else if !body.is_empty() {
+            if copied && !body.is_empty() {
+                // One look at the room for all three.
+                buf.reserve(template.bytes.len() + body.len() + 1);
+                buf.extend_from_slice(&template.bytes);
                 buf.extend_from_slice(body);
                 buf.push(FRAME_END);
+            } else {
+                buf.extend_from_slice(&template.bytes);
+                put_body(cx.out, number, batch, at, payload_max);
             }
         }
         if template.bytes.len() > TEMPLATE_BYTES_MAX {
@@ -171,13 +169,7 @@ impl AmqpSession {
     }
 
     /// Writes the answer to a get.
-    pub(super) fn get_ok(
-        &mut self,
-        delivery: &Delivery,
-        no_ack: bool,
-        remaining: u64,
-        cx: &mut Cx<'_>,
-    ) -> Result<()> {
+    pub(super) fn get_ok(&mut self, delivery: &Delivery, no_ack: bool, remaining: u64, cx: &mut Cx<'_>) -> Result<()> {
         let payload_max = self.payload_max();
         let channel = self.channel(delivery.channel.0)?;
         let (batch, from) = in_memory(delivery)?;
@@ -195,12 +187,7 @@ impl AmqpSession {
         };
         encode_method(cx.out.buf(), delivery.channel.0, &get_ok);
         let props = props_told(batch.props(from), delivery.delivery_count);
-        encode_header(
-            cx.out.buf(),
-            delivery.channel.0,
-            &props,
-            batch.body(from).len(),
-        );
+        encode_header(cx.out.buf(), delivery.channel.0, &props, batch.body(from).len());
         put_body(cx.out, delivery.channel.0, batch, from, payload_max);
         Ok(())
     }
@@ -245,8 +232,7 @@ impl AmqpSession {
 fn in_memory(delivery: &Delivery) -> Result<(&Arc<Batch>, u32)> {
     match &delivery.body {
         Body::Mem { batch, from }
-            if delivery.count > 0
-                && u64::from(*from) + u64::from(delivery.count) <= batch.len() as u64 =>
+            if delivery.count > 0 && u64::from(*from) + u64::from(delivery.count) <= batch.len() as u64 =>
         {
             Ok((batch, *from))
         }

@@ -58,13 +58,7 @@ impl AmqpSession {
         }
     }
 
-    fn on_frame(
-        &mut self,
-        frame: &Frame<'_>,
-        rest: &[u8],
-        base: usize,
-        cx: &mut Cx<'_>,
-    ) -> Result<Step> {
+    fn on_frame(&mut self, frame: &Frame<'_>, rest: &[u8], base: usize, cx: &mut Cx<'_>) -> Result<Step> {
         if let Some(acked) = self.hot_ack(frame, cx) {
             return acked.map(|()| Step::Done);
         }
@@ -76,10 +70,7 @@ impl AmqpSession {
                 FrameKind::Method => self.connection_method(frame.payload, cx),
                 _ if matches!(self.phase, Phase::Closing { .. }) => Ok(Step::Done),
                 kind => {
-                    let text = format!(
-                        "expected method frame on channel 0, got {} frame",
-                        kind.name()
-                    );
+                    let text = format!("expected method frame on channel 0, got {} frame", kind.name());
                     Err(unexpected_frame(text))
                 }
             };
@@ -89,19 +80,11 @@ impl AmqpSession {
             Phase::Closing { .. } => Ok(Step::Done),
             // The peer is ahead of our answer.
             Phase::Authenticating | Phase::Entering => Ok(Step::Stall),
-            _ => Err(Refusal::command_invalid(
-                "frame on a channel before the connection is open",
-            )),
+            _ => Err(Refusal::command_invalid("frame on a channel before the connection is open")),
         }
     }
 
-    fn channel_frame(
-        &mut self,
-        frame: &Frame<'_>,
-        rest: &[u8],
-        base: usize,
-        cx: &mut Cx<'_>,
-    ) -> Result<Step> {
+    fn channel_frame(&mut self, frame: &Frame<'_>, rest: &[u8], base: usize, cx: &mut Cx<'_>) -> Result<Step> {
         let Some(channel) = self.channels.get_mut(frame.channel) else {
             return self.no_channel(frame, cx);
         };
@@ -195,13 +178,8 @@ impl AmqpSession {
             Method::ChannelCloseOk(_) => {}
             Method::ChannelOpen(_) => return Err(channel_error("second 'channel.open' seen")),
             other => {
-                let MethodId {
-                    class_id,
-                    method_id,
-                } = other.id();
-                let text = format!(
-                    "method {class_id}.{method_id} is not for a client to send on a channel"
-                );
+                let MethodId { class_id, method_id } = other.id();
+                let text = format!("method {class_id}.{method_id} is not for a client to send on a channel");
                 return Err(Refusal::command_invalid(text));
             }
         }
@@ -240,9 +218,7 @@ fn heartbeat(frame: &Frame<'_>) -> Result<()> {
 /// Which method a fault is blamed on: contents belong to their publish.
 fn method_of(frame: &Frame<'_>) -> MethodId {
     match frame.kind {
-        FrameKind::Method => {
-            MethodId::split(frame.payload).map_or(MethodId::default(), |(id, _)| id)
-        }
+        FrameKind::Method => MethodId::split(frame.payload).map_or(MethodId::default(), |(id, _)| id),
         FrameKind::Header | FrameKind::Body => basic::Publish::ID,
         FrameKind::Heartbeat => MethodId::default(),
     }

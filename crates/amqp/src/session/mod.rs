@@ -27,9 +27,7 @@ mod unsettled;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use waypost_model::{
-    Call, ChannelId, Command, Event, Lsn, Millis, ReadBuf, Session, SessionState, Transmit, Turn,
-};
+use waypost_model::{Call, ChannelId, Command, Event, Lsn, Millis, ReadBuf, Session, SessionState, Transmit, Turn};
 
 use self::calls::{Calls, Kind, Pending};
 use self::channels::Channels;
@@ -132,61 +130,29 @@ impl AmqpSession {
     }
 
     /// Asks the core for something.
-    fn call(
-        &mut self,
-        number: u16,
-        id: MethodId,
-        kind: Kind,
-        no_wait: bool,
-        call: Call,
-        cx: &mut Cx<'_>,
-    ) {
-        let token = self.calls.add(Pending {
-            channel: number,
-            id,
-            kind,
-            no_wait,
-        });
+    fn call(&mut self, number: u16, id: MethodId, kind: Kind, no_wait: bool, call: Call, cx: &mut Cx<'_>) {
+        let token = self.calls.add(Pending { channel: number, id, kind, no_wait });
         if let Some(channel) = self.channels.get_mut(number) {
             channel.unanswered += 1;
         }
         // What is published after the call must not seem to have come before it.
         self.publisher.end_run();
-        cx.turn.commands.push(Command::Call {
-            channel: ChannelId(number),
-            token,
-            call,
-        });
+        cx.turn.commands.push(Command::Call { channel: ChannelId(number), token, call });
     }
 
     /// Answers a method by ourselves, behind the answers that the core still owes the channel.
     fn answer<'a>(&mut self, number: u16, answer: &impl MethodArgs<'a>, cx: &mut Cx<'_>) {
-        if self
-            .channels
-            .get_mut(number)
-            .is_none_or(|channel| channel.unanswered == 0)
-        {
+        if self.channels.get_mut(number).is_none_or(|channel| channel.unanswered == 0) {
             return encode_method(cx.out.buf(), number, answer);
         }
         let mut bytes = Vec::new();
         encode_method(&mut bytes, number, answer);
         let (id, kind) = (MethodId::default(), Kind::Local(bytes));
-        self.calls.add(Pending {
-            channel: number,
-            id,
-            kind,
-            no_wait: false,
-        });
+        self.calls.add(Pending { channel: number, id, kind, no_wait: false });
     }
 
     /// Does a step, and notes when it wrote something.
-    fn step(
-        &mut self,
-        now: Millis,
-        turn: &mut Turn,
-        out: &mut Transmit,
-        step: impl FnOnce(&mut Self, &mut Cx<'_>),
-    ) {
+    fn step(&mut self, now: Millis, turn: &mut Turn, out: &mut Transmit, step: impl FnOnce(&mut Self, &mut Cx<'_>)) {
         turn.commands.append(&mut self.late);
         let before = out.pending();
         step(self, &mut Cx { now, turn, out });
@@ -201,11 +167,7 @@ impl AmqpSession {
         self.publisher.begin();
         let base = input.position();
         if u32::try_from(base + input.unread().len()).is_err() {
-            return self.close_connection(
-                &internal("read buffer of 4 GiB"),
-                MethodId::default(),
-                cx,
-            );
+            return self.close_connection(&internal("read buffer of 4 GiB"), MethodId::default(), cx);
         }
         let taken = self.frames(input.unread(), base, cx);
         input.consume(taken);
@@ -249,8 +211,7 @@ impl AmqpSession {
     fn park(&mut self, input: &mut ReadBuf, cx: &mut Cx<'_>) {
         let parked = self.parked.get_or_insert_default();
         if parked.unread().len() + input.unread().len() > PARKED_BYTES_MAX {
-            let refusal =
-                waypost_model::Refusal::resource_error("too much sent ahead of an answer");
+            let refusal = waypost_model::Refusal::resource_error("too much sent ahead of an answer");
             self.parked = None;
             return self.close_connection(&refusal, MethodId::default(), cx);
         }
@@ -272,16 +233,18 @@ impl AmqpSession {
         !self.held.is_empty() || waits_for_disk(event).is_some_and(|lsn| lsn > self.durable)
     }
 
+    /// Gives memory back; what was remembered is learned anew.
+    fn release(&mut self) {
+        self.publisher.release();
+        self.late.shrink_to_fit();
+        self.held.shrink_to_fit();
+        self.confirming.shrink_to_fit();
+    }
+
     /// Writes the confirms that may go.
     fn emit_confirms(&mut self, out: &mut Transmit) {
         self.confirms_wait = None;
-        let Self {
-            channels,
-            confirming,
-            confirms_wait,
-            durable,
-            ..
-        } = self;
+        let Self { channels, confirming, confirms_wait, durable, .. } = self;
         confirming.retain(|&number| {
             let Some(confirms) = channels.get_mut(number).and_then(|c| c.confirms.as_mut()) else {
                 return false;
@@ -333,11 +296,7 @@ impl Session for AmqpSession {
     fn durable(&mut self, lsn: Lsn, out: &mut Transmit) {
         self.durable = self.durable.max(lsn);
         let mut turn = Turn::default();
-        let mut cx = Cx {
-            now: self.pulse.last_heard(),
-            turn: &mut turn,
-            out,
-        };
+        let mut cx = Cx { now: self.pulse.last_heard(), turn: &mut turn, out };
         while let Some(event) = self.held.pop_front() {
             if waits_for_disk(&event).is_some_and(|lsn| lsn > self.durable) {
                 self.held.push_front(event);
@@ -383,7 +342,11 @@ impl Session for AmqpSession {
                     let paused = session.blocked.is_some() && session.has_published;
                     match session.pulse.check(cx.now, !cx.out.is_empty(), paused) {
                         Beat::Nothing => {}
-                        Beat::Send => cx.out.buf().extend_from_slice(&HEARTBEAT_FRAME),
+                        Beat::Send => {
+                            cx.out.buf().extend_from_slice(&HEARTBEAT_FRAME);
+                            // Only an idle connection has to show life.
+                            session.release();
+                        }
                         Beat::PeerIsGone => session.end(),
                     }
                 }

@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use waypost_model::props::{PropsOwned, ShortStr};
-use waypost_model::{
-    AttrFlags, Attrs, Batch, ChannelId, Command, Publish, Refusal, Route, Slot, Turn,
-};
+use waypost_model::{AttrFlags, Attrs, Batch, ChannelId, Command, Publish, Refusal, Route, Slot, Turn};
 
 use super::attrs::{Described, describe};
 use super::channels::{Channel, Content, Publishing, ReplyTo};
@@ -19,6 +17,9 @@ use crate::codec::content::CONTENT_HEADER_LEN;
 use crate::codec::frame::{FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD};
 use crate::codec::method::basic;
 use crate::codec::{ContentHeader, Frame, FrameKind, Method, MethodArgs};
+
+/// Beginnings of messages longer than this are not remembered, bytes.
+const PREFIX_BYTES_MAX: usize = 4096;
 
 /// What publishing remembers from message to message.
 #[derive(Debug, Default)]
@@ -49,8 +50,7 @@ struct Hot {
 
 impl Hot {
     fn props(&self) -> Option<&[u8]> {
-        self.prefix
-            .get(self.props_at..self.props_at + self.props_len)
+        self.prefix.get(self.props_at..self.props_at + self.props_len)
     }
 
     /// The whole message on the wire.
@@ -74,14 +74,10 @@ impl Routes {
         let hash = exchange
             .bytes()
             .chain(routing_key.iter().copied())
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let at = (hash ^ (hash >> 32)) as usize % Self::SLOTS;
         match &self.0[at] {
-            Some(route) if &*route.exchange == exchange && &*route.routing_key == routing_key => {
-                Arc::clone(route)
-            }
+            Some(route) if &*route.exchange == exchange && &*route.routing_key == routing_key => Arc::clone(route),
             _ => {
                 let route = Arc::new(Route::new(exchange, routing_key));
                 self.0[at] = Some(Arc::clone(&route));
@@ -94,12 +90,7 @@ impl Routes {
 /// What follows a publish method in the read buffer.
 enum Ahead<'a> {
     /// Header and body, complete, in at most one body frame.
-    Whole {
-        header: ContentHeader<'a>,
-        props_at: usize,
-        body_at: usize,
-        wire_len: usize,
-    },
+    Whole { header: ContentHeader<'a>, props_at: usize, body_at: usize, wire_len: usize },
     /// So far it looks like that, but it has not all come.
     More,
     /// Something else, to be looked at frame by frame.
@@ -123,12 +114,7 @@ fn look_ahead(rest: &[u8], method_len: usize, channel: u16, frame_bytes_max: u32
     }
     if header.body_size == 0 {
         let (body_at, wire_len) = (body_frame_at, body_frame_at);
-        return Ahead::Whole {
-            header,
-            props_at,
-            body_at,
-            wire_len,
-        };
+        return Ahead::Whole { header, props_at, body_at, wire_len };
     }
     if header.body_size + FRAME_OVERHEAD as u64 > u64::from(frame_bytes_max) {
         return Ahead::Other;
@@ -143,12 +129,7 @@ fn look_ahead(rest: &[u8], method_len: usize, channel: u16, frame_bytes_max: u32
     let body_at = body_frame_at + FRAME_HEADER_LEN;
     match rest.get(body_at + body_len) {
         None => Ahead::More,
-        Some(&FRAME_END) => Ahead::Whole {
-            header,
-            props_at,
-            body_at,
-            wire_len: body_at + body_len + 1,
-        },
+        Some(&FRAME_END) => Ahead::Whole { header, props_at, body_at, wire_len: body_at + body_len + 1 },
         Some(_) => Ahead::Other,
     }
 }
@@ -170,6 +151,13 @@ impl Publisher {
         self.run = None;
     }
 
+    /// Gives back memory that only a busy connection is worth.
+    pub fn release(&mut self) {
+        self.slots = Vec::new();
+        self.hot = Hot::default();
+        self.routes = Routes::default();
+    }
+
     /// Nothing that was learned about a channel holds any more.
     pub fn forget(&mut self) {
         self.run = None;
@@ -183,9 +171,7 @@ impl Publisher {
             confirms.issued += u64::from(to - from);
             confirms.issued
         });
-        let Publishing {
-            route, mandatory, ..
-        } = &channel.publishing;
+        let Publishing { route, mandatory, .. } = &channel.publishing;
         if let Some(Command::Publish(open)) = self.run.and_then(|at| turn.commands.get_mut(at))
             && open.to == from
             && open.channel.0 == channel.number
@@ -218,11 +204,7 @@ impl Publisher {
             confirms.issued += 1;
             confirms.issued
         });
-        turn.commands.push(Command::Publish(Publish {
-            batch: Some(Arc::new(own)),
-            confirm,
-            ..single(channel, attrs)
-        }));
+        turn.commands.push(Command::Publish(Publish { batch: Some(Arc::new(own)), confirm, ..single(channel, attrs) }));
     }
 }
 
@@ -276,13 +258,7 @@ impl AmqpSession {
     }
 
     /// A publish method at the start of `rest`: takes the message with it if it lies there complete.
-    pub(super) fn publish(
-        &mut self,
-        frame: &Frame<'_>,
-        rest: &[u8],
-        base: usize,
-        cx: &mut Cx<'_>,
-    ) -> Result<Step> {
+    pub(super) fn publish(&mut self, frame: &Frame<'_>, rest: &[u8], base: usize, cx: &mut Cx<'_>) -> Result<Step> {
         let method_len = frame.wire_len();
         self.note_publish(frame, &rest[..method_len])?;
         let Some(channel) = self.channels.get_mut(frame.channel) else {
@@ -290,12 +266,7 @@ impl AmqpSession {
         };
         let ahead = look_ahead(rest, method_len, frame.channel, self.limits.frame_bytes_max);
         let (header, props_at, body_at, wire_len) = match ahead {
-            Ahead::Whole {
-                header,
-                props_at,
-                body_at,
-                wire_len,
-            } => (header, props_at, body_at, wire_len),
+            Ahead::Whole { header, props_at, body_at, wire_len } => (header, props_at, body_at, wire_len),
             Ahead::More => return Ok(Step::More),
             Ahead::Other => {
                 self.publisher.hot.live = false;
@@ -306,10 +277,7 @@ impl AmqpSession {
         check_size(header.body_size, self.config.message_bytes_max)?;
         let hot = &mut self.publisher.hot;
         let what = match hot.props() {
-            Some(known) if known == header.props => Described {
-                attrs: hot.attrs,
-                direct_reply: false,
-            },
+            Some(known) if known == header.props => Described { attrs: hot.attrs, direct_reply: false },
             _ => describe(header.props, &self.client.user)?,
         };
         let body_len = header.body_size as usize;
@@ -322,8 +290,11 @@ impl AmqpSession {
             };
         }
         hot.prefix.clear();
-        hot.prefix.extend_from_slice(&rest[..body_at]);
-        hot.live = !what.attrs.flags.has(AttrFlags::SENDER_SELECTED);
+        let worth_it = body_at <= PREFIX_BYTES_MAX;
+        if worth_it {
+            hot.prefix.extend_from_slice(&rest[..body_at]);
+        }
+        hot.live = worth_it && !what.attrs.flags.has(AttrFlags::SENDER_SELECTED);
         hot.channel = frame.channel;
         (hot.props_at, hot.props_len) = (props_at, header.props.len());
         (hot.body_len, hot.attrs) = (body_len, what.attrs);
@@ -347,8 +318,7 @@ impl AmqpSession {
         if channel.publishing.frame == bytes {
             return Ok(());
         }
-        let Method::BasicPublish(method) = Method::decode(frame.payload).map_err(undecodable)?
-        else {
+        let Method::BasicPublish(method) = Method::decode(frame.payload).map_err(undecodable)? else {
             return Err(internal("not a publish"));
         };
         if method.immediate {
@@ -398,8 +368,7 @@ impl AmqpSession {
             }
             return Ok(true);
         }
-        self.publisher
-            .publish_own(channel, what.attrs, Batch::single(props, body), cx.turn);
+        self.publisher.publish_own(channel, what.attrs, Batch::single(props, body), cx.turn);
         Ok(true)
     }
 
@@ -427,8 +396,7 @@ impl AmqpSession {
             body_len: (data.len() - props_len) as u32,
         };
         let own = Batch::new(data, vec![slot]).map_err(|e| internal(&e.to_string()))?;
-        self.publisher
-            .publish_own(channel, what.attrs, own, cx.turn);
+        self.publisher.publish_own(channel, what.attrs, own, cx.turn);
         Ok(())
     }
 }
@@ -438,9 +406,7 @@ pub(super) fn check_size(body_size: u64, max: u64) -> Result<()> {
     if body_size <= max {
         return Ok(());
     }
-    Err(Refusal::precondition_failed(format!(
-        "message size {body_size} is larger than configured max size {max}"
-    )))
+    Err(Refusal::precondition_failed(format!("message size {body_size} is larger than configured max size {max}")))
 }
 
 /// The property list with the channel's own address for answers; `None` while that is awaited.
@@ -449,9 +415,7 @@ pub(super) fn with_reply_to(props: &[u8], reply_to: &ReplyTo) -> Result<Option<V
         ReplyTo::Active { name, .. } => name,
         ReplyTo::Awaited => return Ok(None),
         ReplyTo::None => {
-            return Err(Refusal::precondition_failed(
-                "fast reply consumer does not exist",
-            ));
+            return Err(Refusal::precondition_failed("fast reply consumer does not exist"));
         }
     };
     let mut list = PropsOwned::decode(props).map_err(|e| Refusal::syntax_error(e.to_string()))?;

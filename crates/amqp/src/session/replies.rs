@@ -17,74 +17,31 @@ use crate::codec::{Long, Short};
 impl AmqpSession {
     /// Handles an event that waits for nothing any more.
     pub(super) fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
-        if matches!(
-            self.phase,
-            Phase::Closing { .. } | Phase::Deaf { .. } | Phase::Closed
-        ) {
+        if matches!(self.phase, Phase::Closing { .. } | Phase::Deaf { .. } | Phase::Closed) {
             return;
         }
         let (number, result) = match event {
             Event::Deliver(delivery) => (delivery.channel.0, self.deliver(&delivery, cx)),
-            Event::Accepted {
-                channel,
-                first,
-                last,
-                lsn,
-            } => {
-                self.verdict(
-                    channel.0,
-                    Verdict {
-                        first,
-                        last,
-                        lsn,
-                        accepted: true,
-                    },
-                );
+            Event::Accepted { channel, first, last, lsn } => {
+                self.verdict(channel.0, Verdict { first, last, lsn, accepted: true });
                 return;
             }
-            Event::Rejected {
-                channel,
-                first,
-                last,
-            } => {
-                self.verdict(
-                    channel.0,
-                    Verdict {
-                        first,
-                        last,
-                        lsn: None,
-                        accepted: false,
-                    },
-                );
+            Event::Rejected { channel, first, last } => {
+                self.verdict(channel.0, Verdict { first, last, lsn: None, accepted: false });
                 return;
             }
-            Event::Returned {
-                channel,
-                route,
-                batch,
-                from,
-                to,
-            } => (
-                channel.0,
-                self.returned(channel.0, &route, &batch, from..to, cx),
-            ),
+            Event::Returned { channel, route, batch, from, to } => {
+                (channel.0, self.returned(channel.0, &route, &batch, from..to, cx))
+            }
             Event::Reply { token, reply, .. } => match self.calls.take(token) {
                 Some(pending) => (pending.channel, self.on_reply(pending, reply, cx)),
                 None => return,
             },
-            Event::Refused {
-                channel,
-                token,
-                refusal,
-            } => {
+            Event::Refused { channel, token, refusal } => {
                 self.on_refused(channel.0, token, refusal, cx);
                 return;
             }
-            Event::Cancelled {
-                channel,
-                consumer,
-                tag,
-            } => {
+            Event::Cancelled { channel, consumer, tag } => {
                 self.on_cancelled(channel.0, consumer, &tag, cx);
                 return;
             }
@@ -135,8 +92,7 @@ impl AmqpSession {
         channel.unanswered = channel.unanswered.saturating_sub(1);
         self.answer_call(pending, reply, cx)?;
         let out = cx.out.buf();
-        self.calls
-            .take_locals(number, |bytes| out.extend_from_slice(&bytes));
+        self.calls.take_locals(number, |bytes| out.extend_from_slice(&bytes));
         Ok(())
     }
 
@@ -146,14 +102,7 @@ impl AmqpSession {
         match (pending.kind, reply) {
             (Kind::ChannelOpen, Reply::Done) => {
                 self.channel(number)?.opened = true;
-                put(
-                    cx,
-                    number,
-                    true,
-                    &channel::OpenOk {
-                        reserved_1: Long(b""),
-                    },
-                );
+                put(cx, number, true, &channel::OpenOk { reserved_1: Long(b"") });
             }
             (Kind::ChannelClose, Reply::Done) => {
                 put(cx, number, true, &channel::CloseOk {});
@@ -168,38 +117,13 @@ impl AmqpSession {
             (Kind::QueueBind, Reply::Done) => put(cx, number, wants, &queue::BindOk {}),
             (Kind::QueueUnbind, Reply::Done) => put(cx, number, wants, &queue::UnbindOk {}),
             (Kind::QueuePurge, Reply::Count(n)) => {
-                put(
-                    cx,
-                    number,
-                    wants,
-                    &queue::PurgeOk {
-                        message_count: count(n),
-                    },
-                );
+                put(cx, number, wants, &queue::PurgeOk { message_count: count(n) });
             }
             (Kind::QueueDelete, Reply::Count(n)) => {
-                put(
-                    cx,
-                    number,
-                    wants,
-                    &queue::DeleteOk {
-                        message_count: count(n),
-                    },
-                );
+                put(cx, number, wants, &queue::DeleteOk { message_count: count(n) });
             }
-            (
-                Kind::QueueDeclare,
-                Reply::QueueDeclared {
-                    name,
-                    messages,
-                    consumers,
-                },
-            ) => {
-                let ok = queue::DeclareOk {
-                    queue: &name,
-                    message_count: count(messages),
-                    consumer_count: consumers,
-                };
+            (Kind::QueueDeclare, Reply::QueueDeclared { name, messages, consumers }) => {
+                let ok = queue::DeclareOk { queue: &name, message_count: count(messages), consumer_count: consumers };
                 put(cx, number, wants, &ok);
                 let last = &mut self.channel(number)?.last_queue;
                 if *last == LastQueue::Awaited {
@@ -215,25 +139,11 @@ impl AmqpSession {
             (Kind::Consume, reply @ Reply::Consuming { .. }) => {
                 self.consuming(number, reply, wants, cx)?;
             }
-            (
-                Kind::Get,
-                Reply::Got {
-                    delivery,
-                    no_ack,
-                    remaining,
-                },
-            ) => {
+            (Kind::Get, Reply::Got { delivery, no_ack, remaining }) => {
                 self.get_ok(&delivery, no_ack, remaining, cx)?;
             }
             (Kind::Get, Reply::Empty) => {
-                put(
-                    cx,
-                    number,
-                    wants,
-                    &basic::GetEmpty {
-                        reserved_1: Short(b""),
-                    },
-                );
+                put(cx, number, wants, &basic::GetEmpty { reserved_1: Short(b"") });
             }
             _ => return Err(internal("answer of another kind than the call")),
         }
@@ -241,13 +151,7 @@ impl AmqpSession {
     }
 
     fn consuming(&mut self, number: u16, reply: Reply, wants: bool, cx: &mut Cx<'_>) -> Result<()> {
-        let Reply::Consuming {
-            consumer,
-            tag,
-            no_ack,
-            reply_to,
-        } = reply
-        else {
+        let Reply::Consuming { consumer, tag, no_ack, reply_to } = reply else {
             return Err(internal("answer of another kind than the call"));
         };
         let channel = self.channel(number)?;
@@ -257,14 +161,7 @@ impl AmqpSession {
         }
         channel.consumers.by_tag.insert(tag.clone(), Some(consumer));
         let template = Template::default();
-        channel.consumers.by_id.insert(
-            consumer,
-            Consumer {
-                tag,
-                no_ack,
-                template,
-            },
-        );
+        channel.consumers.by_id.insert(consumer, Consumer { tag, no_ack, template });
         Ok(())
     }
 
@@ -278,18 +175,13 @@ impl AmqpSession {
         }
         forget_reply(&mut channel.reply_to, consumer);
         if self.client.wants_cancel_notify {
-            let cancel = basic::Cancel {
-                consumer_tag: tag,
-                no_wait: true,
-            };
+            let cancel = basic::Cancel { consumer_tag: tag, no_wait: true };
             encode_method(cx.out.buf(), number, &cancel);
         }
     }
 
     fn on_refused(&mut self, number: u16, token: u32, refusal: Refusal, cx: &mut Cx<'_>) {
-        let pending = (token != Event::PUBLISH_TOKEN)
-            .then(|| self.calls.take(token))
-            .flatten();
+        let pending = (token != Event::PUBLISH_TOKEN).then(|| self.calls.take(token)).flatten();
         let id = pending.as_ref().map_or(basic::Publish::ID, |p| p.id);
         let asked = pending.is_some();
         if pending.is_some_and(|p| p.kind == Kind::Authenticate) {
@@ -343,14 +235,7 @@ impl AmqpSession {
     /// Tells the core to give up what a channel held.
     pub(super) fn release_channel(&mut self, number: u16, cx: &mut Cx<'_>) {
         let id = MethodId::default();
-        self.call(
-            number,
-            id,
-            Kind::ChannelRelease,
-            true,
-            Call::CloseChannel,
-            cx,
-        );
+        self.call(number, id, Kind::ChannelRelease, true, Call::CloseChannel, cx);
     }
 
     fn on_blocked(&mut self, reason: Option<Box<str>>, cx: &mut Cx<'_>) {

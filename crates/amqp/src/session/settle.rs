@@ -41,13 +41,7 @@ fn push_settle(turn: &mut Turn, channel: ChannelId, run: TagRun, outcome: Outcom
 }
 
 impl Channel {
-    fn settle(
-        &mut self,
-        tag: u64,
-        multiple: bool,
-        outcome: Outcome,
-        turn: &mut Turn,
-    ) -> Result<()> {
+    fn settle(&mut self, tag: u64, multiple: bool, outcome: Outcome, turn: &mut Turn) -> Result<()> {
         let id = ChannelId(self.number);
         let Some(mut tx) = self.tx.take() else {
             return self.take_unsettled(tag, multiple, |run| push_settle(turn, id, run, outcome));
@@ -84,38 +78,15 @@ impl AmqpSession {
     }
 
     pub(super) fn ack(&mut self, number: u16, ack: &basic::Ack, cx: &mut Cx<'_>) -> Result<()> {
-        self.settle(
-            number,
-            ack.delivery_tag,
-            ack.multiple,
-            Outcome::Accepted,
-            cx,
-        )
+        self.settle(number, ack.delivery_tag, ack.multiple, Outcome::Accepted, cx)
     }
 
     pub(super) fn nack(&mut self, number: u16, nack: &basic::Nack, cx: &mut Cx<'_>) -> Result<()> {
-        self.settle(
-            number,
-            nack.delivery_tag,
-            nack.multiple,
-            negative(nack.requeue),
-            cx,
-        )
+        self.settle(number, nack.delivery_tag, nack.multiple, negative(nack.requeue), cx)
     }
 
-    pub(super) fn reject(
-        &mut self,
-        number: u16,
-        reject: &basic::Reject,
-        cx: &mut Cx<'_>,
-    ) -> Result<()> {
-        self.settle(
-            number,
-            reject.delivery_tag,
-            false,
-            negative(reject.requeue),
-            cx,
-        )
+    pub(super) fn reject(&mut self, number: u16, reject: &basic::Reject, cx: &mut Cx<'_>) -> Result<()> {
+        self.settle(number, reject.delivery_tag, false, negative(reject.requeue), cx)
     }
 
     /// Gives everything unsettled back to its queues. To the same consumer, as `requeue = false` asks, we cannot.
@@ -125,21 +96,12 @@ impl AmqpSession {
         }
         if let Some(channel) = self.channels.get_mut(number) {
             let id = ChannelId(number);
-            channel
-                .unsettled
-                .take_all(|run| push_settle(cx.turn, id, run, Outcome::Released));
+            channel.unsettled.take_all(|run| push_settle(cx.turn, id, run, Outcome::Released));
         }
         Ok(())
     }
 
-    fn settle(
-        &mut self,
-        number: u16,
-        tag: u64,
-        multiple: bool,
-        outcome: Outcome,
-        cx: &mut Cx<'_>,
-    ) -> Result<()> {
+    fn settle(&mut self, number: u16, tag: u64, multiple: bool, outcome: Outcome, cx: &mut Cx<'_>) -> Result<()> {
         match self.channels.get_mut(number) {
             Some(channel) => channel.settle(tag, multiple, outcome, cx.turn),
             None => Ok(()),
@@ -148,9 +110,5 @@ impl AmqpSession {
 }
 
 fn negative(requeue: bool) -> Outcome {
-    if requeue {
-        Outcome::Released
-    } else {
-        Outcome::Rejected
-    }
+    if requeue { Outcome::Released } else { Outcome::Rejected }
 }

@@ -22,19 +22,11 @@ pub(super) struct Tx {
 
 impl Tx {
     /// Keeps a publish; its message is copied, so that no read buffer is held.
-    pub fn publish(
-        &mut self,
-        mut publish: Publish,
-        props: &[u8],
-        body: &[u8],
-        max: u64,
-    ) -> Result<()> {
+    pub fn publish(&mut self, mut publish: Publish, props: &[u8], body: &[u8], max: u64) -> Result<()> {
         self.check_room()?;
         let bytes = props.len() + body.len();
         if !self.bodies.fits(bytes) || (self.bodies.bytes() + bytes) as u64 > max {
-            return Err(Refusal::resource_error(format!(
-                "transaction is larger than {max} bytes"
-            )));
+            return Err(Refusal::resource_error(format!("transaction is larger than {max} bytes")));
         }
         publish.from = self.bodies.len() as u32;
         publish.to = publish.from + 1;
@@ -73,9 +65,7 @@ impl Tx {
 
     fn check_room(&self) -> Result<()> {
         if self.commands.len() >= COMMANDS_MAX {
-            return Err(Refusal::resource_error(format!(
-                "transaction of more than {COMMANDS_MAX} steps"
-            )));
+            return Err(Refusal::resource_error(format!("transaction of more than {COMMANDS_MAX} steps")));
         }
         Ok(())
     }

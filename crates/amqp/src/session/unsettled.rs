@@ -30,11 +30,7 @@ impl TagRun {
         if tag >= self.last {
             return (self, None);
         }
-        let behind = TagRun {
-            first: tag + 1,
-            seq: self.seq.plus(tag + 1 - self.first),
-            ..self
-        };
+        let behind = TagRun { first: tag + 1, seq: self.seq.plus(tag + 1 - self.first), ..self };
         (TagRun { last: tag, ..self }, Some(behind))
     }
 }
@@ -104,11 +100,7 @@ impl Unsettled {
     /// Takes all tags up to and with `tag`, which must be there itself; `false` and nothing taken if it is not.
     pub fn take_through(&mut self, tag: u64, mut each: impl FnMut(TagRun)) -> bool {
         let there = self.tail.is_some_and(|tail| tail.has(tag))
-            || self
-                .closed
-                .range(tag..)
-                .next()
-                .is_some_and(|(_, run)| run.has(tag));
+            || self.closed.range(tag..).next().is_some_and(|(_, run)| run.has(tag));
         if !there {
             return false;
         }
@@ -136,15 +128,12 @@ impl Unsettled {
 
     /// Takes everything.
     pub fn take_all(&mut self, mut each: impl FnMut(TagRun)) {
-        std::mem::take(&mut self.closed)
-            .into_values()
-            .for_each(&mut each);
+        std::mem::take(&mut self.closed).into_values().for_each(&mut each);
         self.tail.take().into_iter().for_each(each);
     }
 
     fn close_tail(&mut self) {
-        self.closed
-            .extend(self.tail.take().map(|tail| (tail.last, tail)));
+        self.closed.extend(self.tail.take().map(|tail| (tail.last, tail)));
     }
 }
 

@@ -67,17 +67,9 @@ impl MethodId {
     ///
     /// [`DecodeError::Truncated`] if the payload is too short for an id.
     pub fn split(payload: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
-        let (&[c0, c1, m0, m1], args) = payload
-            .split_first_chunk::<4>()
-            .ok_or(DecodeError::Truncated)?;
+        let (&[c0, c1, m0, m1], args) = payload.split_first_chunk::<4>().ok_or(DecodeError::Truncated)?;
         let class_id = u16::from_be_bytes([c0, c1]);
-        Ok((
-            MethodId {
-                class_id,
-                method_id: u16::from_be_bytes([m0, m1]),
-            },
-            args,
-        ))
+        Ok((MethodId { class_id, method_id: u16::from_be_bytes([m0, m1]) }, args))
     }
 }
 

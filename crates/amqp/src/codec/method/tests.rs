@@ -15,10 +15,7 @@ fn round_trip(method: Method<'_>) {
     assert_eq!(back.id(), method.id());
     for cut in 0..frame.payload.len() {
         let cut = Method::decode(&frame.payload[..cut]);
-        let truncated = [
-            DecodeError::Truncated,
-            DecodeError::Table(TableError::Truncated),
-        ];
+        let truncated = [DecodeError::Truncated, DecodeError::Table(TableError::Truncated)];
         assert!(truncated.map(Err).contains(&cut), "{method:?}: {cut:?}");
     }
     let mut longer = frame.payload.to_vec();
@@ -36,11 +33,7 @@ fn s4_2_4_methods_come_back_as_they_went() {
         mechanisms: Long(b"PLAIN AMQPLAIN"),
         locales: Long(b"en_US"),
     }));
-    round_trip(Method::ConnectionTuneOk(connection::TuneOk {
-        channel_max: 2047,
-        frame_max: 131_072,
-        heartbeat: 60,
-    }));
+    round_trip(Method::ConnectionTuneOk(connection::TuneOk { channel_max: 2047, frame_max: 131_072, heartbeat: 60 }));
     round_trip(Method::ConnectionClose(connection::Close {
         reply_code: 320,
         reply_text: Short(b"bye"),
@@ -68,21 +61,13 @@ fn s4_2_4_methods_come_back_as_they_went() {
         mandatory: true,
         ..Default::default()
     }));
-    round_trip(Method::BasicNack(basic::Nack {
-        delivery_tag: 7,
-        multiple: false,
-        requeue: true,
-    }));
+    round_trip(Method::BasicNack(basic::Nack { delivery_tag: 7, multiple: false, requeue: true }));
     round_trip(Method::TxCommit(tx::Commit {}));
 }
 
 #[test]
 fn s4_2_5_2_bits_share_an_octet_lowest_first() {
-    let declare = queue::Declare {
-        durable: true,
-        no_wait: true,
-        ..Default::default()
-    };
+    let declare = queue::Declare { durable: true, no_wait: true, ..Default::default() };
     let mut bytes = Vec::new();
     encode_args(&mut bytes, &declare);
     assert_eq!(bytes, b"\0\x32\0\x0a\0\0\0\x12\0\0\0\0");
@@ -90,12 +75,7 @@ fn s4_2_5_2_bits_share_an_octet_lowest_first() {
 
 #[test]
 fn unknown_methods_and_bad_names_are_told_apart() {
-    let unknown = |bytes| {
-        matches!(
-            Method::decode(bytes),
-            Err(DecodeError::UnknownMethod { .. })
-        )
-    };
+    let unknown = |bytes| matches!(Method::decode(bytes), Err(DecodeError::UnknownMethod { .. }));
     assert!(unknown(b"\0\x0a\0\x63"));
     assert!(unknown(b"\xff\xff\0\x0a"));
     let bad_name = b"\0\x3c\0\x28\0\0\x01\xff\0\0";
@@ -106,19 +86,11 @@ fn unknown_methods_and_bad_names_are_told_apart() {
 #[test]
 fn all_methods_are_known() {
     let known: &[(u16, &[u16])] = &[
-        (
-            10,
-            &[10, 11, 20, 21, 30, 31, 40, 41, 50, 51, 60, 61, 70, 71],
-        ),
+        (10, &[10, 11, 20, 21, 30, 31, 40, 41, 50, 51, 60, 61, 70, 71]),
         (20, &[10, 11, 20, 21, 40, 41]),
         (40, &[10, 11, 20, 21, 30, 31, 40, 51]),
         (50, &[10, 11, 20, 21, 30, 31, 40, 41, 50, 51]),
-        (
-            60,
-            &[
-                10, 11, 20, 21, 30, 31, 40, 50, 60, 70, 71, 72, 80, 90, 100, 110, 111, 120,
-            ],
-        ),
+        (60, &[10, 11, 20, 21, 30, 31, 40, 50, 60, 70, 71, 72, 80, 90, 100, 110, 111, 120]),
         (85, &[10, 11]),
         (90, &[10, 11, 20, 21, 30, 31]),
     ];
@@ -130,11 +102,7 @@ fn all_methods_are_known() {
             payload.extend_from_slice(&[0; 64]);
             let result = Method::decode(&payload);
             let unknown = matches!(result, Err(DecodeError::UnknownMethod { .. }));
-            assert_eq!(
-                !unknown,
-                methods.contains(&method_id),
-                "{class_id}.{method_id}: {result:?}"
-            );
+            assert_eq!(!unknown, methods.contains(&method_id), "{class_id}.{method_id}: {result:?}");
         }
     }
 }

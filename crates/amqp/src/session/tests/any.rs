@@ -39,47 +39,24 @@ fn method(which: u8, value: u64) -> Method<'static> {
         4 => Method::QueueBind(queue::Bind::default()),
         5 => Method::QueueDelete(queue::Delete::default()),
         6 => Method::ExchangeDeclare(exchange::Declare::default()),
-        7 => Method::BasicConsume(basic::Consume {
-            queue: "q",
-            consumer_tag: "t",
-            ..Default::default()
-        }),
-        8 => Method::BasicCancel(basic::Cancel {
-            consumer_tag: "t",
-            no_wait: value.is_multiple_of(2),
-        }),
-        9 => Method::BasicGet(basic::Get {
-            queue: "q",
-            ..Default::default()
-        }),
-        10..=12 => Method::BasicAck(basic::Ack {
-            delivery_tag: value % 8,
-            multiple: value.is_multiple_of(3),
-        }),
-        13 => Method::BasicNack(basic::Nack {
-            delivery_tag: value % 8,
-            multiple: value.is_multiple_of(2),
-            requeue: true,
-        }),
-        14 => Method::BasicReject(basic::Reject {
-            delivery_tag: value % 8,
-            requeue: false,
-        }),
+        7 => Method::BasicConsume(basic::Consume { queue: "q", consumer_tag: "t", ..Default::default() }),
+        8 => Method::BasicCancel(basic::Cancel { consumer_tag: "t", no_wait: value.is_multiple_of(2) }),
+        9 => Method::BasicGet(basic::Get { queue: "q", ..Default::default() }),
+        10..=12 => Method::BasicAck(basic::Ack { delivery_tag: value % 8, multiple: value.is_multiple_of(3) }),
+        13 => {
+            Method::BasicNack(basic::Nack { delivery_tag: value % 8, multiple: value.is_multiple_of(2), requeue: true })
+        }
+        14 => Method::BasicReject(basic::Reject { delivery_tag: value % 8, requeue: false }),
         15 => Method::BasicRecover(basic::Recover { requeue: true }),
         16 => Method::ConfirmSelect(confirm::Select::default()),
         17 => Method::TxSelect(tx::Select {}),
         18 => Method::TxCommit(tx::Commit {}),
         19 => Method::TxRollback(tx::Rollback {}),
         20 => Method::BasicQos(basic::Qos::default()),
-        21 => Method::BasicConsume(basic::Consume {
-            queue: "amq.rabbitmq.reply-to",
-            no_ack: true,
-            ..Default::default()
-        }),
-        22 => Method::QueueDeclare(queue::Declare {
-            queue: "q",
-            ..Default::default()
-        }),
+        21 => {
+            Method::BasicConsume(basic::Consume { queue: "amq.rabbitmq.reply-to", no_ack: true, ..Default::default() })
+        }
+        22 => Method::QueueDeclare(queue::Declare { queue: "q", ..Default::default() }),
         _ => Method::ConnectionClose(connection::Close::default()),
     }
 }
@@ -87,11 +64,7 @@ fn method(which: u8, value: u64) -> Method<'static> {
 /// What a core that says yes would answer.
 fn answer(call: &Call, yes: bool, next: u64) -> Reply {
     match call {
-        Call::QueueDeclare(_) => Reply::QueueDeclared {
-            name: "amq.gen".into(),
-            messages: 0,
-            consumers: 0,
-        },
+        Call::QueueDeclare(_) => Reply::QueueDeclared { name: "amq.gen".into(), messages: 0, consumers: 0 },
         Call::QueueDelete { .. } | Call::QueuePurge { .. } => Reply::Count(next),
         Call::Consume(consume) => Reply::Consuming {
             consumer: ConsumerId(7),
@@ -99,11 +72,9 @@ fn answer(call: &Call, yes: bool, next: u64) -> Reply {
             no_ack: consume.no_ack,
             reply_to: yes.then(|| "reply".into()),
         },
-        Call::Get { no_ack, .. } if yes => Reply::Got {
-            delivery: delivery(next, &[b"got"]),
-            no_ack: *no_ack,
-            remaining: 0,
-        },
+        Call::Get { no_ack, .. } if yes => {
+            Reply::Got { delivery: delivery(next, &[b"got"]), no_ack: *no_ack, remaining: 0 }
+        }
         Call::Get { .. } => Reply::Empty,
         _ => Reply::Done,
     }
@@ -112,31 +83,17 @@ fn answer(call: &Call, yes: bool, next: u64) -> Reply {
 /// Lets the core answer the next command, if there is one.
 fn serve(script: &mut Script, yes: bool, next: &mut u64) {
     match script.commands.pop_front() {
-        Some(Command::Call {
-            channel,
-            token,
-            call,
-        }) => {
+        Some(Command::Call { channel, token, call }) => {
             *next += 1;
             let reply = answer(&call, yes, *next);
             let after = yes.then_some(Lsn(*next));
-            script.event(Event::Reply {
-                channel,
-                token,
-                reply,
-                after,
-            });
+            script.event(Event::Reply { channel, token, reply, after });
         }
         Some(Command::Publish(publish)) => {
             if let Some(last) = publish.confirm {
                 let first = last + 1 - u64::from(publish.to - publish.from);
                 let lsn = yes.then_some(Lsn(*next));
-                script.event(Event::Accepted {
-                    channel: publish.channel,
-                    first,
-                    last,
-                    lsn,
-                });
+                script.event(Event::Accepted { channel: publish.channel, first, last, lsn });
             }
         }
         _ => {}

@@ -1,13 +1,7 @@
 use super::*;
 
 fn ack(script: &mut Script, delivery_tag: u64, multiple: bool) {
-    script.method(
-        1,
-        Method::BasicAck(basic::Ack {
-            delivery_tag,
-            multiple,
-        }),
-    );
+    script.method(1, Method::BasicAck(basic::Ack { delivery_tag, multiple }));
 }
 
 #[test]
@@ -19,13 +13,8 @@ fn s1_8_3_13_deliveries_are_method_header_and_body() {
     let kinds: Vec<FrameKind> = frames.iter().map(|f| f.kind).collect();
     use FrameKind::{Body, Header, Method as M};
     assert_eq!(kinds, [M, Header, Body, M, Header, M, Header, Body]);
-    let Method::BasicDeliver(third) = decode(&frames[5].payload) else {
-        panic!()
-    };
-    assert_eq!(
-        (third.consumer_tag, third.delivery_tag, third.exchange),
-        ("t", 3, "x")
-    );
+    let Method::BasicDeliver(third) = decode(&frames[5].payload) else { panic!() };
+    assert_eq!((third.consumer_tag, third.delivery_tag, third.exchange), ("t", 3, "x"));
     let header = ContentHeader::decode(&frames[6].payload).unwrap();
     assert_eq!((header.body_size, header.props), (5, PROPS_EMPTY));
     assert_eq!(frames[7].payload, b"three");
@@ -36,24 +25,11 @@ fn s4_2_6_2_large_bodies_are_cut_and_spliced() {
     let mut script = Script::channel();
     script.consume(true);
     let large = vec![b'x'; 300_000];
-    script.event(Event::Deliver(delivery(
-        0,
-        &[&large, b"small", &large[..9000]],
-    )));
+    script.event(Event::Deliver(delivery(0, &[&large, b"small", &large[..9000]])));
     let frames = script.frames();
-    let bodies: Vec<usize> = frames
-        .iter()
-        .filter(|f| f.kind == FrameKind::Body)
-        .map(|f| f.payload.len())
-        .collect();
+    let bodies: Vec<usize> = frames.iter().filter(|f| f.kind == FrameKind::Body).map(|f| f.payload.len()).collect();
     assert_eq!(bodies, [131_064, 131_064, 37_872, 5, 9000]);
-    assert_eq!(
-        frames
-            .iter()
-            .filter(|f| f.kind == FrameKind::Method)
-            .count(),
-        3
-    );
+    assert_eq!(frames.iter().filter(|f| f.kind == FrameKind::Method).count(), 3);
 }
 
 #[test]
@@ -66,27 +42,13 @@ fn s1_8_3_13_acks_become_ranges() {
     assert_eq!(script.settle(), (10, 3, Outcome::Accepted));
     let mut bytes = Vec::new();
     for delivery_tag in 4..=6 {
-        Method::BasicAck(basic::Ack {
-            delivery_tag,
-            multiple: false,
-        })
-        .encode_frame(&mut bytes, 1);
+        Method::BasicAck(basic::Ack { delivery_tag, multiple: false }).encode_frame(&mut bytes, 1);
     }
     script.bytes(&bytes);
     assert_eq!(script.settle(), (13, 3, Outcome::Accepted));
-    script.method(
-        1,
-        Method::BasicReject(basic::Reject {
-            delivery_tag: 8,
-            requeue: false,
-        }),
-    );
+    script.method(1, Method::BasicReject(basic::Reject { delivery_tag: 8, requeue: false }));
     assert_eq!(script.settle(), (17, 1, Outcome::Rejected));
-    let nack = basic::Nack {
-        delivery_tag: 9,
-        multiple: true,
-        requeue: true,
-    };
+    let nack = basic::Nack { delivery_tag: 9, multiple: true, requeue: true };
     script.method(1, Method::BasicNack(nack));
     assert_eq!(script.settle(), (16, 1, Outcome::Released));
     assert_eq!(script.settle(), (18, 1, Outcome::Released));
@@ -95,10 +57,7 @@ fn s1_8_3_13_acks_become_ranges() {
     ack(&mut script, 0, true);
     assert!(script.commands.is_empty() && script.frames().is_empty());
     ack(&mut script, 10, false);
-    assert_eq!(
-        script.closed().2,
-        "PRECONDITION_FAILED - unknown delivery tag 10"
-    );
+    assert_eq!(script.closed().2, "PRECONDITION_FAILED - unknown delivery tag 10");
 }
 
 #[test]
@@ -132,10 +91,7 @@ fn redelivered_and_count_are_told() {
     let frames = script.frames();
     assert!(matches!(decode(&frames[0].payload), Method::BasicDeliver(d) if d.redelivered));
     let props = ContentHeader::decode(&frames[1].payload).unwrap().props;
-    let headers = waypost_model::props::Props(props)
-        .headers()
-        .unwrap()
-        .unwrap();
+    let headers = waypost_model::props::Props(props).headers().unwrap().unwrap();
     assert_eq!(headers.get("x-delivery-count").unwrap().as_i64(), Some(4));
 }
 
@@ -143,22 +99,10 @@ fn redelivered_and_count_are_told() {
 fn s1_8_3_3_consumer_tags_are_unique_and_invented_if_empty() {
     let mut script = Script::channel();
     script.consume(false);
-    script.method(
-        1,
-        Method::BasicConsume(basic::Consume {
-            queue: "q",
-            ..Default::default()
-        }),
-    );
-    let (_, _, Call::Consume(consume)) = script.call() else {
-        panic!()
-    };
+    script.method(1, Method::BasicConsume(basic::Consume { queue: "q", ..Default::default() }));
+    let (_, _, Call::Consume(consume)) = script.call() else { panic!() };
     assert!(consume.tag.starts_with("amq.ctag-") && consume.tag.len() == 31);
-    let again = basic::Consume {
-        queue: "q",
-        consumer_tag: "t",
-        ..Default::default()
-    };
+    let again = basic::Consume { queue: "q", consumer_tag: "t", ..Default::default() };
     script.method(1, Method::BasicConsume(again));
     let text = "NOT_ALLOWED - attempt to reuse consumer tag 't'".to_owned();
     assert_eq!(script.closed(), (0, 530, text, (60, 20)));
@@ -168,23 +112,9 @@ fn s1_8_3_3_consumer_tags_are_unique_and_invented_if_empty() {
 fn s1_8_3_5_cancel_ends_after_the_last_delivery() {
     let mut script = Script::channel();
     script.consume(false);
-    let cancel = || {
-        Method::BasicCancel(basic::Cancel {
-            consumer_tag: "t",
-            no_wait: false,
-        })
-    };
+    let cancel = || Method::BasicCancel(basic::Cancel { consumer_tag: "t", no_wait: false });
     script.method(1, cancel());
-    let (
-        1,
-        token,
-        Call::Cancel {
-            consumer: ConsumerId(7),
-        },
-    ) = script.call()
-    else {
-        panic!()
-    };
+    let (1, token, Call::Cancel { consumer: ConsumerId(7) }) = script.call() else { panic!() };
     script.event(Event::Deliver(delivery(0, &[b"crossing"])));
     script.answer(1, token, Reply::Done);
     let replies = script.replies();
@@ -193,10 +123,7 @@ fn s1_8_3_5_cancel_ends_after_the_last_delivery() {
     ack(&mut script, 1, false);
     assert_eq!(script.settle(), (0, 1, Outcome::Accepted));
     script.method(1, cancel());
-    assert_eq!(
-        script.replies(),
-        ["1 BasicCancelOk(CancelOk { consumer_tag: \"t\" })"]
-    );
+    assert_eq!(script.replies(), ["1 BasicCancelOk(CancelOk { consumer_tag: \"t\" })"]);
 }
 
 #[test]
@@ -204,41 +131,22 @@ fn a_cancel_by_the_server_is_told() {
     let mut script = Script::channel();
     script.consume(false);
     let (channel, consumer) = (ChannelId(1), ConsumerId(7));
-    script.event(Event::Cancelled {
-        channel,
-        consumer,
-        tag: "t".into(),
-    });
-    assert_eq!(
-        script.replies(),
-        ["1 BasicCancel(Cancel { consumer_tag: \"t\", no_wait: true })"]
-    );
+    script.event(Event::Cancelled { channel, consumer, tag: "t".into() });
+    assert_eq!(script.replies(), ["1 BasicCancel(Cancel { consumer_tag: \"t\", no_wait: true })"]);
     script.consume(false);
 }
 
 #[test]
 fn s1_8_3_10_get() {
     let mut script = Script::channel();
-    let get = || {
-        Method::BasicGet(basic::Get {
-            queue: "q",
-            ..Default::default()
-        })
-    };
+    let get = || Method::BasicGet(basic::Get { queue: "q", ..Default::default() });
     script.method(1, get());
     let (_, token, _) = script.call();
     script.answer(1, token, Reply::Empty);
-    assert_eq!(
-        script.replies(),
-        ["1 BasicGetEmpty(GetEmpty { reserved_1: Short([]) })"]
-    );
+    assert_eq!(script.replies(), ["1 BasicGetEmpty(GetEmpty { reserved_1: Short([]) })"]);
     script.method(1, get());
     let (_, token, _) = script.call();
-    let got = Reply::Got {
-        delivery: delivery(5, &[b"hi"]),
-        no_ack: false,
-        remaining: 2,
-    };
+    let got = Reply::Got { delivery: delivery(5, &[b"hi"]), no_ack: false, remaining: 2 };
     script.answer(1, token, got);
     let frames = script.frames();
     assert!(

@@ -50,26 +50,17 @@ fn s4_2_7_a_heartbeat_on_a_channel_closes_with_501() {
 #[test]
 fn s4_2_6_content_where_none_is_due_closes_with_505() {
     closes_with(b"\x03\0\x01\0\0\0\x01x\xce", 505);
-    closes_with(
-        b"\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce",
-        505,
-    );
+    closes_with(b"\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce", 505);
     closes_with(b"\x03\0\0\0\0\0\x01x\xce", 505);
     // A body frame that looks like an ack is still a body frame.
-    closes_with(
-        b"\x03\0\x01\0\0\0\x0d\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0\xce",
-        505,
-    );
+    closes_with(b"\x03\0\x01\0\0\0\x0d\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0\xce", 505);
 }
 
 #[test]
 fn s4_2_6_a_publish_must_be_followed_by_its_content() {
     let whole = publish_frames(1, "k", PROPS_EMPTY, b"body");
     let method_len = Frame::parse(&whole, 4096).unwrap().unwrap().wire_len();
-    let header_len = Frame::parse(&whole[method_len..], 4096)
-        .unwrap()
-        .unwrap()
-        .wire_len();
+    let header_len = Frame::parse(&whole[method_len..], 4096).unwrap().unwrap().wire_len();
     let twice = [&whole[..method_len], &whole[..]].concat();
     let script = closes_with(&twice, 505);
     assert!(script.commands.is_empty());
@@ -93,14 +84,10 @@ fn s4_2_6_a_body_larger_than_announced_closes_with_501() {
 #[test]
 fn unknown_methods_are_540_and_malformed_ones_502() {
     let mut bytes = Vec::new();
-    encode(&mut bytes, FrameKind::Method, 1, |out| {
-        out.extend_from_slice(b"\0\x3c\0\xc8")
-    });
+    encode(&mut bytes, FrameKind::Method, 1, |out| out.extend_from_slice(b"\0\x3c\0\xc8"));
     closes_with(&bytes, 540);
     bytes.clear();
-    encode(&mut bytes, FrameKind::Method, 1, |out| {
-        out.extend_from_slice(b"\0\x3c\0\x0a\0")
-    });
+    encode(&mut bytes, FrameKind::Method, 1, |out| out.extend_from_slice(b"\0\x3c\0\x0a\0"));
     closes_with(&bytes, 502);
 }
 
@@ -142,10 +129,7 @@ fn s1_4_2_8_a_peers_close_is_answered_at_once() {
 #[test]
 fn an_operators_close_is_told() {
     let mut script = Script::channel();
-    let refusal = Refusal::new(
-        waypost_model::RefusalKind::ConnectionForced,
-        "x".repeat(400),
-    );
+    let refusal = Refusal::new(waypost_model::RefusalKind::ConnectionForced, "x".repeat(400));
     script.event(Event::Close { refusal });
     let (channel, code, text, _) = script.closed();
     assert_eq!((channel, code, text.len()), (0, 320, 255));

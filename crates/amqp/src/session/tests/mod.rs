@@ -14,9 +14,7 @@ use std::sync::Arc;
 use waypost_model::command::{Outcome, Settle};
 use waypost_model::props::PROPS_EMPTY;
 use waypost_model::table::Table;
-use waypost_model::{
-    Batch, BatchBuilder, Body, ConsumerId, Delivery, Publish, QueueId, Refusal, Reply, Route, Seq,
-};
+use waypost_model::{Batch, BatchBuilder, Body, ConsumerId, Delivery, Publish, QueueId, Refusal, Reply, Route, Seq};
 
 use super::*;
 use crate::codec::frame::{self, encode};
@@ -89,24 +87,11 @@ impl Script {
             },
             other => panic!("{other:?}"),
         };
-        self.method(
-            0,
-            Method::ConnectionTuneOk(connection::TuneOk {
-                channel_max,
-                frame_max,
-                heartbeat: 0,
-            }),
-        );
-        let open = connection::Open {
-            virtual_host: "/",
-            ..Default::default()
-        };
+        self.method(0, Method::ConnectionTuneOk(connection::TuneOk { channel_max, frame_max, heartbeat: 0 }));
+        let open = connection::Open { virtual_host: "/", ..Default::default() };
         self.method(0, Method::ConnectionOpen(open));
         self.done();
-        assert_eq!(
-            self.replies(),
-            ["0 ConnectionOpenOk(OpenOk { reserved_1: Short([]) })"]
-        );
+        assert_eq!(self.replies(), ["0 ConnectionOpenOk(OpenOk { reserved_1: Short([]) })"]);
     }
 
     pub fn login(&mut self, mechanism: &str, response: &[u8], capabilities: Table) {
@@ -131,19 +116,13 @@ impl Script {
     pub fn open_channel(&mut self, number: u16) {
         self.method(number, Method::ChannelOpen(channel::Open::default()));
         self.done();
-        assert_eq!(
-            self.replies(),
-            [format!(
-                "{number} ChannelOpenOk(OpenOk {{ reserved_1: Long([]) }})"
-            )]
-        );
+        assert_eq!(self.replies(), [format!("{number} ChannelOpenOk(OpenOk {{ reserved_1: Long([]) }})")]);
     }
 
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.input.vec().extend_from_slice(bytes);
         let mut turn = Turn::default();
-        self.session
-            .receive(&mut self.input, self.now, &mut turn, &mut self.out);
+        self.session.receive(&mut self.input, self.now, &mut turn, &mut self.out);
         self.collect(turn);
     }
 
@@ -155,8 +134,7 @@ impl Script {
 
     pub fn event(&mut self, event: Event) {
         let mut turn = Turn::default();
-        self.session
-            .handle(event, self.now, &mut turn, &mut self.out);
+        self.session.handle(event, self.now, &mut turn, &mut self.out);
         self.collect(turn);
     }
 
@@ -180,9 +158,7 @@ impl Script {
     fn collect(&mut self, mut turn: Turn) {
         for command in &mut turn.commands {
             if let Command::Publish(publish) = command {
-                let batch = publish
-                    .batch
-                    .get_or_insert_with(|| Arc::clone(turn.batch.as_ref().unwrap()));
+                let batch = publish.batch.get_or_insert_with(|| Arc::clone(turn.batch.as_ref().unwrap()));
                 assert!(publish.from < publish.to && publish.to as usize <= batch.len());
             }
         }
@@ -196,17 +172,11 @@ impl Script {
             let mut slices = [IoSlice::new(&[]); 4];
             let n = self.out.pieces(&mut slices);
             let len = slices[..n].iter().map(|s| s.len()).sum();
-            slices[..n]
-                .iter()
-                .for_each(|s| self.sent.extend_from_slice(s));
+            slices[..n].iter().for_each(|s| self.sent.extend_from_slice(s));
             self.out.advance(len);
         }
         while let Ok(Some(frame)) = Frame::parse(&self.sent[self.looked_at..], 1 << 20) {
-            self.frames.push_back(Sent {
-                kind: frame.kind,
-                channel: frame.channel,
-                payload: frame.payload.to_vec(),
-            });
+            self.frames.push_back(Sent { kind: frame.kind, channel: frame.channel, payload: frame.payload.to_vec() });
             self.looked_at += frame.wire_len();
         }
     }
@@ -230,30 +200,19 @@ impl Script {
     /// The only close sent since the last look: channel, code, text, class and method.
     pub fn closed(&mut self) -> (u16, u16, String, (u16, u16)) {
         let methods = self.methods();
-        let [(channel, payload)] = &methods[..] else {
-            panic!("{methods:?}")
-        };
+        let [(channel, payload)] = &methods[..] else { panic!("{methods:?}") };
         let (code, text, class, method) = match decode(payload) {
             Method::ConnectionClose(c) => (c.reply_code, c.reply_text, c.class_id, c.method_id),
             Method::ChannelClose(c) => (c.reply_code, c.reply_text, c.class_id, c.method_id),
             other => panic!("{other:?}"),
         };
-        (
-            *channel,
-            code,
-            String::from_utf8(text.0.to_vec()).unwrap(),
-            (class, method),
-        )
+        (*channel, code, String::from_utf8(text.0.to_vec()).unwrap(), (class, method))
     }
 
     /// The next command, which is a call.
     pub fn call(&mut self) -> (u16, u32, Call) {
         match self.commands.pop_front() {
-            Some(Command::Call {
-                channel,
-                token,
-                call,
-            }) => (channel.0, token, call),
+            Some(Command::Call { channel, token, call }) => (channel.0, token, call),
             other => panic!("{other:?}"),
         }
     }
@@ -268,23 +227,13 @@ impl Script {
     /// The next command, which is a settlement: first place, how many, what.
     pub fn settle(&mut self) -> (u64, u32, Outcome) {
         match self.commands.pop_front() {
-            Some(Command::Settle(Settle {
-                first,
-                count,
-                outcome,
-                ..
-            })) => (first.0, count, outcome),
+            Some(Command::Settle(Settle { first, count, outcome, .. })) => (first.0, count, outcome),
             other => panic!("{other:?}"),
         }
     }
 
     pub fn answer(&mut self, number: u16, token: u32, reply: Reply) {
-        self.event(Event::Reply {
-            channel: ChannelId(number),
-            token,
-            reply,
-            after: None,
-        });
+        self.event(Event::Reply { channel: ChannelId(number), token, reply, after: None });
     }
 
     /// Answers the next command, a call, with `Done`.
@@ -294,38 +243,17 @@ impl Script {
     }
 
     pub fn refuse(&mut self, number: u16, token: u32, refusal: Refusal) {
-        self.event(Event::Refused {
-            channel: ChannelId(number),
-            token,
-            refusal,
-        });
+        self.event(Event::Refused { channel: ChannelId(number), token, refusal });
     }
 
     /// Starts consumer 7 on channel 1, tag `t`.
     pub fn consume(&mut self, no_ack: bool) {
-        let consume = basic::Consume {
-            queue: "q",
-            consumer_tag: "t",
-            no_ack,
-            ..Default::default()
-        };
+        let consume = basic::Consume { queue: "q", consumer_tag: "t", no_ack, ..Default::default() };
         self.method(1, Method::BasicConsume(consume));
         let (number, token, _) = self.call();
         let (consumer, tag) = (ConsumerId(7), "t".into());
-        self.answer(
-            number,
-            token,
-            Reply::Consuming {
-                consumer,
-                tag,
-                no_ack,
-                reply_to: None,
-            },
-        );
-        assert_eq!(
-            self.replies(),
-            ["1 BasicConsumeOk(ConsumeOk { consumer_tag: \"t\" })"]
-        );
+        self.answer(number, token, Reply::Consuming { consumer, tag, no_ack, reply_to: None });
+        assert_eq!(self.replies(), ["1 BasicConsumeOk(ConsumeOk { consumer_tag: \"t\" })"]);
     }
 }
 
@@ -336,22 +264,14 @@ pub(super) fn decode(payload: &[u8]) -> Method<'_> {
 /// The frames of one publish.
 pub(super) fn publish_frames(number: u16, key: &str, props: &[u8], body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let publish = basic::Publish {
-        exchange: "x",
-        routing_key: Short(key.as_bytes()),
-        ..Default::default()
-    };
+    let publish = basic::Publish { exchange: "x", routing_key: Short(key.as_bytes()), ..Default::default() };
     frame::encode_method(&mut bytes, number, &publish);
     content_frames(&mut bytes, number, props, body, 4096);
     bytes
 }
 
 pub(super) fn content_frames(out: &mut Vec<u8>, number: u16, props: &[u8], body: &[u8], max: u32) {
-    let header = ContentHeader {
-        class_id: 60,
-        body_size: body.len() as u64,
-        props,
-    };
+    let header = ContentHeader { class_id: 60, body_size: body.len() as u64, props };
     encode(out, FrameKind::Header, number, |out| header.encode(out));
     frame::encode_body(out, number, body, max);
 }
@@ -359,9 +279,7 @@ pub(super) fn content_frames(out: &mut Vec<u8>, number: u16, props: &[u8], body:
 /// A delivery of these bodies to consumer 7 on channel 1, from place `first` on.
 pub(super) fn delivery(first: u64, bodies: &[&[u8]]) -> Delivery {
     let mut builder = BatchBuilder::default();
-    bodies
-        .iter()
-        .for_each(|body| builder.push(PROPS_EMPTY, body));
+    bodies.iter().for_each(|body| builder.push(PROPS_EMPTY, body));
     Delivery {
         channel: ChannelId(1),
         consumer: ConsumerId(7),
@@ -369,10 +287,7 @@ pub(super) fn delivery(first: u64, bodies: &[&[u8]]) -> Delivery {
         first: Seq(first),
         count: bodies.len() as u32,
         route: Arc::new(Route::new("x", "k")),
-        body: Body::Mem {
-            batch: Arc::new(builder.finish()),
-            from: 0,
-        },
+        body: Body::Mem { batch: Arc::new(builder.finish()), from: 0 },
         redelivered: false,
         delivery_count: 0,
         cost: 0,

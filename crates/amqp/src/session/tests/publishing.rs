@@ -71,20 +71,14 @@ fn a_run_goes_on_across_acks_but_not_across_calls() {
     let mut bytes = Vec::new();
     for delivery_tag in 1..=3 {
         bytes.extend_from_slice(&publish_frames(1, "k", PROPS_EMPTY, b"p"));
-        Method::BasicAck(basic::Ack {
-            delivery_tag,
-            multiple: false,
-        })
-        .encode_frame(&mut bytes, 1);
+        Method::BasicAck(basic::Ack { delivery_tag, multiple: false }).encode_frame(&mut bytes, 1);
     }
     Method::BasicQos(basic::Qos::default()).encode_frame(&mut bytes, 1);
     bytes.extend_from_slice(&publish_frames(1, "k", PROPS_EMPTY, b"p"));
     script.bytes(&bytes);
     assert_eq!(bodies(&script.publish()).len(), 3);
     assert_eq!(script.settle(), (0, 3, Outcome::Accepted));
-    let (1, _, Call::Qos { .. }) = script.call() else {
-        panic!()
-    };
+    let (1, _, Call::Qos { .. }) = script.call() else { panic!() };
     assert_eq!(bodies(&script.publish()).len(), 1);
 }
 
@@ -103,28 +97,16 @@ fn the_short_cut_forgets_routes_that_were_left() {
     bytes.extend_from_slice(&short);
     assert!(method_len > 0);
     script.bytes(&bytes);
-    let keys: Vec<(String, usize)> = (0..3)
-        .map(|_| script.publish())
-        .map(|p| (p.route.key_lossy().into_owned(), bodies(&p).len()))
-        .collect();
-    assert_eq!(
-        keys,
-        [
-            ("short".into(), 2),
-            ("other".into(), 1),
-            ("short".into(), 1)
-        ]
-    );
+    let keys: Vec<(String, usize)> =
+        (0..3).map(|_| script.publish()).map(|p| (p.route.key_lossy().into_owned(), bodies(&p).len())).collect();
+    assert_eq!(keys, [("short".into(), 2), ("other".into(), 1), ("short".into(), 1)]);
 }
 
 #[test]
 fn s4_2_6_contents_of_several_channels_may_interleave() {
     let mut script = Script::channel();
     script.open_channel(2);
-    let (one, two) = (
-        publish_frames(1, "k", PROPS_EMPTY, b"one"),
-        publish_frames(2, "k", PROPS_EMPTY, b"two"),
-    );
+    let (one, two) = (publish_frames(1, "k", PROPS_EMPTY, b"one"), publish_frames(2, "k", PROPS_EMPTY, b"two"));
     let frames = |bytes: &[u8]| {
         let (mut rest, mut all) = (bytes.to_vec(), Vec::new());
         while let Some(frame) = Frame::parse(&rest.clone(), 4096).unwrap() {
@@ -132,12 +114,7 @@ fn s4_2_6_contents_of_several_channels_may_interleave() {
         }
         all
     };
-    let mixed: Vec<u8> = frames(&one)
-        .into_iter()
-        .zip(frames(&two))
-        .flat_map(|(a, b)| [a, b])
-        .flatten()
-        .collect();
+    let mixed: Vec<u8> = frames(&one).into_iter().zip(frames(&two)).flat_map(|(a, b)| [a, b]).flatten().collect();
     script.bytes(&mixed);
     let (a, b) = (script.publish(), script.publish());
     assert_eq!((a.channel.0, bodies(&a)), (1, vec!["one".to_owned()]));
@@ -162,23 +139,15 @@ fn bodies_beyond_a_frame_are_put_together() {
 
 #[test]
 fn a_body_beyond_the_maximum_is_406() {
-    let config = SessionConfig {
-        message_bytes_max: 1000,
-        ..SessionConfig::default()
-    };
+    let config = SessionConfig { message_bytes_max: 1000, ..SessionConfig::default() };
     let mut script = Script::open_with(config);
     script.open_channel(1);
     let mut bytes = Vec::new();
     frame::encode_method(&mut bytes, 1, &basic::Publish::default());
-    let header = ContentHeader {
-        class_id: 60,
-        body_size: 1 << 31,
-        props: PROPS_EMPTY,
-    };
+    let header = ContentHeader { class_id: 60, body_size: 1 << 31, props: PROPS_EMPTY };
     encode(&mut bytes, FrameKind::Header, 1, |out| header.encode(out));
     script.bytes(&bytes);
-    let text =
-        "PRECONDITION_FAILED - message size 2147483648 is larger than configured max size 1000";
+    let text = "PRECONDITION_FAILED - message size 2147483648 is larger than configured max size 1000";
     assert_eq!(script.closed(), (1, 406, text.into(), (60, 40)));
     script.call();
     script.bytes(b"\x03\0\x01\0\0\0\x01x\xce");
@@ -187,10 +156,7 @@ fn a_body_beyond_the_maximum_is_406() {
 
 #[test]
 fn bodies_under_assembly_are_bounded_per_connection() {
-    let config = SessionConfig {
-        message_bytes_max: 1000,
-        ..SessionConfig::default()
-    };
+    let config = SessionConfig { message_bytes_max: 1000, ..SessionConfig::default() };
     let mut script = Script::open_with(config);
     for number in 1..=3 {
         script.open_channel(number);
@@ -212,9 +178,7 @@ fn a_foreign_user_id_is_406() {
     script.bytes(&publish_frames(1, "k", &own, b"x"));
     script.publish();
     script.bytes(&publish_frames(1, "k", &foreign, b"x"));
-    let (1, 406, text, (60, 40)) = script.closed() else {
-        panic!()
-    };
+    let (1, 406, text, (60, 40)) = script.closed() else { panic!() };
     assert!(text.contains("user_id property set to 'root' but authenticated user was 'guest'"));
 }
 
@@ -228,34 +192,14 @@ fn confirms_are_numbered_and_coalesced() {
     let three = publish_frames(1, "k", PROPS_EMPTY, b"x").repeat(3);
     script.bytes(&three);
     script.bytes(&three);
-    assert_eq!(
-        (script.publish().confirm, script.publish().confirm),
-        (Some(3), Some(6))
-    );
+    assert_eq!((script.publish().confirm, script.publish().confirm), (Some(3), Some(6)));
     let channel = ChannelId(1);
-    script.event(Event::Accepted {
-        channel,
-        first: 1,
-        last: 3,
-        lsn: None,
-    });
-    script.event(Event::Accepted {
-        channel,
-        first: 4,
-        last: 5,
-        lsn: Some(Lsn(2)),
-    });
-    script.event(Event::Rejected {
-        channel,
-        first: 6,
-        last: 6,
-    });
+    script.event(Event::Accepted { channel, first: 1, last: 3, lsn: None });
+    script.event(Event::Accepted { channel, first: 4, last: 5, lsn: Some(Lsn(2)) });
+    script.event(Event::Rejected { channel, first: 6, last: 6 });
     assert_eq!(script.frames(), []);
     script.flush();
-    assert_eq!(
-        script.replies(),
-        ["1 BasicAck(Ack { delivery_tag: 3, multiple: true })"]
-    );
+    assert_eq!(script.replies(), ["1 BasicAck(Ack { delivery_tag: 3, multiple: true })"]);
     assert_eq!(script.session.waits_for(), Some(Lsn(2)));
     script.durable(2);
     assert_eq!(
@@ -274,30 +218,15 @@ fn returns_come_before_acks() {
     script.method(1, Method::ConfirmSelect(confirm::Select::default()));
     script.frames();
     let mut bytes = Vec::new();
-    let publish = basic::Publish {
-        exchange: "x",
-        mandatory: true,
-        ..Default::default()
-    };
+    let publish = basic::Publish { exchange: "x", mandatory: true, ..Default::default() };
     frame::encode_method(&mut bytes, 1, &publish);
     content_frames(&mut bytes, 1, PROPS_EMPTY, b"back", 4096);
     script.bytes(&bytes);
     let publish = script.publish();
     assert!(publish.mandatory);
     let (channel, batch) = (ChannelId(1), publish.batch.unwrap());
-    script.event(Event::Returned {
-        channel,
-        route: publish.route,
-        batch,
-        from: 0,
-        to: 1,
-    });
-    script.event(Event::Accepted {
-        channel,
-        first: 1,
-        last: 1,
-        lsn: None,
-    });
+    script.event(Event::Returned { channel, route: publish.route, batch, from: 0, to: 1 });
+    script.event(Event::Accepted { channel, first: 1, last: 1, lsn: None });
     script.flush();
     let frames = script.frames();
     assert!(matches!(
@@ -324,36 +253,19 @@ fn direct_replies_name_the_channels_own_address() {
     Method::BasicConsume(consume).encode_frame(&mut bytes, 1);
     bytes.extend_from_slice(&publish_frames(1, "k", &request, b"ask"));
     script.bytes(&bytes);
-    let (_, token, Call::Consume(_)) = script.call() else {
-        panic!()
-    };
+    let (_, token, Call::Consume(_)) = script.call() else { panic!() };
     assert!(script.commands.is_empty());
     let reply_to = Some("amq.rabbitmq.reply-to.token".into());
     let (consumer, tag) = (ConsumerId(9), "r".into());
-    script.answer(
-        1,
-        token,
-        Reply::Consuming {
-            consumer,
-            tag,
-            no_ack: true,
-            reply_to,
-        },
-    );
+    script.answer(1, token, Reply::Consuming { consumer, tag, no_ack: true, reply_to });
     let publish = script.publish();
     let batch = publish.batch.as_ref().unwrap();
-    assert_eq!(
-        Props(batch.props(0)).reply_to(),
-        Some(&b"amq.rabbitmq.reply-to.token"[..])
-    );
+    assert_eq!(Props(batch.props(0)).reply_to(), Some(&b"amq.rabbitmq.reply-to.token"[..]));
     assert_eq!(bodies(&publish), ["ask"]);
 
     let mut script = Script::channel();
     script.bytes(&publish_frames(1, "k", &request, b"ask"));
-    assert_eq!(
-        script.closed().2,
-        "PRECONDITION_FAILED - fast reply consumer does not exist"
-    );
+    assert_eq!(script.closed().2, "PRECONDITION_FAILED - fast reply consumer does not exist");
 }
 
 #[test]
@@ -365,39 +277,22 @@ fn s1_9_transactions_keep_back_until_commit() {
     let publish = publish_frames(1, "k", PROPS_EMPTY, b"p");
     script.bytes(&publish);
     script.bytes(&publish);
-    script.method(
-        1,
-        Method::BasicAck(basic::Ack {
-            delivery_tag: 2,
-            multiple: true,
-        }),
-    );
+    script.method(1, Method::BasicAck(basic::Ack { delivery_tag: 2, multiple: true }));
     assert!(script.commands.is_empty());
     // Rolled back, the messages are unsettled again.
     script.method(1, Method::TxRollback(tx::Rollback {}));
     script.bytes(&publish);
-    script.method(
-        1,
-        Method::BasicAck(basic::Ack {
-            delivery_tag: 1,
-            multiple: false,
-        }),
-    );
+    script.method(1, Method::BasicAck(basic::Ack { delivery_tag: 1, multiple: false }));
     script.frames();
     script.method(1, Method::TxCommit(tx::Commit {}));
-    let (1, token, Call::Commit(commands)) = script.call() else {
-        panic!()
-    };
+    let (1, token, Call::Commit(commands)) = script.call() else { panic!() };
     assert_eq!(commands.len(), 2);
     assert!(matches!(&commands[0], Command::Publish(p) if bodies(p) == ["p"]));
     assert!(matches!(&commands[1], Command::Settle(s) if (s.first.0, s.count) == (0, 1)));
     script.answer(1, token, Reply::Done);
     assert_eq!(script.replies(), ["1 TxCommitOk(CommitOk)"]);
     script.method(1, Method::ConfirmSelect(confirm::Select::default()));
-    assert_eq!(
-        script.closed().2,
-        "PRECONDITION_FAILED - cannot switch from tx to confirm mode"
-    );
+    assert_eq!(script.closed().2, "PRECONDITION_FAILED - cannot switch from tx to confirm mode");
 }
 
 #[test]
@@ -406,16 +301,10 @@ fn modes_exclude_each_other() {
     script.method(1, Method::ConfirmSelect(confirm::Select::default()));
     script.frames();
     script.method(1, Method::TxSelect(tx::Select {}));
-    assert_eq!(
-        script.closed().2,
-        "PRECONDITION_FAILED - cannot switch from confirm to tx mode"
-    );
+    assert_eq!(script.closed().2, "PRECONDITION_FAILED - cannot switch from confirm to tx mode");
     let mut script = Script::channel();
     script.method(1, Method::TxCommit(tx::Commit {}));
-    assert_eq!(
-        script.closed().2,
-        "PRECONDITION_FAILED - channel is not transactional"
-    );
+    assert_eq!(script.closed().2, "PRECONDITION_FAILED - channel is not transactional");
 }
 
 /// Messages as a core would see them: key, properties, body.
