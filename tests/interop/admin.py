@@ -85,3 +85,45 @@ class WaypostAdmin:
 
     def __init__(self, server):
         self.server = server
+
+    def add_vhost(self, vhost: str) -> None:
+        self.server.cli("vhosts", "add", vhost)
+        self.set_permissions("guest", vhost)
+
+    def delete_vhost(self, vhost: str) -> None:
+        self.server.cli("vhosts", "rm", vhost)
+
+    def add_user(self, user: str, password: str) -> None:
+        self.server.cli("users", "add", user, "--password", password)
+
+    def delete_user(self, user: str) -> None:
+        self.server.cli("users", "rm", user)
+
+    def set_permissions(self, user: str, vhost: str, configure=".*", write=".*", read=".*") -> None:
+        self.server.cli("users", "permissions", "set", "--vhost", vhost, "--", user, configure, write, read)
+
+    def set_topic_permissions(self, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+        self.server.cli("users", "permissions", "topic-set", "--vhost", vhost, "--", user, exchange, write, read)
+
+    def set_user_limit(self, user: str, limit: str, value: int) -> None:
+        self.server.cli("users", "limits", user, f"--{limit}", str(value))
+
+    def set_vhost_limit(self, vhost: str, limit: str, value: int) -> None:
+        self.server.cli("vhosts", "limits", vhost, f"--{limit}", str(value))
+
+    def set_policy(self, policy: str, pattern: str, definition: dict, *, vhost="/", priority=0, apply_to="all") -> None:
+        self._set_policy([], policy, pattern, definition, vhost, priority, apply_to)
+
+    def delete_policy(self, policy: str, *, vhost="/") -> None:
+        self.server.cli("policies", "rm", "--vhost", vhost, policy)
+
+    def set_operator_policy(self, policy: str, pattern: str, definition: dict, *, vhost="/", priority=0) -> None:
+        self._set_policy(["--operator"], policy, pattern, definition, vhost, priority, "queues")
+
+    def delete_operator_policy(self, policy: str, *, vhost="/") -> None:
+        self.server.cli("policies", "rm", "--operator", "--vhost", vhost, policy)
+
+    def _set_policy(self, sort, policy, pattern, definition, vhost, priority, apply_to) -> None:
+        settings = [word for key, value in definition.items() for word in ("-a", f"{key}={value}")]
+        options = ["--vhost", vhost, "--priority", str(priority), "--apply-to", apply_to]
+        self.server.cli("policies", "set", *sort, *options, *settings, "--", policy, pattern)

@@ -118,10 +118,12 @@ class Waypost:
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    def cli(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
         """Runs one of our own subcommands against this server."""
-        command = [str(waypost_binary()), *arguments, "--url", self.http]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+        command = [str(waypost_binary()), *arguments]
+        environment = os.environ | {"WAYPOST_HTTP": self.http}
+        options.setdefault("stdin", subprocess.DEVNULL)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, **options)
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
         return done
