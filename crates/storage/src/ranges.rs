@@ -63,10 +63,6 @@ pub struct RangeList {
 }
 
 impl RangeList {
-    pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = &Range> {
         self.blocks.iter().flatten()
     }

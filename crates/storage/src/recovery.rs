@@ -99,7 +99,7 @@ pub fn recover(disk: &dyn Disk) -> Result<Opened, OpenError> {
 
 /// A directory without a checkpoint is new, or its making was interrupted: then it has at most a first, empty segment.
 fn new_directory(disk: &dyn Disk, names: &[String]) -> Result<Opened, OpenError> {
-    let mut opened = Opened {
+    let opened = Opened {
         head: None,
         definitions: Definitions::new(),
         index: Index::default(),
@@ -107,7 +107,8 @@ fn new_directory(disk: &dyn Disk, names: &[String]) -> Result<Opened, OpenError>
         tail: None,
         prepared: None,
         cut_bytes: 0,
-        leftovers: leftovers(names, |_| true),
+        // A first segment is made again, in place of what may be there.
+        leftovers: leftovers(names, |_| false),
         spares: Vec::new(),
     };
     for id in names.iter().filter_map(|n| SegmentId::of_file(n)) {
@@ -121,7 +122,6 @@ fn new_directory(disk: &dyn Disk, names: &[String]) -> Result<Opened, OpenError>
         if frames > 0 || id != SegmentId(1) {
             return Err(OpenError::Missing { file: checkpoint::CHECKPOINT.into() });
         }
-        opened.leftovers.push(name);
     }
     Ok(opened)
 }
@@ -251,20 +251,21 @@ impl Recovery<'_> {
         })
         .map_err(OpenError::io(&*name))?;
         if end.end < start {
-            return Err(OpenError::damaged(name, end.end, end.reason));
+            return Err(OpenError::damaged(name, end.end, format!("{}, but the checkpoint reaches to {start}", end.reason)));
         }
         let seal = Seal::parse(&head, &header);
         let mut sealed = false;
         if let Some(seal) = seal {
             if (seal.end, seal.last_crc) != (end.end, end.last_crc) {
-                return Err(OpenError::damaged(name, end.end, end.reason));
+                return Err(OpenError::damaged(name, end.end, format!("{}, but the seal says {}", end.reason, seal.end)));
             }
             sealed = read_footer(&*file, &seal, size).map_err(OpenError::io(&*name))?.as_ref() == Some(&footer);
         }
         let half_sealed = seal.is_some() && !sealed;
         let witness = find_witness(&*file, &header, size, end.end).map_err(OpenError::io(&*name))?;
-        if witness.is_some() {
-            return Err(OpenError::damaged(name, end.end, end.reason));
+        if let Some(at) = witness {
+            let what = format!("{}, but the frame at {at} was written when this was durable", end.reason);
+            return Err(OpenError::damaged(name, end.end, what));
         }
         let segment = Arc::new(Segment::new(id, file, size, sealed));
         Ok((Tail { segment, header, end: end.end, last_crc: end.last_crc, footer, sealed, half_sealed }, size, end))

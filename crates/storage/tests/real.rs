@@ -104,7 +104,7 @@ fn threads_commit_and_call_back() {
     let dir = tempfile::tempdir().unwrap();
     let (e, _) = open(dir.path());
     let (tx, rx) = mpsc::channel();
-    e.start_committer(move |lsn| drop(tx.send(lsn))).unwrap();
+    e.start_committer(move |lsn| tx.send(lsn).unwrap_or(())).unwrap();
     let b = batch(100, 0, 16);
     let mut last = e.durable();
     for i in 0..500 {

@@ -229,6 +229,21 @@ fn apply(bytes: &mut Vec<u8>, change: &Change) {
     }
 }
 
+/// What is left of a change outside of `start..end`.
+fn punch(change: Change, start: u64, end: u64) -> Vec<Change> {
+    let Change::Bytes(at, data) = change else { return vec![change] };
+    let stop = at + data.len() as u64;
+    let mut left = Vec::new();
+    if at < start {
+        left.push(Change::Bytes(at, data[..(start.min(stop) - at) as usize].to_vec()));
+    }
+    if stop > end {
+        let from = end.max(at);
+        left.push(Change::Bytes(from, data[(from - at) as usize..].to_vec()));
+    }
+    left
+}
+
 impl State {
     /// xorshift64*: small, and the same everywhere.
     fn next(&mut self) -> u64 {
@@ -443,6 +458,8 @@ impl DiskFile for FaultFile {
         let inode = &mut s.inodes[self.inode];
         apply(&mut inode.current, &change);
         inode.pending.push(change);
+        // The page holds the new bytes now: what a failed sync dropped there cannot come back behind them.
+        inode.limbo = std::mem::take(&mut inode.limbo).into_iter().flat_map(|c| punch(c, offset, end)).collect();
         Ok(len)
     }
 
