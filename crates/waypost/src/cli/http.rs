@@ -232,7 +232,7 @@ fn is_whole(raw: &[u8]) -> bool {
 
 /// What a status that is no success means to a script.
 fn refused(status: u16, answer: &Value, url: &ApiUrl) -> Failure {
-    let told = ["message", "error", "reason"].iter().find_map(|key| match answer.get(key) {
+    let told = ["message", "reason", "error"].iter().find_map(|key| match answer.get(key) {
         Some(Value::String(text)) => Some(text.clone()),
         Some(Value::Object(inner)) => inner.get("message").and_then(Value::as_str).map(str::to_owned),
         _ => None,

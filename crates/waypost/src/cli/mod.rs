@@ -9,6 +9,7 @@ mod net;
 mod offline;
 mod present;
 mod publish;
+mod serve;
 mod template;
 
 use crate::exit::Failure;

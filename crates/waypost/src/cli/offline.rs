@@ -1,4 +1,4 @@
-//! Subcommands that need no running server.
+//! Subcommands that need no running server, or are one.
 
 use clap::{Args, CommandFactory as _, Subcommand};
 use clap_complete::Shell;
@@ -8,6 +8,10 @@ use crate::exit::Failure;
 /// Those.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a server
+    Serve(super::serve::ServeArgs),
+    /// Check the configuration and print what is in force
+    CheckConfig(super::serve::CheckArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
 }
@@ -26,6 +30,8 @@ pub struct CompletionArgs {
 /// By the kind of what went wrong, see [`Failure`].
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Serve(args) => super::serve::serve(args),
+        Command::CheckConfig(args) => super::serve::check(args),
         Command::Completion(args) => {
             // Into a buffer first: the generator panics when its output is closed.
             let mut script = Vec::new();

@@ -21,6 +21,12 @@ pub enum Vhosts {
         /// For people
         #[arg(long, default_value = "")]
         description: String,
+        /// For people and tools
+        #[arg(long, value_delimiter = ',')]
+        tags: Vec<String>,
+        /// The type of queues that are declared without one: classic or quorum
+        #[arg(long, value_name = "TYPE")]
+        default_queue_type: Option<String>,
         #[command(flatten)]
         server: ServerArgs,
     },
@@ -63,8 +69,10 @@ impl Vhosts {
                 ];
                 server.output.list(&server.api().get(ApiPath::new("vhosts"))?, &columns)
             }
-            Self::Add { name, description, server } => {
-                let answer = server.api().put(at(name), &json!({"description": description}))?;
+            Self::Add { name, description, tags, default_queue_type, server } => {
+                let body =
+                    json!({"description": description, "tags": tags, "default_queue_type": default_queue_type});
+                let answer = server.api().put(at(name), &body)?;
                 server.output.done(&answer, &format!("virtual host {name} is there"))
             }
             Self::Rm { name, server } => {
