@@ -1,11 +1,22 @@
-fn main() {
-    let mut args = std::env::args().skip(1).collect::<Vec<_>>();
-    let mut flags = Vec::new();
-    while args.len() >= 2 {
-        let name = args.remove(0).trim_start_matches("--").to_owned();
-        flags.push((name, vec![args.remove(0)]));
+//! A server in a program of one's own: `cargo run -p waypost-server --example serve -- --amqp 127.0.0.1:0`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let flags = arguments.chunks(2).map(|pair| {
+        let name = pair[0].trim_start_matches("--").to_owned();
+        (name, pair[1..].to_vec())
+    });
+    let result = waypost_server::config::load(None, std::env::vars(), flags).map_err(Into::into).and_then(|loaded| {
+        waypost_server::logging::start(&loaded.config.log)?;
+        waypost_server::run(loaded.config, waypost_server::signals())
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
     }
-    let loaded = match waypost_server::config::load(None, std::env::vars(), flags) { Ok(l) => l, Err(e) => { eprintln!("{e}"); std::process::exit(78) } };
-    let _ = waypost_server::logging::start(&loaded.config.log);
-    if let Err(e) = waypost_server::run(loaded.config, waypost_server::signals()) { eprintln!("{e}"); std::process::exit(e.exit_code().into()); }
 }

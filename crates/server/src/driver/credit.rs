@@ -100,12 +100,13 @@ fn window(consumers: u64) -> u64 {
 fn add(list: &mut Vec<Sent>, sent: Sent) {
     const LOOK_BACK: usize = 4;
     for old in list.iter_mut().rev().take(LOOK_BACK) {
-        if old.consumer == sent.consumer && old.queue == sent.queue {
-            if let Some(messages) = old.messages.checked_add(sent.messages) {
-                old.messages = messages;
-                old.bytes = old.bytes.saturating_add(sent.bytes);
-                return;
-            }
+        if old.consumer == sent.consumer
+            && old.queue == sent.queue
+            && let Some(messages) = old.messages.checked_add(sent.messages)
+        {
+            old.messages = messages;
+            old.bytes = old.bytes.saturating_add(sent.bytes);
+            return;
         }
     }
     list.push(sent);

@@ -348,11 +348,12 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
             self.unflushed = true;
             some = true;
         }
-        if self.unflushed && self.output.is_empty() {
-            if let Poll::Ready(result) = std::pin::Pin::new(&mut self.socket).poll_flush(cx) {
-                result?;
-                self.unflushed = false;
-            }
+        if self.unflushed
+            && self.output.is_empty()
+            && let Poll::Ready(result) = std::pin::Pin::new(&mut self.socket).poll_flush(cx)
+        {
+            result?;
+            self.unflushed = false;
         }
         if some {
             self.credit.written(self.written);
