@@ -344,6 +344,7 @@ pub fn run(args: &PublishArgs) -> Result<(), Failure> {
         }
     }
     await_confirms(&mut client, &mut tally, 1, args.timeout)?;
+    client.settle()?;
     client.close()?;
     client.leftovers().for_each(|incoming| tally.take(incoming));
     bar.finish_and_clear();

@@ -19,7 +19,8 @@ pub struct ConfigArgs {
 impl ConfigArgs {
     fn load(self) -> Result<Loaded, Failure> {
         // A variable that is not UTF-8 cannot be one of ours with a value that is right.
-        let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let env =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         load(self.file.as_deref(), env, self.flags).map_err(|error| Failure::BadConfig(error.to_string()))
     }
 }
@@ -89,7 +90,9 @@ pub struct ServeArgs {
 
 /// Arguments of `waypost check-config`.
 #[derive(Debug, Args)]
-#[command(after_help = "Prints all settings as they would be in force, each with where it came from. Exit code 78: wrong.")]
+#[command(
+    after_help = "Prints all settings as they would be in force, each with where it came from. Exit code 78: wrong."
+)]
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -148,7 +151,8 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_flag() {
-        let outer = Outer::try_parse_from(["x", "--amqp", "127.0.0.1:0", "--amqp", "[::1]:0", "--data-dir", "/d"]).unwrap();
+        let outer =
+            Outer::try_parse_from(["x", "--amqp", "127.0.0.1:0", "--amqp", "[::1]:0", "--data-dir", "/d"]).unwrap();
         let flags = outer.serve.config.flags;
         assert!(flags.contains(&("data-dir".to_owned(), vec!["/d".to_owned()])));
         assert!(flags.iter().any(|(name, values)| name == "amqp" && values.len() == 2));

@@ -70,8 +70,7 @@ impl Vhosts {
                 server.output.list(&server.api().get(ApiPath::new("vhosts"))?, &columns)
             }
             Self::Add { name, description, tags, default_queue_type, server } => {
-                let body =
-                    json!({"description": description, "tags": tags, "default_queue_type": default_queue_type});
+                let body = json!({"description": description, "tags": tags, "default_queue_type": default_queue_type});
                 let answer = server.api().put(at(name), &body)?;
                 server.output.done(&answer, &format!("virtual host {name} is there"))
             }

@@ -385,6 +385,14 @@ impl Client {
         Arrived::Nothing
     }
 
+    /// Waits until the broker has dealt with everything sent before; a publish has no answer of its own, only a refusal.
+    ///
+    /// # Errors
+    /// The broker's refusal of something sent before, or a broken connection.
+    pub fn settle(&mut self) -> Result<(), Failure> {
+        self.call(&basic::Qos::default(), |m| matches!(m, Method::BasicQosOk(_)).then_some(()))
+    }
+
     /// Ends the connection in good order: everything sent before was handled when this returns.
     ///
     /// # Errors
