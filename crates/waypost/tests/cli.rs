@@ -1,5 +1,7 @@
 //! The command line against a real server: a process of its own, on free ports, in a directory of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::io::Write as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +10,7 @@ use serde_json::Value;
 
 struct Server {
     process: Child,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     amqp: String,
     http: String,
 }
@@ -35,7 +37,7 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         };
         let address = |protocol: &str| listeners[protocol][0].as_str().unwrap().to_owned();
-        Server { amqp: address("amqp"), http: address("http"), process, _dir: dir }
+        Server { amqp: address("amqp"), http: address("http"), process, dir }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -131,7 +133,7 @@ fn exit_codes_tell_what_went_wrong() {
     s.run(&["consume", "q", "--ack", "auto", "-n", "1"], 2);
     s.run(&["check-config", "--amqp", "nonsense"], 78);
     s.run(
-        &["serve", "--data-dir", s._dir.path().join("other").to_str().unwrap(), "--http", "off", "--amqp", &s.amqp],
+        &["serve", "--data-dir", s.dir.path().join("other").to_str().unwrap(), "--http", "off", "--amqp", &s.amqp],
         78,
     );
 }
@@ -155,6 +157,7 @@ fn definitions_are_made_listed_and_removed() {
     s.run(&["bindings", "rm", "x", "logs.a", "#.err"], 4);
     s.run(&["queues", "delete", "logs.a", "--if-empty"], 0);
     s.run(&["exchanges", "delete", "x"], 0);
+    assert_eq!(s.json(&["exchanges", "show", ""])["type"], "direct");
     assert_eq!(s.run(&["queues", "ls"], 0), "");
 }
 
@@ -194,6 +197,19 @@ fn a_consumer_s_connection_is_listed_and_closed() {
     let name = s.json(&["connections", "ls"])[0]["name"].as_str().unwrap().to_owned();
     s.run(&["connections", "close", &name], 0);
     text(&args, consumer.wait_with_output().unwrap(), 7);
+}
+
+#[test]
+fn a_stopped_server_s_directory_verifies() {
+    let mut s = Server::start();
+    s.run(&["queues", "declare", "q"], 0);
+    s.run(&["publish", "", "q", "x", "-n", "10", "-p", "--confirm"], 0);
+    s.process.kill().unwrap();
+    s.process.wait().unwrap();
+    let dir = s.dir.path().join("data");
+    let report = s.json(&["verify", dir.to_str().unwrap()]);
+    assert_eq!((&report["messages"], &report["problems"]), (&10.into(), &Value::Array(Vec::new())));
+    s.run(&["verify", "/nowhere/at/all"], 4);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod present;
 mod publish;
 mod serve;
 mod template;
+mod verify;
 
 use crate::exit::Failure;
 use clap::Subcommand;

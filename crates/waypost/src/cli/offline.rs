@@ -12,6 +12,8 @@ pub enum Command {
     Serve(super::serve::ServeArgs),
     /// Check the configuration and print what is in force
     CheckConfig(super::serve::CheckArgs),
+    /// Check a data directory that no server has open
+    Verify(super::verify::VerifyArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
 }
@@ -32,6 +34,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => super::serve::serve(args),
         Command::CheckConfig(args) => super::serve::check(args),
+        Command::Verify(args) => super::verify::run(&args),
         Command::Completion(args) => {
             // Into a buffer first: the generator panics when its output is closed.
             let mut script = Vec::new();

@@ -67,7 +67,10 @@ impl Exchanges {
     /// # Errors
     /// By the kind of what went wrong.
     pub fn run(&self) -> Result<(), Failure> {
-        let at = |vhost: &VhostArgs, name: &str| ApiPath::new("exchanges").at(&vhost.vhost).at(name);
+        let at = |vhost: &VhostArgs, name: &str| {
+            // A path cannot name the default exchange as it is.
+            ApiPath::new("exchanges").at(&vhost.vhost).at(if name.is_empty() { "amq.default" } else { name })
+        };
         match self {
             Self::Ls { filter, server } => {
                 let columns = [
