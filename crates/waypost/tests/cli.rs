@@ -204,9 +204,10 @@ fn a_stopped_server_s_directory_verifies() {
     let mut s = Server::start();
     s.run(&["queues", "declare", "q"], 0);
     s.run(&["publish", "", "q", "x", "-n", "10", "-p", "--confirm"], 0);
+    let dir = s.dir.path().join("data");
+    s.run(&["verify", dir.to_str().unwrap()], 6);
     s.process.kill().unwrap();
     s.process.wait().unwrap();
-    let dir = s.dir.path().join("data");
     let report = s.json(&["verify", dir.to_str().unwrap()]);
     assert_eq!((&report["messages"], &report["problems"]), (&10.into(), &Value::Array(Vec::new())));
     s.run(&["verify", "/nowhere/at/all"], 4);

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use waypost_storage::{Disk as _, LockError, RealDisk};
 
 use super::present::{Format, OutputArgs};
 use crate::exit::Failure;
 
 /// Arguments of `waypost verify`.
 #[derive(Debug, Args)]
-#[command(after_help = "Reads all of it, computes every checksum and writes nothing. Exit code 1: something is wrong.")]
+#[command(after_help = "Reads all of it and computes every checksum; what is wrong is told, not mended.
+Exit codes: 1 something is wrong, 4 no such directory, 6 a server has it open.")]
 pub struct VerifyArgs {
     /// The data directory; stop its server first
     #[arg(default_value = "./waypost-data")]
@@ -28,10 +30,16 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     if !args.dir.is_dir() {
         return Err(Failure::NotFound(format!("no directory {dir}")));
     }
-    let report = waypost_storage::verify_dir(&args.dir).map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => Failure::Conflict(format!("{dir} is in use by a server: stop it first")),
-        _ => Failure::Failed(anyhow::Error::new(error).context(format!("cannot read {dir}"))),
-    })?;
+    let unreadable =
+        |error: std::io::Error| Failure::Failed(anyhow::Error::new(error).context(format!("cannot read {dir}")));
+    let disk = RealDisk::open_existing(&args.dir).map_err(unreadable)?;
+    // Where nobody ever locked, nothing is made; and a directory on a read-only file system can be checked too.
+    let _held = match args.dir.join("LOCK").exists().then(|| disk.lock()) {
+        Some(Err(held @ LockError::Held { .. })) => return Err(Failure::Conflict(format!("{dir} is {held}"))),
+        Some(Ok(held)) => Some(held),
+        Some(Err(LockError::Io(_))) | None => None,
+    };
+    let report = waypost_storage::verify(&disk).map_err(unreadable)?;
     let value = json!({
         "segments": report.segments,
         "frames": report.frames,
