@@ -18,11 +18,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Args)]
 pub struct Target {
     /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST
-    #[arg(
-        long,
-        default_value = "amqp://guest:guest@127.0.0.1:5672",
-        value_name = "URI"
-    )]
+    #[arg(long, default_value = "amqp://guest:guest@127.0.0.1:5672", value_name = "URI")]
     pub uri: Uri,
     /// What to print on standard output
     #[arg(short, long, value_enum, default_value_t)]
@@ -41,9 +37,7 @@ impl Target {
     /// # Errors
     /// There is no such process.
     pub fn process(&self) -> Result<Option<Process>, Fault> {
-        self.broker_pid
-            .map(|pid| Process::new(pid, self.broker_children))
-            .transpose()
+        self.broker_pid.map(|pid| Process::new(pid, self.broker_children)).transpose()
     }
 }
 
@@ -66,34 +60,22 @@ pub struct QueueArgs {
 pub struct Object(Map<String, Value>);
 
 fn parse_object(text: &str) -> Result<Object, String> {
-    serde_json::from_str(text)
-        .map(Object)
-        .map_err(|error| error.to_string())
+    serde_json::from_str(text).map(Object).map_err(|error| error.to_string())
 }
 
 impl QueueArgs {
     /// A queue without further arguments.
     pub fn of(durable: bool, queue_type: Option<String>) -> Self {
-        Self {
-            durable,
-            queue_type,
-            queue_args: None,
-        }
+        Self { durable, queue_type, queue_args: None }
     }
 
     /// What to declare.
     pub fn spec(&self) -> QueueSpec {
-        let mut arguments = self
-            .queue_args
-            .clone()
-            .map_or_else(Map::new, |object| object.0);
+        let mut arguments = self.queue_args.clone().map_or_else(Map::new, |object| object.0);
         if let Some(kind) = &self.queue_type {
             arguments.insert("x-queue-type".to_owned(), Value::from(kind.as_str()));
         }
-        QueueSpec {
-            durable: self.durable,
-            arguments,
-        }
+        QueueSpec { durable: self.durable, arguments }
     }
 }
 
@@ -127,9 +109,7 @@ impl FromStr for Acks {
             "each" => Ok(Self::Each),
             count => match count.parse() {
                 Ok(count) if count > 0 => Ok(Self::Multiple(count)),
-                _ => {
-                    Err("expected auto, each or how many deliveries per acknowledgement".to_owned())
-                }
+                _ => Err("expected auto, each or how many deliveries per acknowledgement".to_owned()),
             },
         }
     }
@@ -191,9 +171,7 @@ impl FlowArgs {
             && self.prefetch > 0
             && every > u64::from(self.prefetch)
         {
-            return Err(Fault::Usage(format!(
-                "--ack {every} needs a --prefetch of at least {every}, or none"
-            )));
+            return Err(Fault::Usage(format!("--ack {every} needs a --prefetch of at least {every}, or none")));
         }
         Ok(Load {
             body_bytes: self.message.body_bytes(),

@@ -88,9 +88,7 @@ impl BacklogArgs {
         let mut load = self.flow.load()?;
         load.messages = Some(load.messages.unwrap_or(MESSAGES));
         if load.rate.is_some() {
-            return Err(Fault::Usage(
-                "backlog runs at full speed: no --rate".to_owned(),
-            ));
+            return Err(Fault::Usage("backlog runs at full speed: no --rate".to_owned()));
         }
         let process = self.target.process()?;
         let topology = Topology::queues(&self.target.uri, size(self.queues), &self.queue.spec())?;
@@ -106,33 +104,17 @@ impl BacklogArgs {
         Report::new("backlog", &product, setup, &halves.report(&load), flaw)
     }
 
-    fn measure(
-        &self,
-        load: &Load,
-        process: Option<Process>,
-        topology: &Topology,
-    ) -> Result<Halves, Fault> {
+    fn measure(&self, load: &Load, process: Option<Process>, topology: &Topology) -> Result<Halves, Fault> {
         let uri = &self.target.uri;
-        let whole = deal(
-            &topology.queues,
-            size(self.publishers),
-            size(self.consumers),
-        );
-        let fill = Plan {
-            consumers: Vec::new(),
-            ..whole.clone()
-        };
+        let whole = deal(&topology.queues, size(self.publishers), size(self.consumers));
+        let fill = Plan { consumers: Vec::new(), ..whole.clone() };
         let progress = load.progress("fill", 1);
         let filled = run(uri, &fill, load, process, &progress);
         progress.finish();
         let filled = filled?;
         std::thread::sleep(Duration::from_secs(u64::from(self.settle)));
         let full = process.map(Process::memory).transpose()?;
-        let drain = Plan {
-            publishers: Vec::new(),
-            waiting: filled.streams.clone(),
-            ..whole
-        };
+        let drain = Plan { publishers: Vec::new(), waiting: filled.streams.clone(), ..whole };
         let mut drained: Option<Drained> = None;
         let progress = load.progress("drain", 1);
         for plan in self.drains(drain) {
@@ -149,11 +131,7 @@ impl BacklogArgs {
         }
         progress.finish();
         let drained = drained.ok_or_else(|| Fault::Usage("nothing to drain".to_owned()))?;
-        Ok(Halves {
-            filled,
-            full,
-            drained,
-        })
+        Ok(Halves { filled, full, drained })
     }
 
     /// The draining runs: one over all queues, or one per queue.
@@ -164,11 +142,7 @@ impl BacklogArgs {
         (0..all.queues.len())
             .map(|queue| {
                 let waits = |(stream, count): (usize, &u64)| {
-                    if all.streams[stream].contains(&queue) {
-                        *count
-                    } else {
-                        0
-                    }
+                    if all.streams[stream].contains(&queue) { *count } else { 0 }
                 };
                 Plan {
                     consumers: vec![vec![queue]; size(self.consumers)],
@@ -204,11 +178,7 @@ impl Drained {
 
 impl Halves {
     fn report(self, load: &Load) -> BacklogReport {
-        let Self {
-            filled,
-            full,
-            drained,
-        } = self;
+        let Self { filled, full, drained } = self;
         let before = filled.broker.map(|used| used.before);
         let per_message = |kib: fn(&Memory) -> u64| {
             let grown = kib(full.as_ref()?) as f64 - kib(before.as_ref()?) as f64;

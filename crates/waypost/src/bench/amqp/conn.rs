@@ -99,10 +99,7 @@ impl Conn {
         args.take(2)?;
         let properties = args.longstr()?;
         let text = |key| Ok::<_, Fault>(Args::table_text(properties, key)?.unwrap_or_default());
-        self.product = Product {
-            product: text("product")?,
-            version: text("version")?,
-        };
+        self.product = Product { product: text("product")?, version: text("version")? };
         let mut out = Vec::new();
         put_method(&mut out, 0, wire::CONNECTION_START_OK, |out| {
             let properties = serde_json::json!({
@@ -116,10 +113,7 @@ impl Conn {
                     "publisher_confirms": true
                 }
             });
-            put_table(
-                out,
-                properties.as_object().unwrap_or(&serde_json::Map::new()),
-            )?;
+            put_table(out, properties.as_object().unwrap_or(&serde_json::Map::new()))?;
             put_short(out, "PLAIN")?;
             put_long(out, format!("\0{}\0{}", uri.user, uri.password).as_bytes())?;
             put_short(out, "en_US")
@@ -133,15 +127,9 @@ impl Conn {
         let channels = args.short()?;
         let offered = usize::try_from(args.long()?).unwrap_or(usize::MAX);
         if offered != 0 && offered < FRAME_BYTES_MIN {
-            return Err(Fault::protocol(format!(
-                "frame_max {offered} is below {FRAME_BYTES_MIN}"
-            )));
+            return Err(Fault::protocol(format!("frame_max {offered} is below {FRAME_BYTES_MIN}")));
         }
-        let frame = if offered == 0 {
-            FRAME_BYTES_MAX
-        } else {
-            offered.min(FRAME_BYTES_MAX)
-        };
+        let frame = if offered == 0 { FRAME_BYTES_MAX } else { offered.min(FRAME_BYTES_MAX) };
         self.frame_bytes_max = frame;
         let mut out = Vec::new();
         put_method(&mut out, 0, wire::CONNECTION_TUNE_OK, |out| {
@@ -159,9 +147,7 @@ impl Conn {
     /// # Errors
     /// The broker is gone.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        self.stream
-            .write_all(bytes)
-            .map_err(|error| broken(error, "writing"))
+        self.stream.write_all(bytes).map_err(|error| broken(error, "writing"))
     }
 
     /// Sends a method and waits for its answer, whose arguments it returns.
@@ -186,10 +172,7 @@ impl Conn {
     /// # Errors
     /// A close by the broker, its silence.
     pub fn await_method(&mut self, wanted: MethodId) -> Result<Vec<u8>, Fault> {
-        let mut reply = Reply {
-            wanted,
-            found: None,
-        };
+        let mut reply = Reply { wanted, found: None };
         self.wait_until(&mut reply, |reply| reply.found.is_some())?;
         Ok(reply.found.unwrap_or_default())
     }
@@ -198,11 +181,7 @@ impl Conn {
     ///
     /// # Errors
     /// Those of the sink, the end of the stream, silence for a minute.
-    pub fn wait_until<S: Sink>(
-        &mut self,
-        sink: &mut S,
-        done: impl Fn(&S) -> bool,
-    ) -> Result<(), Fault> {
+    pub fn wait_until<S: Sink>(&mut self, sink: &mut S, done: impl Fn(&S) -> bool) -> Result<(), Fault> {
         loop {
             while !done(sink) {
                 match self.inbound.next(sink) {
@@ -228,10 +207,7 @@ impl Conn {
     /// Answers the close that `fault` is about, so that the broker sees a proper end. What fails here does not matter.
     pub fn answer_close(&mut self, fault: &Fault) {
         let (channel, answer) = match fault {
-            Fault::Closed {
-                scope: "connection",
-                ..
-            } => (0, wire::CONNECTION_CLOSE_OK),
+            Fault::Closed { scope: "connection", .. } => (0, wire::CONNECTION_CLOSE_OK),
             Fault::Closed { .. } => (CHANNEL, wire::CHANNEL_CLOSE_OK),
             _ => return,
         };
@@ -246,13 +222,7 @@ impl Conn {
     /// # Errors
     /// The broker's refusal.
     pub fn declare_queue(&mut self, name: &str, spec: &QueueSpec) -> Result<(), Fault> {
-        self.call(
-            CHANNEL,
-            wire::QUEUE_DECLARE,
-            wire::QUEUE_DECLARE_OK,
-            |out| put_declare(out, name, spec),
-        )
-        .map(|_| ())
+        self.call(CHANNEL, wire::QUEUE_DECLARE, wire::QUEUE_DECLARE_OK, |out| put_declare(out, name, spec)).map(|_| ())
     }
 
     /// Asks for a queue's message count. The answer also proves that everything sent before on this channel was taken.
@@ -260,18 +230,13 @@ impl Conn {
     /// # Errors
     /// The broker's refusal: no such queue.
     pub fn count(&mut self, queue: &str) -> Result<u32, Fault> {
-        let ok = self.call(
-            CHANNEL,
-            wire::QUEUE_DECLARE,
-            wire::QUEUE_DECLARE_OK,
-            |out| {
-                out.extend_from_slice(&[0, 0]);
-                put_short(out, queue)?;
-                // Passive.
-                out.push(1);
-                put_table(out, &serde_json::Map::new())
-            },
-        )?;
+        let ok = self.call(CHANNEL, wire::QUEUE_DECLARE, wire::QUEUE_DECLARE_OK, |out| {
+            out.extend_from_slice(&[0, 0]);
+            put_short(out, queue)?;
+            // Passive.
+            out.push(1);
+            put_table(out, &serde_json::Map::new())
+        })?;
         let mut args = Args(&ok);
         args.shortstr()?;
         args.long()
@@ -282,10 +247,7 @@ impl Conn {
     /// # Errors
     /// The broker's refusal.
     pub fn delete_queue(&mut self, name: &str) -> Result<(), Fault> {
-        self.call(CHANNEL, wire::QUEUE_DELETE, wire::QUEUE_DELETE_OK, |out| {
-            put_delete(out, name)
-        })
-        .map(|_| ())
+        self.call(CHANNEL, wire::QUEUE_DELETE, wire::QUEUE_DELETE_OK, |out| put_delete(out, name)).map(|_| ())
     }
 
     /// Declares an exchange.
@@ -293,18 +255,13 @@ impl Conn {
     /// # Errors
     /// The broker's refusal.
     pub fn declare_exchange(&mut self, name: &str, kind: &str, durable: bool) -> Result<(), Fault> {
-        self.call(
-            CHANNEL,
-            wire::EXCHANGE_DECLARE,
-            wire::EXCHANGE_DECLARE_OK,
-            |out| {
-                out.extend_from_slice(&[0, 0]);
-                put_short(out, name)?;
-                put_short(out, kind)?;
-                out.push(if durable { 2 } else { 0 });
-                put_table(out, &serde_json::Map::new())
-            },
-        )
+        self.call(CHANNEL, wire::EXCHANGE_DECLARE, wire::EXCHANGE_DECLARE_OK, |out| {
+            out.extend_from_slice(&[0, 0]);
+            put_short(out, name)?;
+            put_short(out, kind)?;
+            out.push(if durable { 2 } else { 0 });
+            put_table(out, &serde_json::Map::new())
+        })
         .map(|_| ())
     }
 
@@ -313,17 +270,12 @@ impl Conn {
     /// # Errors
     /// The broker's refusal.
     pub fn delete_exchange(&mut self, name: &str) -> Result<(), Fault> {
-        self.call(
-            CHANNEL,
-            wire::EXCHANGE_DELETE,
-            wire::EXCHANGE_DELETE_OK,
-            |out| {
-                out.extend_from_slice(&[0, 0]);
-                put_short(out, name)?;
-                out.push(0);
-                Ok(())
-            },
-        )
+        self.call(CHANNEL, wire::EXCHANGE_DELETE, wire::EXCHANGE_DELETE_OK, |out| {
+            out.extend_from_slice(&[0, 0]);
+            put_short(out, name)?;
+            out.push(0);
+            Ok(())
+        })
         .map(|_| ())
     }
 
@@ -362,15 +314,10 @@ impl Conn {
     /// # Errors
     /// The broker's refusal.
     pub fn confirm_select(&mut self) -> Result<(), Fault> {
-        self.call(
-            CHANNEL,
-            wire::CONFIRM_SELECT,
-            wire::CONFIRM_SELECT_OK,
-            |out| {
-                out.push(0);
-                Ok(())
-            },
-        )
+        self.call(CHANNEL, wire::CONFIRM_SELECT, wire::CONFIRM_SELECT_OK, |out| {
+            out.push(0);
+            Ok(())
+        })
         .map(|_| ())
     }
 
@@ -436,20 +383,10 @@ pub fn put_consume(out: &mut Vec<u8>, queue: &str, tag: &str, no_ack: bool) -> R
 pub fn control(id: MethodId, mut args: Args<'_>) -> Result<bool, Fault> {
     match id {
         wire::CONNECTION_CLOSE | wire::CHANNEL_CLOSE => {
-            let scope = if id == wire::CONNECTION_CLOSE {
-                "connection"
-            } else {
-                "channel"
-            };
+            let scope = if id == wire::CONNECTION_CLOSE { "connection" } else { "channel" };
             let (code, text) = (args.short()?, args.shortstr()?);
             let (class, method) = (args.short()?, args.short()?);
-            Err(Fault::Closed {
-                scope,
-                code,
-                text,
-                class,
-                method,
-            })
+            Err(Fault::Closed { scope, code, text, class, method })
         }
         wire::BASIC_CANCEL => Err(Fault::Cancelled(args.shortstr()?)),
         wire::CONNECTION_SECURE => Err(Fault::protocol("it asks for more than a password")),
@@ -478,31 +415,19 @@ impl Sink for Reply {
         if control(id, args)? {
             return Ok(());
         }
-        Err(Fault::protocol(format!(
-            "unexpected method {class}.{method}"
-        )))
+        Err(Fault::protocol(format!("unexpected method {class}.{method}")))
     }
 }
 
 fn connect(uri: &Uri) -> Result<TcpStream, Fault> {
     let address = format!("{}:{}", uri.host, uri.port);
-    let unavailable = |source| Fault::Unavailable {
-        address: address.clone(),
-        source,
-    };
+    let unavailable = |source| Fault::Unavailable { address: address.clone(), source };
     let mut last = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for target in (uri.host.as_str(), uri.port)
-        .to_socket_addrs()
-        .map_err(unavailable)?
-    {
+    for target in (uri.host.as_str(), uri.port).to_socket_addrs().map_err(unavailable)? {
         match TcpStream::connect_timeout(&target, Duration::from_secs(10)) {
             Ok(stream) => {
-                stream
-                    .set_nodelay(true)
-                    .map_err(Fault::io("set TCP_NODELAY"))?;
-                stream
-                    .set_read_timeout(Some(ANSWER_TIME))
-                    .map_err(Fault::io("set a read time-out"))?;
+                stream.set_nodelay(true).map_err(Fault::io("set TCP_NODELAY"))?;
+                stream.set_read_timeout(Some(ANSWER_TIME)).map_err(Fault::io("set a read time-out"))?;
                 return Ok(stream);
             }
             Err(error) => last = error,
@@ -514,14 +439,8 @@ fn connect(uri: &Uri) -> Result<TcpStream, Fault> {
 /// Names what a failed read or write means.
 pub fn broken(error: std::io::Error, doing: &'static str) -> Fault {
     match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Fault::Silent {
-            seconds: ANSWER_TIME.as_secs(),
-            doing,
-        },
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Fault::Silent { seconds: ANSWER_TIME.as_secs(), doing },
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Fault::Dropped(doing),
-        _ => Fault::Io {
-            doing: doing.to_owned(),
-            source: error,
-        },
+        _ => Fault::Io { doing: doing.to_owned(), source: error },
     }
 }

@@ -94,13 +94,7 @@ impl ConnectionsArgs {
             anon_kib_per_connection: grown(|memory| memory.anon_kib),
         };
         let setup = serde_json::json!({"count": self.count, "channels": self.channels});
-        Report::new(
-            "connections",
-            &product,
-            setup,
-            &figures,
-            (dropped > 0).then_some(ReportFlaw),
-        )
+        Report::new("connections", &product, setup, &figures, (dropped > 0).then_some(ReportFlaw))
     }
 
     fn open_all(&self) -> Result<Vec<Conn>, Fault> {
@@ -120,9 +114,8 @@ impl ConnectionsArgs {
         };
         let each = &each;
         let result = std::thread::scope(|scope| {
-            let threads: Vec<_> = shares(self.count, self.threads)
-                .map(|share| scope.spawn(move || each(share)))
-                .collect();
+            let threads: Vec<_> =
+                shares(self.count, self.threads).map(|share| scope.spawn(move || each(share))).collect();
             let mut all = Vec::new();
             for thread in threads {
                 all.extend(thread.join().unwrap_or(Err(Fault::Panicked))?);

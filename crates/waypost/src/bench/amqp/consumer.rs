@@ -121,11 +121,7 @@ impl Consumer {
         if self.index[place] == NONE {
             self.index[place] = u32::try_from(self.tracks.len()).unwrap_or(NONE);
             let (queue, stream) = (self.queues[consumer], stamp.stream);
-            self.tracks.push(Track {
-                queue,
-                stream,
-                seen: Sequences::default(),
-            });
+            self.tracks.push(Track { queue, stream, seen: Sequences::default() });
         }
         let Some(track) = self.tracks.get_mut(self.index[place] as usize) else {
             return;
@@ -144,9 +140,7 @@ impl Consumer {
     }
 
     fn put_ack(&mut self, tag: u64, multiple: u8) {
-        let mut frame = [
-            1, 0, 1, 0, 0, 0, 13, 0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, multiple, FRAME_END,
-        ];
+        let mut frame = [1, 0, 1, 0, 0, 0, 13, 0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, multiple, FRAME_END];
         frame[11..19].copy_from_slice(&tag.to_be_bytes());
         self.out.extend_from_slice(&frame);
         self.acked_tag = tag;
@@ -214,9 +208,7 @@ impl Sink for Consumer {
         if control(id, args)? {
             return Ok(());
         }
-        Err(Fault::protocol(format!(
-            "unexpected method {class}.{method}"
-        )))
+        Err(Fault::protocol(format!("unexpected method {class}.{method}")))
     }
 }
 
@@ -224,65 +216,35 @@ impl Sink for Consumer {
 mod tests {
     use super::*;
 
-    const EXPECT: Expectation = Expectation {
-        body_bytes: 16,
-        streams: 2,
-        sample_mask: 0,
-        credit: true,
-    };
+    const EXPECT: Expectation = Expectation { body_bytes: 16, streams: 2, sample_mask: 0, credit: true };
 
     fn delivery(tag: u64, stream: u64, sequence: u64) -> Delivery {
         let mut head = [0; BODY_HEAD_BYTES];
         head[..8].copy_from_slice(&(stream << 40 | sequence).to_be_bytes());
-        Delivery {
-            tag,
-            body_bytes: 16,
-            head,
-            ..Delivery::default()
-        }
+        Delivery { tag, body_bytes: 16, head, ..Delivery::default() }
     }
 
     #[test]
     fn faults_of_the_broker_are_counted() {
         let mut consumer = Consumer::new(Acks::Auto, &[0], EXPECT, Vec::new());
-        for (tag, (stream, sequence)) in [(0, 0), (1, 0), (0, 2), (0, 1), (0, 2), (7, 0)]
-            .into_iter()
-            .enumerate()
-        {
+        for (tag, (stream, sequence)) in [(0, 0), (1, 0), (0, 2), (0, 1), (0, 2), (7, 0)].into_iter().enumerate() {
             consumer.delivery(&delivery(tag as u64 + 1, stream, sequence));
         }
-        consumer.delivery(&Delivery {
-            body_bytes: 3,
-            ..delivery(7, 0, 3)
-        });
-        consumer.delivery(&Delivery {
-            consumer: 9,
-            redelivered: true,
-            ..delivery(8, 0, 3)
-        });
+        consumer.delivery(&Delivery { body_bytes: 3, ..delivery(7, 0, 3) });
+        consumer.delivery(&Delivery { consumer: 9, redelivered: true, ..delivery(8, 0, 3) });
         let tally = consumer.tally;
-        assert_eq!(
-            (tally.delivered, tally.duplicated, tally.out_of_order),
-            (8, 1, 1)
-        );
+        assert_eq!((tally.delivered, tally.duplicated, tally.out_of_order), (8, 1, 1));
         assert_eq!((tally.corrupt, tally.redelivered), (3, 1));
         assert_eq!(consumer.credits, [0, 1, 0, 0, 0]);
-        let seen: Vec<_> = consumer
-            .tracks
-            .iter()
-            .map(|t| (t.stream, t.seen.len()))
-            .collect();
+        let seen: Vec<_> = consumer.tracks.iter().map(|t| (t.stream, t.seen.len())).collect();
         assert_eq!(seen, [(0, 3), (1, 1)]);
     }
 
     #[test]
     fn acknowledgements_are_batched_as_asked() {
-        for (acks, sent, rest) in [
-            (Acks::Auto, 0, 0),
-            (Acks::Each, 5, 0),
-            (Acks::Multiple(2), 2, 1),
-            (Acks::Multiple(5), 1, 0),
-        ] {
+        for (acks, sent, rest) in
+            [(Acks::Auto, 0, 0), (Acks::Each, 5, 0), (Acks::Multiple(2), 2, 1), (Acks::Multiple(5), 1, 0)]
+        {
             let mut consumer = Consumer::new(acks, &[0], EXPECT, Vec::new());
             (1..=5).for_each(|tag| consumer.delivery(&delivery(tag, 0, tag - 1)));
             let mut out = Vec::new();
@@ -292,10 +254,7 @@ mod tests {
             consumer.flush(&mut out).unwrap();
             assert_eq!(out.len(), (sent + rest) * 21, "{acks:?}");
             if sent > 0 {
-                assert_eq!(
-                    out[out.len() - 3..out.len() - 1],
-                    [5, u8::from(acks != Acks::Each)]
-                );
+                assert_eq!(out[out.len() - 3..out.len() - 1], [5, u8::from(acks != Acks::Each)]);
             }
         }
     }

@@ -10,8 +10,7 @@ use super::progress::{Goal, Progress};
 use super::topology::prefix;
 use super::usage::{Memory, Process};
 use super::wire::{
-    Args as Arguments, MethodId, QUEUE_DECLARE, QUEUE_DECLARE_OK, QUEUE_DELETE, QUEUE_DELETE_OK,
-    put_method,
+    Args as Arguments, MethodId, QUEUE_DECLARE, QUEUE_DECLARE_OK, QUEUE_DELETE, QUEUE_DELETE_OK, put_method,
 };
 use clap::Args;
 use serde::Serialize;
@@ -82,9 +81,7 @@ impl DeclareArgs {
         };
         let figures = DeclareReport {
             queues: self.count,
-            names: self
-                .keep
-                .then(|| format!("{} to {}", name(0), name(self.count - 1))),
+            names: self.keep.then(|| format!("{} to {}", name(0), name(self.count - 1))),
             declare_seconds: round(declared_in, 3),
             declare_rate: ratio(count, declared_in).round(),
             delete_seconds: deleted_in.map(|seconds| round(seconds, 3)),
@@ -104,16 +101,9 @@ impl DeclareArgs {
         Report::new("declare", &product, setup, &figures, None)
     }
 
-    fn declare_all(
-        &self,
-        conn: &mut Conn,
-        name: &impl Fn(u32) -> String,
-        spec: &QueueSpec,
-    ) -> Result<f64, Fault> {
+    fn declare_all(&self, conn: &mut Conn, name: &impl Fn(u32) -> String, spec: &QueueSpec) -> Result<f64, Fault> {
         self.pipeline(conn, "declare", QUEUE_DECLARE_OK, |out, at| {
-            put_method(out, 1, QUEUE_DECLARE, |out| {
-                put_declare(out, &name(at), spec)
-            })
+            put_method(out, 1, QUEUE_DECLARE, |out| put_declare(out, &name(at), spec))
         })
     }
 
@@ -132,10 +122,7 @@ impl DeclareArgs {
         put: impl Fn(&mut Vec<u8>, u32) -> Result<(), Fault>,
     ) -> Result<f64, Fault> {
         let progress = Progress::new(doing, Goal::Count(u64::from(self.count)));
-        let mut answers = Answers {
-            wanted: answer,
-            count: 0,
-        };
+        let mut answers = Answers { wanted: answer, count: 0 };
         let (mut out, mut sent) = (Vec::new(), 0);
         let start = Instant::now();
         while answers.count < self.count {
@@ -169,9 +156,7 @@ impl Sink for Answers {
             self.count += 1;
         } else if !control(id, args)? {
             let (class, method) = id;
-            return Err(Fault::protocol(format!(
-                "unexpected method {class}.{method}"
-            )));
+            return Err(Fault::protocol(format!("unexpected method {class}.{method}")));
         }
         Ok(())
     }

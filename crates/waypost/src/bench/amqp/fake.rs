@@ -78,10 +78,7 @@ impl Fake {
     pub fn start(faults: Faults) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(Mutex::new(State {
-            faults,
-            ..State::default()
-        }));
+        let state = Arc::new(Mutex::new(State { faults, ..State::default() }));
         let shared = state.clone();
         std::thread::spawn(move || {
             for (id, stream) in listener.incoming().enumerate() {
@@ -128,25 +125,15 @@ fn serve(id: usize, stream: &TcpStream, state: &Mutex<State>) -> std::io::Result
     let mut greeting = [0; 8];
     input.read_exact(&mut greeting)?;
     assert_eq!(greeting, *b"AMQP\x00\x00\x09\x01");
-    state
-        .lock()
-        .unwrap()
-        .writers
-        .insert(id, stream.try_clone()?);
-    let mut session = Session {
-        id,
-        ..Session::default()
-    };
-    state
-        .lock()
-        .unwrap()
-        .send(id, 0, wire::CONNECTION_START, |out| {
-            out.extend_from_slice(&[0, 9]);
-            let properties = serde_json::json!({"product": "Fake", "version": "1"});
-            put_table(out, properties.as_object().unwrap())?;
-            wire::put_long(out, b"PLAIN")?;
-            wire::put_long(out, b"en_US")
-        });
+    state.lock().unwrap().writers.insert(id, stream.try_clone()?);
+    let mut session = Session { id, ..Session::default() };
+    state.lock().unwrap().send(id, 0, wire::CONNECTION_START, |out| {
+        out.extend_from_slice(&[0, 9]);
+        let properties = serde_json::json!({"product": "Fake", "version": "1"});
+        put_table(out, properties.as_object().unwrap())?;
+        wire::put_long(out, b"PLAIN")?;
+        wire::put_long(out, b"en_US")
+    });
     while !session.over {
         if input.buffer().is_empty() {
             state.lock().unwrap().flush();
@@ -187,17 +174,9 @@ impl State {
 
     fn targets(&self, message: &Message) -> Vec<String> {
         if message.exchange.is_empty() {
-            return self
-                .queues
-                .contains_key(&message.key)
-                .then(|| message.key.clone())
-                .into_iter()
-                .collect();
+            return self.queues.contains_key(&message.key).then(|| message.key.clone()).into_iter().collect();
         }
-        let of_exchange = self
-            .bindings
-            .iter()
-            .filter(|(name, ..)| *name == message.exchange);
+        let of_exchange = self.bindings.iter().filter(|(name, ..)| *name == message.exchange);
         of_exchange
             .filter(|(_, pattern, _)| match pattern.strip_suffix(['*', '#']) {
                 Some(start) => message.key.starts_with(start),
@@ -243,17 +222,13 @@ impl Session {
                     Ok(())
                 });
             }
-            wire::CONNECTION_OPEN => state.send(self.id, 0, wire::CONNECTION_OPEN_OK, |out| {
-                put_short(out, "")
-            }),
+            wire::CONNECTION_OPEN => state.send(self.id, 0, wire::CONNECTION_OPEN_OK, |out| put_short(out, "")),
             wire::CONNECTION_CLOSE => {
                 state.send(self.id, 0, wire::CONNECTION_CLOSE_OK, nothing);
                 self.over = true;
             }
             wire::CHANNEL_OPEN => {
-                state.send(self.id, channel, wire::CHANNEL_OPEN_OK, |out| {
-                    wire::put_long(out, b"")
-                });
+                state.send(self.id, channel, wire::CHANNEL_OPEN_OK, |out| wire::put_long(out, b""));
             }
             wire::CONFIRM_SELECT => {
                 self.confirm = true;
@@ -267,22 +242,12 @@ impl Session {
                 args.short().unwrap();
                 let (exchange, key) = (args.shortstr().unwrap(), args.shortstr().unwrap());
                 let mandatory = args.octet().unwrap() & 1 == 1;
-                self.message = Message {
-                    exchange,
-                    key,
-                    mandatory,
-                    ..Message::default()
-                };
+                self.message = Message { exchange, key, mandatory, ..Message::default() };
             }
             wire::BASIC_CONSUME => {
                 args.short().unwrap();
                 let (queue, tag) = (args.shortstr().unwrap(), args.shortstr().unwrap());
-                state
-                    .queues
-                    .get_mut(&queue)
-                    .unwrap()
-                    .consumers
-                    .push((self.id, tag));
+                state.queues.get_mut(&queue).unwrap().consumers.push((self.id, tag));
                 deliver(&queue, state);
             }
             _ => self.define(channel, id, args, state),
@@ -359,14 +324,7 @@ impl Session {
             deliver(&name, state);
         }
         if self.confirm {
-            let (tag, verdict) = (
-                self.tags,
-                if refused {
-                    wire::BASIC_NACK
-                } else {
-                    wire::BASIC_ACK
-                },
-            );
+            let (tag, verdict) = (self.tags, if refused { wire::BASIC_NACK } else { wire::BASIC_ACK });
             state.send(self.id, 1, verdict, |out| {
                 out.extend_from_slice(&tag.to_be_bytes());
                 out.push(0);

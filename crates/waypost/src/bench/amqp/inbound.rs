@@ -2,8 +2,8 @@
 
 use super::fault::Fault;
 use super::wire::{
-    Args, BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_RETURN, FRAME_BODY, FRAME_END,
-    FRAME_HEAD_BYTES, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD, FRAME_OVERHEAD_BYTES, MethodId,
+    Args, BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_RETURN, FRAME_BODY, FRAME_END, FRAME_HEAD_BYTES, FRAME_HEADER,
+    FRAME_HEARTBEAT, FRAME_METHOD, FRAME_OVERHEAD_BYTES, MethodId,
 };
 use std::io::{self, Read};
 
@@ -94,16 +94,8 @@ struct Parser {
 
 impl Default for Inbound {
     fn default() -> Self {
-        let parser = Parser {
-            expect: Expect::Method,
-            current: Delivery::default(),
-        };
-        Self {
-            block: Vec::new(),
-            start: 0,
-            end: 0,
-            parser,
-        }
+        let parser = Parser { expect: Expect::Method, current: Delivery::default() };
+        Self { block: Vec::new(), start: 0, end: 0, parser }
     }
 }
 
@@ -149,8 +141,7 @@ impl Inbound {
     /// As [`drain`](Self::drain).
     pub fn next(&mut self, sink: &mut impl Sink) -> Result<bool, Fault> {
         if matches!(self.parser.expect, Expect::Method)
-            && let Some(size) =
-                whole_delivery(&self.block[self.start..self.end], &mut self.parser.current)
+            && let Some(size) = whole_delivery(&self.block[self.start..self.end], &mut self.parser.current)
         {
             self.start += size;
             sink.delivery(&self.parser.current);
@@ -159,8 +150,7 @@ impl Inbound {
         let Some((kind, channel, payload)) = self.frame()? else {
             return Ok(false);
         };
-        self.parser
-            .dispatch(kind, channel, &self.block[payload], sink)?;
+        self.parser.dispatch(kind, channel, &self.block[payload], sink)?;
         Ok(true)
     }
 
@@ -172,14 +162,10 @@ impl Inbound {
         };
         let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
         if kind == b'A' {
-            return Err(Fault::protocol(
-                "it answered with a protocol header: not AMQP 0-9-1",
-            ));
+            return Err(Fault::protocol("it answered with a protocol header: not AMQP 0-9-1"));
         }
         if size > FRAME_BYTES_MAX - FRAME_OVERHEAD_BYTES {
-            return Err(Fault::protocol(format!(
-                "frame of {size} bytes exceeds frame_max"
-            )));
+            return Err(Fault::protocol(format!("frame of {size} bytes exceeds frame_max")));
         }
         match rest.get(FRAME_HEAD_BYTES + size) {
             None => Ok(None),
@@ -194,13 +180,7 @@ impl Inbound {
 }
 
 impl Parser {
-    fn dispatch(
-        &mut self,
-        kind: u8,
-        channel: u16,
-        payload: &[u8],
-        sink: &mut impl Sink,
-    ) -> Result<(), Fault> {
+    fn dispatch(&mut self, kind: u8, channel: u16, payload: &[u8], sink: &mut impl Sink) -> Result<(), Fault> {
         match (kind, self.expect) {
             (FRAME_HEARTBEAT, _) => Ok(()),
             (FRAME_METHOD, Expect::Method) => {
@@ -238,13 +218,7 @@ impl Parser {
         }
     }
 
-    fn method(
-        &mut self,
-        channel: u16,
-        id: MethodId,
-        mut args: Args<'_>,
-        sink: &mut impl Sink,
-    ) -> Result<(), Fault> {
+    fn method(&mut self, channel: u16, id: MethodId, mut args: Args<'_>, sink: &mut impl Sink) -> Result<(), Fault> {
         match id {
             BASIC_DELIVER => {
                 let size = usize::from(args.octet()?);
@@ -261,11 +235,7 @@ impl Parser {
             BASIC_ACK | BASIC_NACK => {
                 let tag = args.longlong()?;
                 let multiple = args.octet()? & 1 == 1;
-                sink.confirm(Confirm {
-                    tag,
-                    multiple,
-                    accepted: id == BASIC_ACK,
-                });
+                sink.confirm(Confirm { tag, multiple, accepted: id == BASIC_ACK });
                 Ok(())
             }
             _ => sink.method(channel, id, args),
@@ -429,11 +399,7 @@ mod tests {
     }
 
     fn check(log: &Log) {
-        let tags: Vec<_> = log
-            .deliveries
-            .iter()
-            .map(|d| (d.tag, d.body_bytes))
-            .collect();
+        let tags: Vec<_> = log.deliveries.iter().map(|d| (d.tag, d.body_bytes)).collect();
         assert_eq!(tags, [(1, 40), (2, 40), (3, 0), (4, 3)]);
         let first16: Vec<u8> = (0..16).collect();
         assert_eq!(log.deliveries[0].head[..], first16);
@@ -441,18 +407,8 @@ mod tests {
         assert!(log.deliveries.iter().all(|d| d.consumer == 0x2a));
         assert!(log.deliveries[1].redelivered && !log.deliveries[0].redelivered);
         assert_eq!(log.deliveries[3].head[..4], *b"abc\0");
-        assert_eq!(
-            log.confirms,
-            [Confirm {
-                tag: 9,
-                multiple: true,
-                accepted: false
-            }]
-        );
-        assert_eq!(
-            (log.returned, log.methods.as_slice()),
-            (1, &[CHANNEL_CLOSE][..])
-        );
+        assert_eq!(log.confirms, [Confirm { tag: 9, multiple: true, accepted: false }]);
+        assert_eq!((log.returned, log.methods.as_slice()), (1, &[CHANNEL_CLOSE][..]));
     }
 
     #[test]

@@ -88,24 +88,16 @@ impl Report {
         figures: &impl Serialize,
         flaw: Option<ReportFlaw>,
     ) -> Result<Self, Fault> {
-        let encode = |error: serde_json::Error| Fault::Io {
-            doing: "encode the result".to_owned(),
-            source: error.into(),
-        };
+        let encode =
+            |error: serde_json::Error| Fault::Io { doing: "encode the result".to_owned(), source: error.into() };
         let mut json = Map::new();
         json.insert("mode".to_owned(), Value::from(mode));
-        json.insert(
-            "broker".to_owned(),
-            serde_json::to_value(product).map_err(encode)?,
-        );
+        json.insert("broker".to_owned(), serde_json::to_value(product).map_err(encode)?);
         json.insert("setup".to_owned(), setup);
         if let Value::Object(figures) = serde_json::to_value(figures).map_err(encode)? {
             json.extend(figures);
         }
-        Ok(Self {
-            json: Value::Object(json),
-            flaw,
-        })
+        Ok(Self { json: Value::Object(json), flaw })
     }
 }
 

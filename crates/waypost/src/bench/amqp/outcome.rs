@@ -83,15 +83,8 @@ impl Outcome {
 
     /// Adds the processor time of a thread. One that both publishes and consumes counts as publishing.
     pub fn add_cpu(&mut self, thread: &Finished) {
-        let publishes = thread
-            .slots
-            .iter()
-            .any(|slot| matches!(slot.role, Role::Publish(_)));
-        let sum = if publishes {
-            &mut self.publish_cpu_ns
-        } else {
-            &mut self.consume_cpu_ns
-        };
+        let publishes = thread.slots.iter().any(|slot| matches!(slot.role, Role::Publish(_)));
+        let sum = if publishes { &mut self.publish_cpu_ns } else { &mut self.consume_cpu_ns };
         *sum = sum.zip(thread.cpu_ns).map(|(sum, more)| sum + more);
     }
 
@@ -130,33 +123,19 @@ impl Outcome {
         let mut apart = 0;
         for track in self.tracks.drain(..) {
             apart += track.seen.len();
-            seen.entry((track.stream, track.queue))
-                .or_default()
-                .merge(track.seen);
+            seen.entry((track.stream, track.queue)).or_default().merge(track.seen);
         }
         let together: u64 = seen.values().map(Sequences::len).sum();
         // The same message at two consumers.
         self.tally.duplicated += apart - together;
         for ((stream, queue), sequences) in &seen {
-            if plan
-                .streams
-                .get(*stream)
-                .is_none_or(|queues| !queues.contains(queue))
-            {
+            if plan.streams.get(*stream).is_none_or(|queues| !queues.contains(queue)) {
                 self.misrouted += sequences.len();
             }
         }
-        let expected = self
-            .streams
-            .iter()
-            .sum::<u64>()
-            .saturating_sub(self.refused + self.returned);
+        let expected = self.streams.iter().sum::<u64>().saturating_sub(self.refused + self.returned);
         let stamped = together > 0;
-        let arrived = if stamped {
-            together
-        } else {
-            self.tally.delivered
-        };
+        let arrived = if stamped { together } else { self.tally.delivered };
         self.lost = (expected * plan.copies()).saturating_sub(arrived);
         if !stamped {
             // Without stamps a surplus is all that can be seen.
@@ -272,12 +251,9 @@ impl LoadReport {
         } else {
             (outcome.published, "published message")
         };
-        let seconds = outcome
-            .accepted_ns
-            .map_or(publish_seconds.max(deliver_seconds), |ns| ns as f64 / 1e9);
+        let seconds = outcome.accepted_ns.map_or(publish_seconds.max(deliver_seconds), |ns| ns as f64 / 1e9);
         let per_message = |cpu: Option<u64>, count: u64| {
-            cpu.filter(|cpu| *cpu > 0 && count > 0)
-                .map(|cpu| ratio(cpu as f64 / 1e3, count as f64))
+            cpu.filter(|cpu| *cpu > 0 && count > 0).map(|cpu| ratio(cpu as f64 / 1e3, count as f64))
         };
         Self {
             published: outcome.published,
@@ -299,9 +275,7 @@ impl LoadReport {
             order_checked: body_bytes >= super::inbound::BODY_HEAD_BYTES && outcome.consumers > 0,
             latency_us: outcome.times.percentiles(),
             confirm_us: outcome.confirm_times.percentiles(),
-            broker_use: outcome
-                .broker
-                .map(|used| UseReport::new(used, messages, per, seconds)),
+            broker_use: outcome.broker.map(|used| UseReport::new(used, messages, per, seconds)),
             generator: GeneratorReport {
                 publish_cpu_us_per_message: per_message(outcome.publish_cpu_ns, outcome.published),
                 consume_cpu_us_per_message: per_message(outcome.consume_cpu_ns, delivered),
@@ -312,11 +286,7 @@ impl LoadReport {
 
 /// `part` of `whole` with four digits after the point, 0 if there is no whole.
 pub fn ratio(part: f64, whole: f64) -> f64 {
-    if whole > 0.0 {
-        round(part / whole, 4)
-    } else {
-        0.0
-    }
+    if whole > 0.0 { round(part / whole, 4) } else { 0.0 }
 }
 
 /// Rounds to so many digits after the point.

@@ -30,26 +30,20 @@ impl Progress {
         };
         let bar = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(length);
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {percent}% {msg}")
-            {
+            if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {percent}% {msg}") {
                 bar.set_style(style);
             }
             bar.with_prefix(doing)
         } else {
             ProgressBar::hidden()
         };
-        Self {
-            bar,
-            started: Instant::now(),
-            goal,
-        }
+        Self { bar, started: Instant::now(), goal }
     }
 
     /// Shows two message counts.
     pub fn show(&self, published: u64, delivered: u64) {
         if !self.bar.is_hidden() {
-            self.bar
-                .set_message(format!("{published} in, {delivered} out"));
+            self.bar.set_message(format!("{published} in, {delivered} out"));
             self.step(published.max(delivered));
         }
     }

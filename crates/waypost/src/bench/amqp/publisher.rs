@@ -51,23 +51,15 @@ impl Window {
     fn sent(&mut self, count: usize, now_ns: u64) {
         self.settled.extend(std::iter::repeat_n(false, count));
         self.open += count as u64;
-        self.blocks
-            .push_back((self.low + self.settled.len() as u64 - 1, now_ns));
+        self.blocks.push_back((self.low + self.settled.len() as u64 - 1, now_ns));
     }
 
     fn settle(&mut self, confirm: Confirm, now_ns: u64) -> Result<u64, Fault> {
         let end = self.low + self.settled.len() as u64;
         // Tag 0 with multiple means all, AMQP 0-9-1 basic.ack.
-        let last = if confirm.tag == 0 && confirm.multiple {
-            end - 1
-        } else {
-            confirm.tag
-        };
+        let last = if confirm.tag == 0 && confirm.multiple { end - 1 } else { confirm.tag };
         if last >= end || (last < self.low && !confirm.multiple) {
-            return Err(Fault::protocol(format!(
-                "confirm of {last}, awaited {}..{end}",
-                self.low
-            )));
+            return Err(Fault::protocol(format!("confirm of {last}, awaited {}..{end}", self.low)));
         }
         let first = if confirm.multiple { self.low } else { last };
         let mut count = 0;
@@ -89,11 +81,7 @@ impl Window {
             self.times.record(now_ns.saturating_sub(sent_ns));
         }
         self.open -= count;
-        *if confirm.accepted {
-            &mut self.accepted
-        } else {
-            &mut self.refused
-        } += count;
+        *if confirm.accepted { &mut self.accepted } else { &mut self.refused } += count;
         Ok(count)
     }
 }
@@ -175,13 +163,7 @@ impl Publisher {
     ///
     /// # Errors
     /// The broker is gone.
-    pub fn turn(
-        &mut self,
-        stream: &mut impl Write,
-        now_ns: u64,
-        stamp_ns: u64,
-        allowance: u64,
-    ) -> Result<Turn, Fault> {
+    pub fn turn(&mut self, stream: &mut impl Write, now_ns: u64, stamp_ns: u64, allowance: u64) -> Result<Turn, Fault> {
         let mut started = 0;
         if self.pending.is_empty() {
             let count = self.may_send().min(allowance).min(self.limits.batch as u64);
@@ -290,9 +272,7 @@ impl Sink for Publisher {
             CONNECTION_UNBLOCKED => self.blocked = false,
             _ if control(id, args)? => {}
             (class, method) => {
-                return Err(Fault::protocol(format!(
-                    "unexpected method {class}.{method}"
-                )));
+                return Err(Fault::protocol(format!("unexpected method {class}.{method}")));
             }
         }
         Ok(())
@@ -328,11 +308,7 @@ mod tests {
     }
 
     fn publisher(limits: PublishLimits) -> Publisher {
-        let route = Route {
-            exchange: String::new(),
-            key: "q".to_owned(),
-            stream: 0,
-        };
+        let route = Route { exchange: String::new(), key: "q".to_owned(), stream: 0 };
         let shape = Shape {
             body_bytes: 16,
             persistent: false,
@@ -343,76 +319,37 @@ mod tests {
         Publisher::new(Ring::new(&[route], &shape, limits.batch).unwrap(), limits)
     }
 
-    const LIMITS: PublishLimits = PublishLimits {
-        quota: 10,
-        batch: 4,
-        in_flight: None,
-        confirm_window: None,
-    };
+    const LIMITS: PublishLimits = PublishLimits { quota: 10, batch: 4, in_flight: None, confirm_window: None };
 
     fn ack(tag: u64, multiple: bool) -> Confirm {
-        Confirm {
-            tag,
-            multiple,
-            accepted: true,
-        }
+        Confirm { tag, multiple, accepted: true }
     }
 
     #[test]
     fn a_full_socket_is_resumed_where_it_stopped() {
         let mut publisher = publisher(LIMITS);
         let mut socket = Socket { room: 100, got: 0 };
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Full(4)
-        );
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Full(4));
         assert!(!publisher.writable);
         socket.room = usize::MAX - 1000;
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Wrote(0)
-        );
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Wrote(0));
         let block = socket.got;
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Wrote(4)
-        );
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Wrote(4));
         assert_eq!(socket.got, 2 * block);
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Wrote(2)
-        );
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Waiting
-        );
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Wrote(2));
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Waiting);
         assert!(publisher.all_done());
     }
 
     #[test]
     fn the_confirm_window_holds_and_opens() {
-        let mut publisher = publisher(PublishLimits {
-            confirm_window: Some(3),
-            ..LIMITS
-        });
-        let mut socket = Socket {
-            room: 1 << 20,
-            got: 0,
-        };
-        assert_eq!(
-            publisher.turn(&mut socket, 5, 5, u64::MAX).unwrap(),
-            Turn::Wrote(3)
-        );
-        assert_eq!(
-            publisher.turn(&mut socket, 5, 5, u64::MAX).unwrap(),
-            Turn::Waiting
-        );
+        let mut publisher = publisher(PublishLimits { confirm_window: Some(3), ..LIMITS });
+        let mut socket = Socket { room: 1 << 20, got: 0 };
+        assert_eq!(publisher.turn(&mut socket, 5, 5, u64::MAX).unwrap(), Turn::Wrote(3));
+        assert_eq!(publisher.turn(&mut socket, 5, 5, u64::MAX).unwrap(), Turn::Waiting);
         publisher.confirm(ack(2, false));
         assert_eq!(publisher.take_settled().unwrap(), 1);
-        assert_eq!(
-            publisher.turn(&mut socket, 6, 6, u64::MAX).unwrap(),
-            Turn::Wrote(1)
-        );
+        assert_eq!(publisher.turn(&mut socket, 6, 6, u64::MAX).unwrap(), Turn::Wrote(1));
         publisher.confirm(ack(4, true));
         assert_eq!(publisher.take_settled().unwrap(), 3);
         let window = publisher.window.as_ref().unwrap();
@@ -422,39 +359,13 @@ mod tests {
     #[test]
     fn a_wrong_confirm_is_a_fault() {
         for wrong in [ack(4, false), ack(9, true), ack(0, false)] {
-            let mut publisher = publisher(PublishLimits {
-                confirm_window: Some(3),
-                ..LIMITS
-            });
-            publisher
-                .turn(
-                    &mut Socket {
-                        room: 1 << 20,
-                        got: 0,
-                    },
-                    0,
-                    0,
-                    u64::MAX,
-                )
-                .unwrap();
+            let mut publisher = publisher(PublishLimits { confirm_window: Some(3), ..LIMITS });
+            publisher.turn(&mut Socket { room: 1 << 20, got: 0 }, 0, 0, u64::MAX).unwrap();
             publisher.confirm(wrong);
             assert!(publisher.take_settled().is_err(), "{wrong:?}");
         }
-        let mut publisher = publisher(PublishLimits {
-            confirm_window: Some(3),
-            ..LIMITS
-        });
-        publisher
-            .turn(
-                &mut Socket {
-                    room: 1 << 20,
-                    got: 0,
-                },
-                0,
-                0,
-                u64::MAX,
-            )
-            .unwrap();
+        let mut publisher = publisher(PublishLimits { confirm_window: Some(3), ..LIMITS });
+        publisher.turn(&mut Socket { room: 1 << 20, got: 0 }, 0, 0, u64::MAX).unwrap();
         publisher.confirm(ack(3, false));
         publisher.confirm(ack(3, false));
         assert!(publisher.take_settled().is_err());
@@ -462,26 +373,11 @@ mod tests {
 
     #[test]
     fn deliveries_open_the_closed_loop() {
-        let mut publisher = publisher(PublishLimits {
-            in_flight: Some(1),
-            ..LIMITS
-        });
-        let mut socket = Socket {
-            room: 1 << 20,
-            got: 0,
-        };
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Wrote(1)
-        );
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Waiting
-        );
+        let mut publisher = publisher(PublishLimits { in_flight: Some(1), ..LIMITS });
+        let mut socket = Socket { room: 1 << 20, got: 0 };
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Wrote(1));
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Waiting);
         publisher.delivered += 1;
-        assert_eq!(
-            publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(),
-            Turn::Wrote(1)
-        );
+        assert_eq!(publisher.turn(&mut socket, 0, 0, u64::MAX).unwrap(), Turn::Wrote(1));
     }
 }

@@ -33,10 +33,7 @@ fn timespec(time: Duration) -> rustix::event::Timespec {
 }
 
 fn failed(error: rustix::io::Errno) -> Fault {
-    Fault::Io {
-        doing: "wait for sockets".to_owned(),
-        source: io::Error::from(error),
-    }
+    Fault::Io { doing: "wait for sockets".to_owned(), source: io::Error::from(error) }
 }
 
 #[cfg(target_os = "linux")]
@@ -73,12 +70,7 @@ mod imp {
             epoll::add(&self.epoll, stream, data, flags(Interest::Read)).map_err(failed)
         }
 
-        pub fn change(
-            &mut self,
-            key: usize,
-            stream: &TcpStream,
-            to: Interest,
-        ) -> Result<(), Fault> {
+        pub fn change(&mut self, key: usize, stream: &TcpStream, to: Interest) -> Result<(), Fault> {
             let data = epoll::EventData::new_u64(key as u64);
             epoll::modify(&self.epoll, stream, data, flags(to)).map_err(failed)
         }
@@ -95,9 +87,7 @@ mod imp {
                 let flags = event.flags;
                 Event {
                     key: usize::try_from(event.data.u64()).unwrap_or(usize::MAX),
-                    readable: flags.intersects(
-                        epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR,
-                    ),
+                    readable: flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR),
                     writable: flags.contains(epoll::EventFlags::OUT),
                 }
             }));
@@ -120,15 +110,11 @@ mod imp {
 
     impl Ready {
         pub fn new() -> Result<Self, Fault> {
-            Ok(Self {
-                sockets: Vec::new(),
-            })
+            Ok(Self { sockets: Vec::new() })
         }
 
         pub fn add(&mut self, key: usize, stream: &TcpStream) -> Result<(), Fault> {
-            let copy = stream
-                .try_clone()
-                .map_err(Fault::io("duplicate a socket"))?;
+            let copy = stream.try_clone().map_err(Fault::io("duplicate a socket"))?;
             self.sockets.push((key, copy.into(), Interest::Read));
             Ok(())
         }

@@ -15,9 +15,7 @@ pub fn print(out: &mut impl Write, result: &Value, format: OutputFormat) -> io::
             let mut lines = Vec::new();
             flatten(&mut lines, "", result);
             let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-            lines
-                .iter()
-                .try_for_each(|(name, value)| writeln!(out, "{name:width$}  {value}"))
+            lines.iter().try_for_each(|(name, value)| writeln!(out, "{name:width$}  {value}"))
         }
     }
 }
@@ -26,11 +24,7 @@ fn flatten(lines: &mut Vec<(String, String)>, prefix: &str, value: &Value) {
     match value {
         Value::Object(members) => {
             for (key, member) in members {
-                let name = if prefix.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{prefix}.{key}")
-                };
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
                 flatten(lines, &name, member);
             }
         }
@@ -63,14 +57,10 @@ mod tests {
 
     #[test]
     fn both_forms_hold_the_same_figures() {
-        let result =
-            serde_json::json!({"mode": "x", "a": {"rate": 1_234_567, "none": null}, "f": 1.5});
+        let result = serde_json::json!({"mode": "x", "a": {"rate": 1_234_567, "none": null}, "f": 1.5});
         let mut table = Vec::new();
         print(&mut table, &result, OutputFormat::Table).unwrap();
-        assert_eq!(
-            String::from_utf8(table).unwrap(),
-            "mode    x\na.rate  1 234 567\nf       1.5\n"
-        );
+        assert_eq!(String::from_utf8(table).unwrap(), "mode    x\na.rate  1 234 567\nf       1.5\n");
         let mut json = Vec::new();
         print(&mut json, &result, OutputFormat::Json).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), result);

@@ -3,8 +3,7 @@
 use super::fault::Fault;
 use super::inbound::BODY_HEAD_BYTES;
 use super::wire::{
-    BASIC_PUBLISH, FRAME_BODY, FRAME_HEADER, FRAME_OVERHEAD_BYTES, put_frame, put_method,
-    put_short, put_table,
+    BASIC_PUBLISH, FRAME_BODY, FRAME_HEADER, FRAME_OVERHEAD_BYTES, put_frame, put_method, put_short, put_table,
 };
 use std::ops::Range;
 
@@ -107,9 +106,7 @@ impl Ring {
     /// A name that does not fit, and no route at all.
     pub fn new(routes: &[Route], shape: &Shape, batch: usize) -> Result<Self, Fault> {
         if routes.is_empty() {
-            return Err(Fault::Usage(
-                "a publisher needs somewhere to publish to".to_owned(),
-            ));
+            return Err(Fault::Usage("a publisher needs somewhere to publish to".to_owned()));
         }
         let mut ring = Self {
             bytes: Vec::new(),
@@ -119,11 +116,7 @@ impl Ring {
             next: 0,
         };
         let content = Content::new(shape)?;
-        for route in routes
-            .iter()
-            .cycle()
-            .take(batch.max(1).next_multiple_of(routes.len()))
-        {
+        for route in routes.iter().cycle().take(batch.max(1).next_multiple_of(routes.len())) {
             ring.push(route, shape, &content)?;
         }
         Ok(ring)
@@ -139,22 +132,14 @@ impl Ring {
         })?;
         let body = self.bytes.len() + content.body_at;
         self.bytes.extend_from_slice(&content.frames);
-        let stream = match self
-            .streams
-            .iter()
-            .position(|(stream, _)| *stream == route.stream)
-        {
+        let stream = match self.streams.iter().position(|(stream, _)| *stream == route.stream) {
             Some(known) => known,
             None => {
                 self.streams.push((route.stream, 0));
                 self.streams.len() - 1
             }
         };
-        self.slots.push(Slot {
-            body,
-            end: self.bytes.len(),
-            stream,
-        });
+        self.slots.push(Slot { body, end: self.bytes.len(), stream });
         Ok(())
     }
 
@@ -163,18 +148,10 @@ impl Ring {
     pub fn take(&mut self, count: usize, sent_ns: u64) -> (Range<usize>, usize) {
         let from = self.next;
         let to = (from + count).min(self.slots.len());
-        let start = if from == 0 {
-            0
-        } else {
-            self.slots[from - 1].end
-        };
+        let start = if from == 0 { 0 } else { self.slots[from - 1].end };
         for slot in &self.slots[from..to] {
             let (stream, sequence) = &mut self.streams[slot.stream];
-            let stamp = Stamp {
-                stream: *stream,
-                sequence: *sequence,
-                sent_ns,
-            };
+            let stamp = Stamp { stream: *stream, sequence: *sequence, sent_ns };
             *sequence += 1;
             if self.stamped
                 && let Some(head) = self.bytes[slot.body..].first_chunk_mut()
@@ -183,11 +160,7 @@ impl Ring {
             }
         }
         self.next = if to == self.slots.len() { 0 } else { to };
-        let end = if to == from {
-            start
-        } else {
-            self.slots[to - 1].end
-        };
+        let end = if to == from { start } else { self.slots[to - 1].end };
         (start..end, to - from)
     }
 
@@ -222,9 +195,7 @@ impl Content {
             put_properties(out, shape)
         })?;
         let body_at = frames.len() + FRAME_OVERHEAD_BYTES - 1;
-        let body: Vec<u8> = (0..shape.body_bytes)
-            .map(|at| b"waypost."[at % 8])
-            .collect();
+        let body: Vec<u8> = (0..shape.body_bytes).map(|at| b"waypost."[at % 8]).collect();
         for part in body.chunks(shape.frame_bytes_max - FRAME_OVERHEAD_BYTES) {
             put_frame(&mut frames, FRAME_BODY, 1, |out| {
                 out.extend_from_slice(part);
@@ -243,8 +214,7 @@ fn put_properties(out: &mut Vec<u8>, shape: &Shape) -> Result<(), Fault> {
         (Properties::None, true) => out.extend_from_slice(&[0x10, 0, mode]),
         (Properties::Typical, _) => {
             // content-type, headers, delivery-mode, correlation-id, message-id, timestamp, type, app-id.
-            let flags: u16 =
-                1 << 15 | 1 << 13 | 1 << 12 | 1 << 10 | 1 << 7 | 1 << 6 | 1 << 5 | 1 << 3;
+            let flags: u16 = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 10 | 1 << 7 | 1 << 6 | 1 << 5 | 1 << 3;
             out.extend_from_slice(&flags.to_be_bytes());
             put_short(out, "application/json")?;
             let headers = serde_json::json!({
@@ -269,21 +239,11 @@ mod tests {
     use super::*;
 
     fn shape(body_bytes: usize) -> Shape {
-        Shape {
-            body_bytes,
-            persistent: false,
-            properties: Properties::None,
-            mandatory: false,
-            frame_bytes_max: 4096,
-        }
+        Shape { body_bytes, persistent: false, properties: Properties::None, mandatory: false, frame_bytes_max: 4096 }
     }
 
     fn route(key: &str, stream: usize) -> Route {
-        Route {
-            exchange: String::new(),
-            key: key.to_owned(),
-            stream,
-        }
+        Route { exchange: String::new(), key: key.to_owned(), stream }
     }
 
     /// The stamps of a run of messages, found by their frame sizes.
@@ -311,10 +271,7 @@ mod tests {
         }
         let sequences: Vec<_> = seen.iter().map(|stamp| stamp.sequence).collect();
         assert_eq!(sequences, [0, 1, 2, 3, 4, 5, 6][..sequences.len()]);
-        assert!(
-            seen.iter()
-                .all(|stamp| stamp.stream == 5 && stamp.sent_ns == 77)
-        );
+        assert!(seen.iter().all(|stamp| stamp.stream == 5 && stamp.sent_ns == 77));
         assert_eq!(ring.taken(), [(5, sequences.len() as u64)]);
     }
 
@@ -324,10 +281,7 @@ mod tests {
         let mut ring = Ring::new(&routes, &shape(16), 2).unwrap();
         let (range, taken) = ring.take(10, 0);
         assert_eq!(taken, 3);
-        let found: Vec<_> = stamps(&ring.bytes()[range])
-            .iter()
-            .map(|s| (s.stream, s.sequence))
-            .collect();
+        let found: Vec<_> = stamps(&ring.bytes()[range]).iter().map(|s| (s.stream, s.sequence)).collect();
         assert_eq!(found, [(0, 0), (1, 0), (0, 1)]);
     }
 
@@ -357,11 +311,7 @@ mod tests {
 
     #[test]
     fn a_stamp_survives_the_wire() {
-        let stamp = Stamp {
-            stream: STREAMS_MAX - 1,
-            sequence: (1 << SEQUENCE_BITS) - 1,
-            sent_ns: 42,
-        };
+        let stamp = Stamp { stream: STREAMS_MAX - 1, sequence: (1 << SEQUENCE_BITS) - 1, sent_ns: 42 };
         let mut body = [0; BODY_HEAD_BYTES];
         stamp.put(&mut body);
         assert_eq!(Stamp::read(&body), stamp);

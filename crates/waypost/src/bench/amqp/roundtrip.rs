@@ -99,9 +99,7 @@ impl CountArgs {
         doing: &'static str,
         mut once: impl FnMut(u64) -> Result<Duration, Fault>,
     ) -> Result<Series, Fault> {
-        let time = self
-            .time
-            .map(|seconds| Duration::from_secs(u64::from(seconds)));
+        let time = self.time.map(|seconds| Duration::from_secs(u64::from(seconds)));
         let progress = Progress::new(doing, time.map_or(Goal::Count(self.messages), Goal::Time));
         let (mut times, mut number) = (Times::default(), 0);
         let (start, cpu_before) = (Instant::now(), thread_cpu_ns());
@@ -127,15 +125,8 @@ impl CountArgs {
             }
         }
         progress.finish();
-        let cpu_ns = thread_cpu_ns()
-            .zip(cpu_before)
-            .map(|(after, before)| after - before);
-        Ok(Series {
-            times,
-            messages: number,
-            took: start.elapsed(),
-            cpu_ns,
-        })
+        let cpu_ns = thread_cpu_ns().zip(cpu_before).map(|(after, before)| after - before);
+        Ok(Series { times, messages: number, took: start.elapsed(), cpu_ns })
     }
 }
 
@@ -155,9 +146,7 @@ impl Series {
             corrupt: tally.corrupt,
             nacked,
             broker_use: used.map(|used| UseReport::new(used, self.messages, "message", seconds)),
-            generator_cpu_us_per_message: self
-                .cpu_ns
-                .map(|cpu| ratio(cpu as f64 / 1e3, self.messages as f64)),
+            generator_cpu_us_per_message: self.cpu_ns.map(|cpu| ratio(cpu as f64 / 1e3, self.messages as f64)),
         })
     }
 }
@@ -174,13 +163,7 @@ impl LatencyArgs {
         let (product, figures) = result?;
         let wrong = figures.duplicated + figures.out_of_order + figures.corrupt > 0;
         let setup = serde_json::json!({"size": self.message.size});
-        Report::new(
-            "latency",
-            &product,
-            setup,
-            &figures,
-            wrong.then_some(ReportFlaw),
-        )
+        Report::new("latency", &product, setup, &figures, wrong.then_some(ReportFlaw))
     }
 
     fn measure(&self, queue: &str) -> Result<(Product, RoundtripReport), Fault> {
@@ -202,12 +185,7 @@ impl LatencyArgs {
             credit: false,
         };
         let mut first_bytes = Vec::new();
-        put_consume(
-            &mut first_bytes,
-            queue,
-            &consumer_tag(0),
-            self.ack == Acks::Auto,
-        )?;
+        put_consume(&mut first_bytes, queue, &consumer_tag(0), self.ack == Acks::Auto)?;
         let mut consumer = Consumer::new(self.ack, &[0], expect, first_bytes);
         consumer.flush(&mut reader.stream)?;
         let watch = Watch::start(self.target.process()?)?;
@@ -268,16 +246,11 @@ impl ConfirmArgs {
             Ok(start.elapsed())
         })?;
         if confirms.last != series.messages {
-            return Err(Fault::protocol(format!(
-                "confirm of {} was never due",
-                confirms.last
-            )));
+            return Err(Fault::protocol(format!("confirm of {} was never due", confirms.last)));
         }
         let mut figures = series.report(&watch, Tally::default(), confirms.nacked)?;
         figures.confirm_us = series.times.percentiles();
-        figures.lost = series
-            .messages
-            .saturating_sub(u64::from(conn.count(queue)?) + confirms.nacked);
+        figures.lost = series.messages.saturating_sub(u64::from(conn.count(queue)?) + confirms.nacked);
         let product = conn.product.clone();
         conn.close();
         Ok((product, figures))
@@ -285,11 +258,7 @@ impl ConfirmArgs {
 }
 
 fn ring(queue: &str, shape: &Shape) -> Result<Ring, Fault> {
-    let route = Route {
-        exchange: String::new(),
-        key: queue.to_owned(),
-        stream: 0,
-    };
+    let route = Route { exchange: String::new(), key: queue.to_owned(), stream: 0 };
     Ring::new(&[route], shape, 1)
 }
 
@@ -314,8 +283,6 @@ impl Sink for Confirms {
         if control(id, args)? {
             return Ok(());
         }
-        Err(Fault::protocol(format!(
-            "unexpected method {class}.{method}"
-        )))
+        Err(Fault::protocol(format!("unexpected method {class}.{method}")))
     }
 }

@@ -90,17 +90,12 @@ pub fn run(
     progress: &Progress,
 ) -> Result<Outcome, Fault> {
     if plan.streams.len() > STREAMS_MAX {
-        return Err(Fault::Usage(format!(
-            "more than {STREAMS_MAX} pairs of publisher and queue"
-        )));
+        return Err(Fault::Usage(format!("more than {STREAMS_MAX} pairs of publisher and queue")));
     }
     allow_sockets((plan.publishers.len() + plan.consumers.len()) as u64)?;
     let publishers = open_publishers(uri, plan, load)?;
     let consumers = open_consumers(uri, plan, load)?;
-    let product = publishers
-        .first()
-        .or(consumers.first())
-        .map(|(conn, _)| conn.product.clone());
+    let product = publishers.first().or(consumers.first()).map(|(conn, _)| conn.product.clone());
     let watch = Watch::start(process)?;
     let deadline_ns = match load.messages {
         Some(_) => u64::MAX,
@@ -150,11 +145,7 @@ fn open_consumers(uri: &Uri, plan: &Plan, load: &Load) -> Result<Vec<(Conn, Role
         body_bytes: load.body_bytes as u64,
         streams: plan.streams.len(),
         // All are timed where messages are written one by one, else a sample.
-        sample_mask: if load.batch == Some(1) || load.rate.is_some() {
-            0
-        } else {
-            63
-        },
+        sample_mask: if load.batch == Some(1) || load.rate.is_some() { 0 } else { 63 },
         credit: load.in_flight.is_some(),
     };
     let mut opened = Vec::new();
@@ -166,12 +157,7 @@ fn open_consumers(uri: &Uri, plan: &Plan, load: &Load) -> Result<Vec<(Conn, Role
         let mut first_bytes = Vec::new();
         for (at, queue) in queues.iter().enumerate() {
             let name = &plan.queues[*queue];
-            put_consume(
-                &mut first_bytes,
-                name,
-                &consumer_tag(at),
-                load.acks == Acks::Auto,
-            )?;
+            put_consume(&mut first_bytes, name, &consumer_tag(at), load.acks == Acks::Auto)?;
         }
         let consumer = Consumer::new(load.acks, queues, expect, first_bytes);
         opened.push((conn, Role::Consume(Box::new(consumer))));
@@ -198,14 +184,8 @@ fn assign<'a>(
     let all = plan.publishers.len() as f64;
     let mut workers = Vec::new();
     for group in groups {
-        let here = group
-            .iter()
-            .filter(|(_, role)| matches!(role, Role::Publish(_)))
-            .count() as f64;
-        let pace = load
-            .rate
-            .filter(|_| here > 0.0)
-            .map(|rate| Pace::new(rate * here / all, shared.now_ns()));
+        let here = group.iter().filter(|(_, role)| matches!(role, Role::Publish(_))).count() as f64;
+        let pace = load.rate.filter(|_| here > 0.0).map(|rate| Pace::new(rate * here / all, shared.now_ns()));
         workers.push(Worker::new(shared, group, pace, plan.streams.len())?);
     }
     Ok(workers)
@@ -229,16 +209,11 @@ fn drive(
     progress: &Progress,
 ) -> Result<Vec<Finished>, Fault> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = workers
-            .into_iter()
-            .map(|worker| scope.spawn(move || worker.run()))
-            .collect();
+        let threads: Vec<_> = workers.into_iter().map(|worker| scope.spawn(move || worker.run())).collect();
         let stalled = supervise(shared, &threads, plan, load, progress);
         shared.stop.store(true, Ordering::Relaxed);
-        let finished: Result<Vec<_>, Fault> = threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or(Err(Fault::Panicked)))
-            .collect();
+        let finished: Result<Vec<_>, Fault> =
+            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Fault::Panicked))).collect();
         let finished = finished?;
         stalled.map(|()| finished)
     })
@@ -273,10 +248,7 @@ fn supervise<T>(
             (last, moved) = (sum, Instant::now());
         } else if moved.elapsed() > load.stall && load.rate.is_none_or(|_| publishing == 0) {
             let seconds = load.stall.as_secs();
-            let silent = Fault::Silent {
-                seconds,
-                doing: "publishing",
-            };
+            let silent = Fault::Silent { seconds, doing: "publishing" };
             // Nothing more comes: what is missing counts as lost.
             return if publishing > 0 { Err(silent) } else { Ok(()) };
         }
@@ -296,9 +268,7 @@ fn conclude(
     for mut thread in finished {
         outcome.add_cpu(&thread);
         outcome.times.merge(std::mem::take(&mut thread.times));
-        outcome
-            .confirm_times
-            .merge(std::mem::take(&mut thread.confirm_times));
+        outcome.confirm_times.merge(std::mem::take(&mut thread.confirm_times));
         for slot in thread.slots {
             conns.push(match slot.role {
                 Role::Publish(publisher) => {

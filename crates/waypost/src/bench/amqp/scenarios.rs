@@ -15,10 +15,7 @@ struct Line {
 
 fn bench(fake: &Fake, line: &str) -> Result<Report, Fault> {
     let uri = fake.uri();
-    let words = ["bench"]
-        .into_iter()
-        .chain(line.split_whitespace())
-        .chain(["--uri", &uri]);
+    let words = ["bench"].into_iter().chain(line.split_whitespace()).chain(["--uri", &uri]);
     let report = measure(&Line::try_parse_from(words).unwrap().args.mode).map(|(report, _)| report);
     assert_eq!(fake.queues(), [""; 0], "queues must be removed");
     report
@@ -84,10 +81,7 @@ fn fanout_and_topic_reach_the_right_queues() {
 #[test]
 fn single_messages_are_timed() {
     let json = sound("latency --messages 200 --warmup 10 --ack each");
-    assert_eq!(
-        (&json["messages"], &json["latency_us"]["samples"]),
-        (&210.into(), &200.into())
-    );
+    assert_eq!((&json["messages"], &json["latency_us"]["samples"]), (&210.into(), &200.into()));
     let json = sound("confirm --messages 200 --warmup 10");
     assert_eq!(json["confirm_us"]["samples"], 200);
 }
@@ -95,10 +89,7 @@ fn single_messages_are_timed() {
 #[test]
 fn a_backlog_fills_and_drains() {
     let json = sound("backlog --messages 5000 --settle 0");
-    assert_eq!(
-        (&json["messages"], &json["lost"]),
-        (&5000.into(), &0.into())
-    );
+    assert_eq!((&json["messages"], &json["lost"]), (&5000.into(), &0.into()));
     let json = sound("backlog --messages 5000 -q 4 -x 2 --one-by-one --settle 0");
     assert!(json["out_rate"].as_f64().unwrap() > 0.0);
 }
@@ -106,10 +97,7 @@ fn a_backlog_fills_and_drains() {
 #[test]
 fn connections_and_queues_come_and_go() {
     let json = sound("connections -n 20 --channels 3 --hold 0");
-    assert_eq!(
-        (&json["connections"], &json["dropped"]),
-        (&20.into(), &0.into())
-    );
+    assert_eq!((&json["connections"], &json["dropped"]), (&20.into(), &0.into()));
     for window in [1, 16] {
         let json = sound(&format!("declare -n 100 --settle 0 --window {window}"));
         assert!(json["delete_rate"].as_f64().unwrap() > 0.0);
@@ -119,10 +107,7 @@ fn connections_and_queues_come_and_go() {
 #[test]
 fn the_memory_of_a_process_is_reported() {
     if cfg!(target_os = "linux") {
-        let json = sound(&format!(
-            "throughput --messages 1000 --broker-pid {}",
-            std::process::id()
-        ));
+        let json = sound(&format!("throughput --messages 1000 --broker-pid {}", std::process::id()));
         assert!(json["broker_use"]["peak"]["rss_kib"].as_u64().unwrap() > 0);
         assert_eq!(json["broker_use"]["per"], "delivered message");
     }
@@ -132,66 +117,31 @@ fn the_memory_of_a_process_is_reported() {
 fn faults_of_the_broker_are_found() {
     let short = "throughput --messages 1000 --stall 0.3";
     let cases = [
-        (
-            Faults {
-                lose: Some(100),
-                ..Faults::default()
-            },
-            "lost",
-            10,
-        ),
-        (
-            Faults {
-                duplicate: Some(100),
-                ..Faults::default()
-            },
-            "duplicated",
-            10,
-        ),
-        (
-            Faults {
-                overtake: Some(300),
-                ..Faults::default()
-            },
-            "out_of_order",
-            3,
-        ),
+        (Faults { lose: Some(100), ..Faults::default() }, "lost", 10),
+        (Faults { duplicate: Some(100), ..Faults::default() }, "duplicated", 10),
+        (Faults { overtake: Some(300), ..Faults::default() }, "out_of_order", 3),
     ];
     for (faults, figure, count) in cases {
         let (json, sound) = figures(faults, short);
         assert!(!sound, "{figure}");
         assert_eq!(json[figure], count, "{faults:?}: {json:#}");
     }
-    let (json, _) = figures(
-        Faults {
-            lose: Some(100),
-            ..Faults::default()
-        },
-        "throughput --messages 1000 --stall 0.3 --size 4",
-    );
+    let (json, _) =
+        figures(Faults { lose: Some(100), ..Faults::default() }, "throughput --messages 1000 --stall 0.3 --size 4");
     assert_eq!(json["lost"], 10);
 }
 
 #[test]
 fn a_refused_message_is_not_a_lost_one() {
-    let faults = Faults {
-        refuse: Some(10),
-        ..Faults::default()
-    };
+    let faults = Faults { refuse: Some(10), ..Faults::default() };
     let (json, sound) = figures(faults, "throughput --messages 1000 --confirm 50");
     assert!(sound, "{json:#}");
-    assert_eq!(
-        (&json["nacked"], &json["confirmed"]),
-        (&100.into(), &900.into())
-    );
+    assert_eq!((&json["nacked"], &json["confirmed"]), (&100.into(), &900.into()));
 }
 
 #[test]
 fn a_close_by_the_broker_ends_the_run() {
-    let faults = Faults {
-        close: Some(500),
-        ..Faults::default()
-    };
+    let faults = Faults { close: Some(500), ..Faults::default() };
     let fake = Fake::start(faults);
     let fault = bench(&fake, "throughput --messages 1000").unwrap_err();
     let patience = Instant::now() + Duration::from_secs(5);
@@ -199,26 +149,10 @@ fn a_close_by_the_broker_ends_the_run() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(fake.closes_answered(), 1);
-    assert!(
-        matches!(
-            fault,
-            Fault::Closed {
-                scope: "channel",
-                code: 406,
-                ..
-            }
-        ),
-        "{fault}"
-    );
-    let faults = Faults {
-        hang_up: Some(500),
-        ..Faults::default()
-    };
+    assert!(matches!(fault, Fault::Closed { scope: "channel", code: 406, .. }), "{fault}");
+    let faults = Faults { hang_up: Some(500), ..Faults::default() };
     let fault = bench(&Fake::start(faults), "throughput --messages 100000").unwrap_err();
-    assert!(
-        matches!(fault, Fault::Dropped(_) | Fault::Io { .. }),
-        "{fault}"
-    );
+    assert!(matches!(fault, Fault::Dropped(_) | Fault::Io { .. }), "{fault}");
 }
 
 #[test]
@@ -236,10 +170,6 @@ fn contradictory_options_are_a_usage_error() {
 
 #[test]
 fn nobody_there_is_unavailable() {
-    let line =
-        Line::try_parse_from(["bench", "throughput", "--uri", "amqp://127.0.0.1:1"]).unwrap();
-    assert!(matches!(
-        measure(&line.args.mode),
-        Err(Fault::Unavailable { .. })
-    ));
+    let line = Line::try_parse_from(["bench", "throughput", "--uri", "amqp://127.0.0.1:1"]).unwrap();
+    assert!(matches!(measure(&line.args.mode), Err(Fault::Unavailable { .. })));
 }

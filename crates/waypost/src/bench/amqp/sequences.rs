@@ -48,21 +48,14 @@ impl Sequences {
             return Arrival::InOrder;
         }
         let in_run = (self.run_start..self.next).contains(&number);
-        if in_run || !self.store(number) {
-            Arrival::Duplicate
-        } else {
-            Arrival::OutOfOrder
-        }
+        if in_run || !self.store(number) { Arrival::Duplicate } else { Arrival::OutOfOrder }
     }
 
     fn store_run(&mut self) {
         let mut number = self.run_start;
         while number < self.next {
             let end = ((number / CHUNK + 1) * CHUNK).min(self.next);
-            let chunk = self
-                .chunks
-                .entry(number / CHUNK)
-                .or_insert_with(|| Box::new([0; WORDS]));
+            let chunk = self.chunks.entry(number / CHUNK).or_insert_with(|| Box::new([0; WORDS]));
             for at in number % CHUNK..number % CHUNK + (end - number) {
                 let (word, bit) = place(at);
                 self.stored += u64::from(chunk[word] & bit == 0);
@@ -75,10 +68,7 @@ impl Sequences {
 
     /// False if it was there.
     fn store(&mut self, number: u64) -> bool {
-        let chunk = self
-            .chunks
-            .entry(number / CHUNK)
-            .or_insert_with(|| Box::new([0; WORDS]));
+        let chunk = self.chunks.entry(number / CHUNK).or_insert_with(|| Box::new([0; WORDS]));
         let (word, bit) = place(number % CHUNK);
         let new = chunk[word] & bit == 0;
         chunk[word] |= bit;
@@ -103,10 +93,7 @@ impl Sequences {
         self.store_run();
         other.store_run();
         for (index, theirs) in other.chunks {
-            let ours = self
-                .chunks
-                .entry(index)
-                .or_insert_with(|| Box::new([0; WORDS]));
+            let ours = self.chunks.entry(index).or_insert_with(|| Box::new([0; WORDS]));
             for (our, their) in ours.iter_mut().zip(theirs.iter()) {
                 self.stored += u64::from((their & !*our).count_ones());
                 *our |= their;
@@ -126,17 +113,9 @@ mod tests {
     #[test]
     fn arrivals_are_told_apart() {
         let mut set = Sequences::default();
-        let arrivals: Vec<_> = [0, 1, 4, 2, 2, 4, 5, 1]
-            .iter()
-            .map(|n| set.add(*n))
-            .collect();
+        let arrivals: Vec<_> = [0, 1, 4, 2, 2, 4, 5, 1].iter().map(|n| set.add(*n)).collect();
         use Arrival::{Duplicate, InOrder, OutOfOrder};
-        assert_eq!(
-            arrivals,
-            [
-                InOrder, InOrder, InOrder, OutOfOrder, Duplicate, Duplicate, InOrder, Duplicate
-            ]
-        );
+        assert_eq!(arrivals, [InOrder, InOrder, InOrder, OutOfOrder, Duplicate, Duplicate, InOrder, Duplicate]);
         assert_eq!(set.len(), 5);
     }
 

@@ -47,19 +47,13 @@ impl ThroughputArgs {
         let mut load = self.flow.load()?;
         load.in_flight = self.in_flight;
         if load.in_flight.is_some() && (load.body_bytes < 16 || load.threads > 1) {
-            return Err(Fault::Usage(
-                "--in-flight needs --size 16 or more and one thread".to_owned(),
-            ));
+            return Err(Fault::Usage("--in-flight needs --size 16 or more and one thread".to_owned()));
         }
         let (publishers, consumers) = match self.connections {
             Some(count) => (count / 2, count - count / 2),
             None => (self.publishers, self.consumers),
         };
-        let queues = self.queues.unwrap_or(if self.connections.is_some() {
-            publishers
-        } else {
-            1
-        });
+        let queues = self.queues.unwrap_or(if self.connections.is_some() { publishers } else { 1 });
         let topology = Topology::queues(&self.target.uri, size(queues), &self.queue.spec())?;
         let plan = deal(&topology.queues, size(publishers), size(consumers));
         let setup = serde_json::json!({
@@ -106,11 +100,7 @@ impl FanoutArgs {
         let publishers = size(self.publishers);
         let consumers = self.consumers.map_or(queues, size).min(queues);
         let exchange = topology.exchange.clone().unwrap_or_default();
-        let route = |stream| Route {
-            exchange: exchange.clone(),
-            key: String::new(),
-            stream,
-        };
+        let route = |stream| Route { exchange: exchange.clone(), key: String::new(), stream };
         let plan = Plan {
             publishers: (0..publishers).map(|stream| vec![route(stream)]).collect(),
             consumers: deal_queues(queues, consumers),
@@ -160,21 +150,13 @@ impl TopicArgs {
         let load = self.flow.load()?;
         let spec = self.queue.spec();
         let (bindings, queues) = (size(self.bindings), size(self.queues));
-        let pattern = |at: usize| {
-            format!(
-                "bench.{at}.{}",
-                if at.is_multiple_of(2) { '*' } else { '#' }
-            )
-        };
+        let pattern = |at: usize| format!("bench.{at}.{}", if at.is_multiple_of(2) { '*' } else { '#' });
         let topology = Topology::queues(&self.target.uri, queues, &spec)?.exchange(
             "topic",
             spec.durable,
             (0..bindings).map(|at| (at % queues, pattern(at))),
         )?;
-        let (publishers, keys) = (
-            size(self.publishers),
-            size(self.keys.unwrap_or(self.bindings)),
-        );
+        let (publishers, keys) = (size(self.publishers), size(self.keys.unwrap_or(self.bindings)));
         let exchange = topology.exchange.clone().unwrap_or_default();
         let routes = |publisher: usize| {
             let route = |key: usize| Route {
@@ -189,9 +171,7 @@ impl TopicArgs {
             publishers: (0..publishers).map(routes).collect(),
             consumers: deal_queues(queues, consumers),
             queues: topology.queues.clone(),
-            streams: (0..publishers * queues)
-                .map(|stream| vec![stream % queues])
-                .collect(),
+            streams: (0..publishers * queues).map(|stream| vec![stream % queues]).collect(),
             waiting: Vec::new(),
         };
         let setup = serde_json::json!({
@@ -204,20 +184,12 @@ impl TopicArgs {
 
 /// A plan over the default exchange: with fewer publishers than queues each takes several in turn, and so the consumers.
 pub fn deal(queues: &[String], publishers: usize, consumers: usize) -> Plan {
-    let mut plan = Plan {
-        consumers: deal_queues(queues.len(), consumers),
-        queues: queues.to_vec(),
-        ..Plan::default()
-    };
+    let mut plan = Plan { consumers: deal_queues(queues.len(), consumers), queues: queues.to_vec(), ..Plan::default() };
     for targets in deal_queues(queues.len(), publishers) {
         let mut routes = Vec::new();
         for queue in targets {
             let (exchange, key) = (String::new(), queues[queue].clone());
-            routes.push(Route {
-                exchange,
-                key,
-                stream: plan.streams.len(),
-            });
+            routes.push(Route { exchange, key, stream: plan.streams.len() });
             plan.streams.push(vec![queue]);
         }
         plan.publishers.push(routes);
@@ -228,13 +200,7 @@ pub fn deal(queues: &[String], publishers: usize, consumers: usize) -> Plan {
 /// The queues of each of `parties`: every queue has a party and every party a queue.
 fn deal_queues(queues: usize, parties: usize) -> Vec<Vec<usize>> {
     (0..parties)
-        .map(|party| {
-            if parties >= queues {
-                vec![party % queues]
-            } else {
-                (party..queues).step_by(parties).collect()
-            }
-        })
+        .map(|party| if parties >= queues { vec![party % queues] } else { (party..queues).step_by(parties).collect() })
         .collect()
 }
 
@@ -252,13 +218,7 @@ fn measure(
     topology.remove();
     let outcome = outcome?;
     let flaw = (!outcome.sound()).then_some(ReportFlaw);
-    Report::new(
-        mode,
-        &outcome.product,
-        setup,
-        &LoadReport::new(&outcome, load.body_bytes),
-        flaw,
-    )
+    Report::new(mode, &outcome.product, setup, &LoadReport::new(&outcome, load.body_bytes), flaw)
 }
 
 /// An option's number as a size.
@@ -283,16 +243,7 @@ mod tests {
         let plan = deal(&names, 2, 1);
         assert_eq!(plan.streams, [[0], [2], [1]]);
         assert_eq!(plan.publishers[0].len(), 2);
-        assert_eq!(
-            (
-                plan.publishers[1][0].stream,
-                plan.publishers[1][0].key.as_str()
-            ),
-            (2, "q1")
-        );
-        assert_eq!(
-            (plan.consumers, plan.streams.len()),
-            (vec![vec![0, 1, 2]], 3)
-        );
+        assert_eq!((plan.publishers[1][0].stream, plan.publishers[1][0].key.as_str()), (2, "q1"));
+        assert_eq!((plan.consumers, plan.streams.len()), (vec![vec![0, 1, 2]], 3));
     }
 }

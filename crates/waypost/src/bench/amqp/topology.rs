@@ -26,13 +26,7 @@ impl Topology {
     pub fn queues(uri: &Uri, count: usize, spec: &QueueSpec) -> Result<Self, Fault> {
         let conn = Conn::open_channel(uri)?;
         let prefix = prefix();
-        let mut topology = Self {
-            conn,
-            uri: uri.clone(),
-            prefix,
-            queues: Vec::new(),
-            exchange: None,
-        };
+        let mut topology = Self { conn, uri: uri.clone(), prefix, queues: Vec::new(), exchange: None };
         for at in 0..count {
             let name = format!("{}-{at}", topology.prefix);
             if let Err(fault) = topology.conn.declare_queue(&name, spec) {
@@ -98,17 +92,13 @@ impl Topology {
         if let Some(exchange) = &self.exchange {
             self.conn.delete_exchange(exchange)?;
         }
-        self.queues
-            .iter()
-            .try_for_each(|queue| self.conn.delete_queue(queue))
+        self.queues.iter().try_for_each(|queue| self.conn.delete_queue(queue))
     }
 }
 
 /// A start of names that no other run has: short, for names travel with every message.
 pub fn prefix() -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mixed = (now.as_micros() as u64).wrapping_mul(31) ^ u64::from(std::process::id()) << 20;
     format!("wb{:06x}", mixed & 0xff_ffff)
 }

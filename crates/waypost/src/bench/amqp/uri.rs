@@ -39,19 +39,9 @@ impl FromStr for Uri {
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
         let (host, port) = split_address(address)?;
         let or_guest = |text: String| {
-            if login.is_empty() {
-                "guest".to_owned()
-            } else {
-                text
-            }
+            if login.is_empty() { "guest".to_owned() } else { text }
         };
-        Ok(Self {
-            host,
-            port,
-            user: or_guest(decode(user)?),
-            password: or_guest(decode(password)?),
-            vhost,
-        })
+        Ok(Self { host, port, user: or_guest(decode(user)?), password: or_guest(decode(password)?), vhost })
     }
 }
 
@@ -68,9 +58,7 @@ fn split_address(address: &str) -> Result<(String, u16), String> {
     };
     let port = match port {
         None | Some("") => 5672,
-        Some(port) => port
-            .parse()
-            .map_err(|_| format!("port {port:?} is not a port"))?,
+        Some(port) => port.parse().map_err(|_| format!("port {port:?} is not a port"))?,
     };
     let host = if host.is_empty() { "127.0.0.1" } else { host };
     Ok((host.to_owned(), port))
@@ -105,32 +93,20 @@ mod tests {
     fn defaults_are_rabbitmqs() {
         let uri = parse("amqp://localhost");
         assert_eq!((uri.host.as_str(), uri.port), ("localhost", 5672));
-        assert_eq!(
-            (uri.user.as_str(), uri.password.as_str(), uri.vhost.as_str()),
-            ("guest", "guest", "/")
-        );
+        assert_eq!((uri.user.as_str(), uri.password.as_str(), uri.vhost.as_str()), ("guest", "guest", "/"));
     }
 
     #[test]
     fn every_part_is_taken_and_decoded() {
         let uri = parse("amqp://me%40x:p%3Aw@[::1]:1234/%2Fteam");
         assert_eq!((uri.host.as_str(), uri.port), ("::1", 1234));
-        assert_eq!(
-            (uri.user.as_str(), uri.password.as_str(), uri.vhost.as_str()),
-            ("me@x", "p:w", "/team")
-        );
+        assert_eq!((uri.user.as_str(), uri.password.as_str(), uri.vhost.as_str()), ("me@x", "p:w", "/team"));
         assert_eq!(parse("amqp://h/").vhost, "");
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for text in [
-            "localhost",
-            "amqps://h",
-            "amqp://h:x",
-            "amqp://h/%2",
-            "amqp://h/?heartbeat=1",
-        ] {
+        for text in ["localhost", "amqps://h", "amqp://h:x", "amqp://h/%2", "amqp://h/?heartbeat=1"] {
             assert!(text.parse::<Uri>().is_err(), "{text}");
         }
     }

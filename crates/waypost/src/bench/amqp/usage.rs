@@ -55,10 +55,7 @@ impl Process {
             at += 1;
             let path = format!("/proc/{pid}/task/{pid}/children");
             let text = fs::read_to_string(path).unwrap_or_default();
-            found.extend(
-                text.split_whitespace()
-                    .filter_map(|child| child.parse::<u32>().ok()),
-            );
+            found.extend(text.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         }
         found
     }
@@ -99,10 +96,7 @@ impl Process {
     }
 
     fn gone(self, source: io::Error) -> Fault {
-        Fault::Io {
-            doing: format!("read the use of process {}", self.pid),
-            source,
-        }
+        Fault::Io { doing: format!("read the use of process {}", self.pid), source }
     }
 }
 
@@ -161,19 +155,12 @@ impl Watch {
             None => (0.0, Memory::default()),
         };
         let (peak, done) = (Mutex::new(before), AtomicBool::new(false));
-        Ok(Self {
-            process,
-            cpu_before,
-            before,
-            peak,
-            done,
-        })
+        Ok(Self { process, cpu_before, before, peak, done })
     }
 
     /// Takes a sample of the memory for the peak.
     pub fn sample(&self) {
-        if let (Some(Ok(now)), Ok(mut peak)) = (self.process.map(Process::memory), self.peak.lock())
-        {
+        if let (Some(Ok(now)), Ok(mut peak)) = (self.process.map(Process::memory), self.peak.lock()) {
             peak.rss_kib = peak.rss_kib.max(now.rss_kib);
             peak.anon_kib = peak.anon_kib.max(now.anon_kib);
         }
@@ -207,10 +194,7 @@ impl Watch {
         Ok(Some(BrokerUse {
             cpu_seconds: process.cpu_seconds()? - self.cpu_before,
             before: self.before,
-            peak: self
-                .peak
-                .lock()
-                .map_or_else(|poisoned| *poisoned.into_inner(), |peak| *peak),
+            peak: self.peak.lock().map_or_else(|poisoned| *poisoned.into_inner(), |peak| *peak),
             after: process.memory()?,
         }))
     }
@@ -226,10 +210,7 @@ pub fn allow_sockets(sockets: u64) -> Result<(), Fault> {
     if limit.current.is_none_or(|current| current >= wanted) {
         return Ok(());
     }
-    let raised = Rlimit {
-        current: Some(wanted),
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).map_err(|_| {
         Fault::Usage(format!(
             "{wanted} open files are needed, the limit is {}: see ulimit -n",

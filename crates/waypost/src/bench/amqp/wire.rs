@@ -99,8 +99,7 @@ pub fn put_method(
 /// # Errors
 /// A longer text.
 pub fn put_short(out: &mut Vec<u8>, text: &str) -> Result<(), Fault> {
-    let size = u8::try_from(text.len())
-        .map_err(|_| Fault::Usage(format!("name longer than 255 bytes: {text:.40}")))?;
+    let size = u8::try_from(text.len()).map_err(|_| Fault::Usage(format!("name longer than 255 bytes: {text:.40}")))?;
     out.push(size);
     out.extend_from_slice(text.as_bytes());
     Ok(())
@@ -153,9 +152,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) -> Result<(), Fault> {
         }
         Value::Array(items) => {
             out.push(b'A');
-            sized(out, |out| {
-                items.iter().try_for_each(|item| put_value(out, item))
-            })?;
+            sized(out, |out| items.iter().try_for_each(|item| put_value(out, item)))?;
         }
         Value::Object(members) => {
             out.push(b'F');
@@ -166,10 +163,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) -> Result<(), Fault> {
 }
 
 /// Writes a four-octet length before what `fill` appends.
-fn sized(
-    out: &mut Vec<u8>,
-    fill: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
+fn sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>) -> Result<(), Fault> {
     let at = out.len();
     out.extend_from_slice(&[0; 4]);
     fill(out)?;
@@ -192,10 +186,8 @@ impl<'a> Args<'a> {
     /// # Errors
     /// Fewer are left.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
-        let (front, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or_else(|| Fault::protocol("method arguments end early"))?;
+        let (front, rest) =
+            self.0.split_at_checked(count).ok_or_else(|| Fault::protocol("method arguments end early"))?;
         self.0 = rest;
         Ok(front)
     }
@@ -316,10 +308,7 @@ mod tests {
         let mut out = Vec::new();
         put_table(&mut out, json.as_object().unwrap()).unwrap();
         let table = Args(&out).longstr().unwrap();
-        assert_eq!(
-            Args::table_text(table, "product").unwrap().as_deref(),
-            Some("P")
-        );
+        assert_eq!(Args::table_text(table, "product").unwrap().as_deref(), Some("P"));
         assert_eq!(Args::table_text(table, "absent").unwrap(), None);
     }
 

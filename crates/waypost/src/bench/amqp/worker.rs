@@ -77,17 +77,12 @@ pub struct Pace {
 impl Pace {
     /// `per_second` messages from `start_ns` on.
     pub fn new(per_second: f64, start_ns: u64) -> Self {
-        Self {
-            per_second,
-            start_ns,
-            sent: 0,
-        }
+        Self { per_second, start_ns, sent: 0 }
     }
 
     fn due_ns(&self) -> u64 {
         // Saturating float to integer: a far future is as good as another.
-        self.start_ns
-            .saturating_add((self.sent as f64 * 1e9 / self.per_second) as u64)
+        self.start_ns.saturating_add((self.sent as f64 * 1e9 / self.per_second) as u64)
     }
 
     fn allowance(&self, now_ns: u64) -> u64 {
@@ -164,24 +159,16 @@ impl<'a> Worker<'a> {
         let mut slots = Vec::with_capacity(conns.len());
         let mut owners = vec![usize::MAX; streams];
         for (key, (conn, role)) in conns.into_iter().enumerate() {
-            conn.stream
-                .set_nonblocking(true)
-                .map_err(Fault::io("unblock a socket"))?;
+            conn.stream.set_nonblocking(true).map_err(Fault::io("unblock a socket"))?;
             ready.add(key, &conn.stream)?;
             if let Role::Publish(publisher) = &role {
                 for (stream, _) in publisher.streams() {
                     owners[*stream] = key;
                 }
             }
-            slots.push(Slot {
-                conn,
-                role,
-                interest: Interest::Read,
-            });
+            slots.push(Slot { conn, role, interest: Interest::Read });
         }
-        let publishers = (0..slots.len())
-            .filter(|key| matches!(slots[*key].role, Role::Publish(_)))
-            .collect();
+        let publishers = (0..slots.len()).filter(|key| matches!(slots[*key].role, Role::Publish(_))).collect();
         Ok(Self {
             shared,
             ready,
@@ -223,9 +210,7 @@ impl<'a> Worker<'a> {
                 self.handle(*event)?;
             }
         }
-        let cpu_ns = thread_cpu_ns()
-            .zip(cpu_before)
-            .map(|(after, before)| after - before);
+        let cpu_ns = thread_cpu_ns().zip(cpu_before).map(|(after, before)| after - before);
         self.farewell(cpu_ns)
     }
 
@@ -246,31 +231,18 @@ impl<'a> Worker<'a> {
         self.cursor = (self.cursor + 1) % self.publishers.len();
         if started > 0 {
             self.shared.published.fetch_add(started, Ordering::Relaxed);
-            self.shared
-                .last_publish_ns
-                .fetch_max(self.shared.now_ns(), Ordering::Relaxed);
+            self.shared.last_publish_ns.fetch_max(self.shared.now_ns(), Ordering::Relaxed);
         }
         if writes > 0 {
             return Ok(Round::Wrote(writes));
         }
-        let due = self
-            .pace
-            .as_ref()
-            .map(Pace::due_ns)
-            .filter(|due| *due > now_ns);
-        Ok(Round::Idle(due.map_or(NAP, |due| {
-            NAP.min(Duration::from_nanos(due - now_ns))
-        })))
+        let due = self.pace.as_ref().map(Pace::due_ns).filter(|due| *due > now_ns);
+        Ok(Round::Idle(due.map_or(NAP, |due| NAP.min(Duration::from_nanos(due - now_ns)))))
     }
 
     /// Lets one publisher send; how many writes and how many new messages that made.
     fn turn(&mut self, key: usize, now_ns: u64, over: bool) -> Result<(usize, u64), Fault> {
-        let Slot {
-            conn,
-            role: Role::Publish(publisher),
-            ..
-        } = &mut self.slots[key]
-        else {
+        let Slot { conn, role: Role::Publish(publisher), .. } = &mut self.slots[key] else {
             return Ok((0, 0));
         };
         if publisher.finished || !publisher.writable {
@@ -339,9 +311,7 @@ impl<'a> Worker<'a> {
         match slot.conn.inbound.fill(&mut slot.conn.stream) {
             Ok(0) => return Err(Fault::Dropped("measuring")),
             Ok(_) => {}
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 return Ok(());
             }
             Err(error) => return Err(broken(error, "measuring")),
@@ -350,18 +320,13 @@ impl<'a> Worker<'a> {
         match &mut slot.role {
             Role::Publish(publisher) => {
                 publisher.now_ns = now_ns;
-                let excused =
-                    |p: &Publisher| p.returned + p.window.as_ref().map_or(0, |w| w.refused);
+                let excused = |p: &Publisher| p.returned + p.window.as_ref().map_or(0, |w| w.refused);
                 let before = excused(publisher);
                 publisher.lend(&mut self.confirm_times);
                 slot.conn.inbound.drain(publisher.as_mut())?;
                 publisher.lend(&mut self.confirm_times);
-                self.shared
-                    .confirmed
-                    .fetch_add(publisher.take_settled()?, Ordering::Relaxed);
-                self.shared
-                    .excused
-                    .fetch_add(excused(publisher) - before, Ordering::Relaxed);
+                self.shared.confirmed.fetch_add(publisher.take_settled()?, Ordering::Relaxed);
+                self.shared.excused.fetch_add(excused(publisher) - before, Ordering::Relaxed);
             }
             Role::Consume(consumer) => {
                 consumer.now_ns = now_ns;
@@ -372,9 +337,7 @@ impl<'a> Worker<'a> {
                 let count = consumer.tally.delivered - before;
                 if count > 0 {
                     self.shared.delivered.fetch_add(count, Ordering::Relaxed);
-                    self.shared
-                        .last_delivery_ns
-                        .fetch_max(now_ns, Ordering::Relaxed);
+                    self.shared.last_delivery_ns.fetch_max(now_ns, Ordering::Relaxed);
                 }
                 let credits = std::mem::take(&mut consumer.credits);
                 self.credit(key, credits);
@@ -386,15 +349,8 @@ impl<'a> Worker<'a> {
     /// Opens the closed loop for the publishers of what was delivered.
     fn credit(&mut self, key: usize, mut streams: Vec<usize>) {
         for stream in streams.drain(..) {
-            let owner = self
-                .owners
-                .get(stream)
-                .and_then(|owner| self.slots.get_mut(*owner));
-            if let Some(Slot {
-                role: Role::Publish(publisher),
-                ..
-            }) = owner
-            {
+            let owner = self.owners.get(stream).and_then(|owner| self.slots.get_mut(*owner));
+            if let Some(Slot { role: Role::Publish(publisher), .. }) = owner {
                 publisher.delivered += 1;
             }
         }
@@ -416,27 +372,14 @@ impl<'a> Worker<'a> {
     /// Sends the last acknowledgements and makes the sockets blocking again.
     fn farewell(mut self, cpu_ns: Option<u64>) -> Result<Finished, Fault> {
         for slot in &mut self.slots {
-            slot.conn
-                .stream
-                .set_nonblocking(false)
-                .map_err(Fault::io("block a socket"))?;
+            slot.conn.stream.set_nonblocking(false).map_err(Fault::io("block a socket"))?;
             if let Role::Consume(consumer) = &mut slot.role {
                 consumer.ack_rest();
                 consumer.flush(&mut slot.conn.stream)?;
             }
         }
-        let Self {
-            slots,
-            times,
-            confirm_times,
-            ..
-        } = self;
-        Ok(Finished {
-            slots,
-            cpu_ns,
-            times,
-            confirm_times,
-        })
+        let Self { slots, times, confirm_times, .. } = self;
+        Ok(Finished { slots, cpu_ns, times, confirm_times })
     }
 }
 
