@@ -189,9 +189,7 @@ impl Encoder {
                 entry > p.entry
             });
             c.targets.len() + e.targets.len() <= TARGETS_MAX
-                && run.is_some_and(|r| {
-                    (r.route, r.attrs, r.at) == (route, e.attrs, e.at) && p.entry + p.count <= entry
-                })
+                && run.is_some_and(|r| (r.route, r.attrs, r.at) == (route, e.attrs, e.at) && p.entry + p.count <= entry)
         });
         if same {
             let mut skip = 0;

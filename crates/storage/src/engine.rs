@@ -372,11 +372,7 @@ fn first_segment(
 impl Journal for Engine {
     fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
         let weight = Weight::of(&ops);
-        if self.shared.has_room_for(&weight) {
-            self.shared.inbox.append(ops, weight)
-        } else {
-            Err(AppendError::Full)
-        }
+        if self.shared.has_room_for(&weight) { self.shared.inbox.append(ops, weight) } else { Err(AppendError::Full) }
     }
 
     fn reserve(&self) -> Lsn {

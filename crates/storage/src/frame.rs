@@ -24,6 +24,16 @@ pub fn align(n: u64) -> u64 {
     n.next_multiple_of(ALIGN)
 }
 
+/// Over header, operations and chunk table, but for the place of the checksum itself.
+pub fn checksum(meta: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&meta[..8]), &meta[12..])
+}
+
+/// Whether these bytes begin like a frame.
+pub fn begins(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC.to_le_bytes())
+}
+
 /// The fixed part of a frame. What it says is not trusted before the checksum was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -62,7 +72,8 @@ impl FrameHeader {
         }
         put_u64(&mut head, self.first_lsn);
         out[..FRAME_HEADER].copy_from_slice(&head);
-        self.crc = crc32c::crc32c(&out[12..FRAME_HEADER + self.ops_len as usize + self.table_len as usize]);
+        let meta = FRAME_HEADER + self.ops_len as usize + self.table_len as usize;
+        self.crc = checksum(&out[..meta]);
         out[8..12].copy_from_slice(&self.crc.to_le_bytes());
         self.crc
     }

@@ -133,8 +133,7 @@ impl Index {
 
     /// All segments, by id.
     pub fn segments(&self) -> Vec<Arc<Segment>> {
-        let mut all: Vec<_> =
-            self.segments.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let mut all: Vec<_> = self.segments.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         all.sort_by_key(|s| s.id);
         all
     }

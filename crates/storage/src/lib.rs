@@ -19,6 +19,8 @@ mod encoder;
 mod engine;
 mod error;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod hash;
 mod inbox;
 mod index;
@@ -31,6 +33,7 @@ mod scan;
 mod scratch;
 mod segment;
 mod sync;
+mod verify;
 mod wire;
 
 pub use commit::CommitOutcome;
@@ -42,3 +45,4 @@ pub use engine::Engine;
 pub use error::OpenError;
 pub use maintain::Maintained;
 pub use metrics::{MetricsSnapshot, SYNC_BUCKETS};
+pub use verify::{Report, verify, verify_dir};

@@ -138,9 +138,7 @@ fn read_header(file: &dyn DiskFile, id: SegmentId) -> Result<(SegmentHeader, Vec
     match SegmentHeader::parse(&head, id) {
         Ok(header) => Ok((header, head)),
         Err(HeaderFault::Newer(version)) => Err(OpenError::Newer { file: name, version }),
-        Err(HeaderFault::Foreign(other)) => {
-            Err(OpenError::damaged(name, 0, format!("it holds {}", SegmentId(other))))
-        }
+        Err(HeaderFault::Foreign(other)) => Err(OpenError::damaged(name, 0, format!("it holds {}", SegmentId(other)))),
         Err(HeaderFault::Damaged) => Err(OpenError::damaged(name, 0, "the header's checksum is wrong")),
     }
 }
@@ -170,12 +168,7 @@ pub fn read_footer_entries(footer: &[u8], mut f: impl FnMut(u64, ChunkTable)) ->
 }
 
 impl Recovery<'_> {
-    fn run(
-        &mut self,
-        head: CheckpointHead,
-        definitions: Definitions,
-        names: &[String],
-    ) -> Result<Opened, OpenError> {
+    fn run(&mut self, head: CheckpointHead, definitions: Definitions, names: &[String]) -> Result<Opened, OpenError> {
         let present: Vec<SegmentId> = names.iter().filter_map(|n| SegmentId::of_file(n)).collect();
         let start = head.position.segment;
         let is_listed = |id: &SegmentId| head.segments.contains(id);
@@ -251,13 +244,21 @@ impl Recovery<'_> {
         })
         .map_err(OpenError::io(&*name))?;
         if end.end < start {
-            return Err(OpenError::damaged(name, end.end, format!("{}, but the checkpoint reaches to {start}", end.reason)));
+            return Err(OpenError::damaged(
+                name,
+                end.end,
+                format!("{}, but the checkpoint reaches to {start}", end.reason),
+            ));
         }
         let seal = Seal::parse(&head, &header);
         let mut sealed = false;
         if let Some(seal) = seal {
             if (seal.end, seal.last_crc) != (end.end, end.last_crc) {
-                return Err(OpenError::damaged(name, end.end, format!("{}, but the seal says {}", end.reason, seal.end)));
+                return Err(OpenError::damaged(
+                    name,
+                    end.end,
+                    format!("{}, but the seal says {}", end.reason, seal.end),
+                ));
             }
             sealed = read_footer(&*file, &seal, size).map_err(OpenError::io(&*name))?.as_ref() == Some(&footer);
         }
@@ -320,8 +321,7 @@ impl Recovery<'_> {
         let mut any = false;
         for t in &c.targets {
             let (first, end) = (t.first.0, t.first.0 + u64::from(t.count));
-            let whole =
-                Range { first, count: t.count, segment: id.0, offset, len: c.len, entry: t.entry, shares };
+            let whole = Range { first, count: t.count, segment: id.0, offset, len: c.len, entry: t.entry, shares };
             let state = self.live.get(&t.queue.0);
             if old {
                 let live = state.map_or(&[][..], |s| &s.live);
@@ -426,14 +426,7 @@ impl Recovery<'_> {
     }
 
     /// Bytes of a part of a run. Only where messages differ in length and some are gone must the chunk be read.
-    fn payload(
-        &self,
-        range: &Range,
-        facts: &ChunkFacts,
-        run: &Run,
-        entry: u32,
-        count: u32,
-    ) -> Result<u64, OpenError> {
+    fn payload(&self, range: &Range, facts: &ChunkFacts, run: &Run, entry: u32, count: u32) -> Result<u64, OpenError> {
         if count == run.count {
             return Ok(run.payload);
         }

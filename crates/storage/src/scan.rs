@@ -102,15 +102,10 @@ fn is_intact(bytes: &[u8], h: &FrameHeader, segment: u32, offset: u64) -> bool {
     let meta = FRAME_HEADER + h.ops_len as usize + h.table_len as usize;
     h.segment == segment
         && u64::from(h.offset) * ALIGN == offset
-        && bytes.get(12..meta).is_some_and(|b| crc32c::crc32c(b) == h.crc)
+        && bytes.get(..meta).is_some_and(|b| frame::checksum(b) == h.crc)
 }
 
-fn check(
-    bytes: &[u8],
-    h: &FrameHeader,
-    segment: u32,
-    offset: u64,
-) -> Result<(Vec<LogOp>, ChunkTable), &'static str> {
+fn check(bytes: &[u8], h: &FrameHeader, segment: u32, offset: u64) -> Result<(Vec<LogOp>, ChunkTable), &'static str> {
     if bytes.len() < h.len as usize || !is_intact(bytes, h, segment, offset) {
         return Err("the frame's checksum is wrong");
     }
@@ -138,19 +133,26 @@ fn check(
 pub fn find_witness(file: &dyn DiskFile, segment: &SegmentHeader, size: u64, end: u64) -> io::Result<Option<u64>> {
     let mut window = Window { file, at: 0, bytes: Vec::new() };
     let mut at = frame::align(end);
-    while at + FRAME_HEADER as u64 <= size {
-        let head = window.get(at, FRAME_HEADER)?;
-        if let Some(h) = FrameHeader::parse(head, size - at)
-            && u64::from(h.synced) * ALIGN > end
-            && h.segment == segment.id.0
-        {
-            let meta = FRAME_HEADER + h.ops_len as usize + h.table_len as usize;
-            let bytes = window.get(at, meta)?;
-            if is_intact(bytes, &h, segment.id.0, at) {
-                return Ok(Some(at));
+    loop {
+        let bytes = window.get(at, WINDOW)?;
+        let words = bytes.chunks_exact(ALIGN as usize);
+        let hits: Vec<u64> = words.enumerate().filter(|(_, w)| frame::begins(w)).map(|(i, _)| i as u64).collect();
+        let read = bytes.len() as u64;
+        for hit in hits {
+            let place = at + hit * ALIGN;
+            let head = window.get(place, FRAME_HEADER)?;
+            let header = FrameHeader::parse(head, size.saturating_sub(place));
+            let testifies = |h: &FrameHeader| u64::from(h.synced) * ALIGN > end && h.segment == segment.id.0;
+            if let Some(h) = header.filter(testifies) {
+                let meta = FRAME_HEADER + h.ops_len as usize + h.table_len as usize;
+                if is_intact(window.get(place, meta)?, &h, segment.id.0, place) {
+                    return Ok(Some(place));
+                }
             }
         }
-        at += ALIGN;
+        if read < WINDOW as u64 {
+            return Ok(None);
+        }
+        at += read;
     }
-    Ok(None)
 }

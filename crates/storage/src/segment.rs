@@ -167,12 +167,8 @@ impl Seal {
         }
         let mut r = Reader::new(bytes);
         let belongs = r.u32() == Ok(SEAL_MAGIC) && r.u32() == Ok(header.id.0) && r.u32() == Ok(header.crc);
-        let seal = Seal {
-            end: r.u64().ok()?,
-            footer_len: r.u64().ok()?,
-            footer_crc: r.u32().ok()?,
-            last_crc: r.u32().ok()?,
-        };
+        let seal =
+            Seal { end: r.u64().ok()?, footer_len: r.u64().ok()?, footer_crc: r.u32().ok()?, last_crc: r.u32().ok()? };
         belongs.then_some(seal)
     }
 

@@ -267,7 +267,7 @@ fn a_crash_leaves_a_prefix_that_reaches_the_watermark() {
     if let Some(seed) = number("WAYPOST_CRASH_SEED") {
         return run(seed);
     }
-    for seed in 0..number("WAYPOST_CRASH_SEEDS").unwrap_or(400) {
+    for seed in 0..number("WAYPOST_CRASH_SEEDS").unwrap_or(60) {
         if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
             eprintln!("WAYPOST_CRASH_SEED={seed}");
             std::panic::resume_unwind(panic);
@@ -317,10 +317,9 @@ fn each_watermark_follows_its_sync() {
 
 #[test]
 fn a_failed_sync_or_write_stops_the_store() {
-    for faults in [
-        Faults { fail_sync: Some(0), ..Faults::default() },
-        Faults { fail_write: Some(0), ..Faults::default() },
-    ] {
+    for faults in
+        [Faults { fail_sync: Some(0), ..Faults::default() }, Faults { fail_write: Some(0), ..Faults::default() }]
+    {
         let disk = FaultDisk::new(1);
         let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
         let told = Arc::new(std::sync::atomic::AtomicU32::new(0));

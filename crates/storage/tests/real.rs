@@ -1,7 +1,7 @@
 //! The engine over real files: a life with reopenings, and the threads.
 
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 
 use waypost_model::journal::{BodyStore, Enqueue, Journal, Op};
 use waypost_model::{Attrs, Batch, BatchBuilder, Millis, QueueId, Route, Seq, SeqRange};
@@ -50,7 +50,11 @@ fn messages_and_definitions_come_back() {
         assert!(e.durable() < lsn);
         commit(&e);
         assert!(e.durable() >= lsn);
-        if clean { e.close().unwrap() } else { drop(e) }
+        if clean {
+            e.close().unwrap()
+        } else {
+            drop(e)
+        }
         let (e, r) = open(&path);
         assert_eq!(r.clean, clean);
         assert_eq!(r.definitions, vec![(b"k".as_slice().into(), b"v".as_slice().into())]);

@@ -434,7 +434,8 @@ impl FaultFile {
 impl DiskFile for FaultFile {
     fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut s = self.state()?;
-        let mut data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
+        let mut data = Vec::new();
+        bufs.iter().for_each(|b| data.extend_from_slice(b));
         let powered = s.operate();
         if powered.is_err() || fires(&mut s.faults.fail_write) {
             // A failing write may leave a part behind.
