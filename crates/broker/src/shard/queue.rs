@@ -13,7 +13,7 @@ use super::run::{Bytes, NEVER, Run, Sizes};
 use super::stats::QueueStats;
 use crate::context::Cx;
 use crate::effect::{DeadLetter, DeathReason, Effect, Leaving};
-use crate::settings::{QueueKind, QueueSettings};
+use crate::settings::QueueSettings;
 
 /// Settlements are handed to the journal at the latest when that many operations have gathered.
 const OPS_MAX: usize = 1024;
@@ -257,7 +257,8 @@ impl Queue {
             if self.settings.delivery_limit.is_some_and(|limit| run.delivery_count > limit) {
                 return self.die(run, DeathReason::DeliveryLimit, core, cx);
             }
-            if run.logged && (self.settings.delivery_limit.is_some() || self.settings.kind == QueueKind::Quorum) {
+            // Of any queue: it is from its count that a restart knows what was delivered before.
+            if run.logged {
                 let range = SeqRange { queue: self.id(), first: run.first, count: run.count };
                 core.note(Op::Requeued { range, delivery_count: run.delivery_count }, cx);
             }
