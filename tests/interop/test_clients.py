@@ -114,7 +114,11 @@ def test_aio_pika_comes_back_after_a_restart(server):
         channel = await connection.channel()
         queue = await channel.declare_queue("robust", durable=True)
         got = asyncio.Queue()
-        await queue.consume(lambda message: got.put(message.body), no_ack=True)
+
+        async def received(message):
+            await got.put(message.body)
+
+        await queue.consume(received, no_ack=True)
         own.stop()
         own.start()
         await asyncio.wait_for(connection.connected.wait(), 10)

@@ -98,7 +98,7 @@ def test_unknown_mechanism(raw):
     one = raw()
     one.start()
     one.log_in(mechanism="NONSENSE", properties={"capabilities": {"authentication_failure_close": True}})
-    one.refused_with(530)
+    one.refused_with(503)
 
 
 def test_absent_vhost(connect):

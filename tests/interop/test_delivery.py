@@ -5,6 +5,7 @@ import time
 import pika
 import pytest
 
+from raw import Raw
 from support import (
     Consumer,
     bodies,
@@ -40,10 +41,17 @@ def test_delivery_tags_count_from_one_per_channel(connection, queue):
         channel.close()
 
 
-def test_server_makes_consumer_tags(ch, queue):
-    frame = ch._impl
-    tag = ch.basic_consume(queue(), lambda *_: None, consumer_tag="mine")
-    assert tag == "mine" and frame is not None
+def test_server_makes_consumer_tags(broker, queue):
+    """pika always names its consumers itself: by hand, without a name."""
+    q, one = queue(), Raw(broker.endpoint.host, broker.endpoint.port)
+    one.open()
+    one.open_channel()
+    tags = set()
+    for _ in range(2):
+        one.send_method(pika.spec.Basic.Consume(queue=q), 1)
+        tags.add(one.expect(pika.spec.Basic.ConsumeOk).consumer_tag)
+    assert len(tags) == 2 and all(tag.startswith("amq.ctag-") for tag in tags)
+    one.close()
 
 
 def test_consumer_tag_in_use_closes_the_connection(connect, queue):
