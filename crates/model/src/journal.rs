@@ -89,15 +89,24 @@ pub trait Journal: Send + Sync {
     /// [`Op::Requeued`], [`Op::Forget`] and [`Op::Define`] is still taken.
     fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError>;
 
+    /// Whether messages of that many bytes would be taken now: asked before something begins that cannot be undone.
+    ///
+    /// # Errors
+    /// What [`Journal::append`] would say.
+    fn room(&self, _bytes: u64) -> Result<(), AppendError> {
+        Ok(())
+    }
+
     /// Takes the ticket of an append whose operations follow by [`Journal::fill`]: the parts of a transaction, which
     /// several shards hand in one after the other, become one append in this way. Until it is filled the watermark
     /// cannot pass the ticket, so it must be filled soon, and in any case.
     fn reserve(&self) -> Lsn;
 
-    /// Hands in the operations of a reserved ticket; none at all is allowed.
+    /// Hands in the operations of a reserved ticket; none at all is allowed. They are taken also when the disk is full:
+    /// what they say has happened already. Ask [`Journal::room`] before.
     ///
     /// # Errors
-    /// As [`Journal::append`]; the ticket counts as filled with nothing then.
+    /// As [`Journal::append`], but for [`AppendError::Full`]; the ticket counts as filled with nothing then.
     fn fill(&self, ticket: Lsn, ops: Vec<Op>) -> Result<(), AppendError>;
 
     /// The watermark: every append up to it is on disk.

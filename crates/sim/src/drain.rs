@@ -27,7 +27,7 @@ impl World {
         if self.engine.is_stopped() {
             self.restart("stopped")?;
         }
-        // Some of the old consumers go on to the end: nothing may be starved by them.
+        self.flow()?;
         for id in self.clients.keys().copied().collect::<Vec<_>>() {
             self.disconnect(id)?;
         }
@@ -66,15 +66,55 @@ impl World {
         Err("it does not drain".into())
     }
 
-    /// Accepts everything that the drain's consumer holds.
+    /// Clients go on without faults, send and settle all they have: whoever consumes leaves nothing behind.
+    fn flow(&mut self) -> Result<(), Broken> {
+        let mut quiet = 0;
+        for _ in 0..ROUNDS_MAX {
+            self.engine.maintain_once();
+            self.commit_all()?;
+            let mut some = false;
+            for id in self.clients.keys().copied().collect::<Vec<_>>() {
+                some |= self.take_all(id)?;
+            }
+            self.now = self.now.plus(25);
+            self.tick()?;
+            quiet = if some { 0 } else { quiet + 1 };
+            if quiet > 12 {
+                return self.starved();
+            }
+        }
+        Err("clients that settle everything never come to rest".into())
+    }
+
+    fn starved(&self) -> Result<(), Broken> {
+        for r in self.broker.queues(None).map_err(|e| e.to_string())? {
+            let able = |c: &waypost_broker::shard::ConsumerInfo| {
+                self.clients.values().any(|k| k.consumers.get(&c.id).is_some_and(|s| {
+                    !s.ended && s.window > 0 && k.channels.get(&s.channel).is_some_and(|ch| !ch.failed)
+                }))
+            };
+            if r.state.counts.ready > 0 && r.state.consumers.iter().any(able) {
+                return Err(format!("{} starves: {:?}", r.view.settings.name, r.state));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends and accepts everything that a client's consumers hold.
     fn take_all(&mut self, id: u32) -> Result<bool, Broken> {
         let mut commands = Vec::new();
         let Some(client) = self.clients.get_mut(&id) else { return Ok(false) };
         let mut gone = Vec::new();
-        for (consumer, c) in &mut client.consumers {
+        client.hand.clear();
+        client.inbox.clear();
+        let failed: BTreeSet<u16> = client.channels.iter().filter(|(_, c)| c.failed).map(|(n, _)| *n).collect();
+        for (consumer, c) in client.consumers.iter_mut().filter(|(_, c)| !failed.contains(&c.channel)) {
             for (seq, uid) in std::mem::take(&mut c.held) {
                 gone.push((c.queue, uid));
                 self.held.remove(&(c.id, seq));
+                if c.no_ack {
+                    continue;
+                }
                 commands.push(Command::Settle(Settle {
                     channel: ChannelId(c.channel),
                     queue: c.id,
@@ -92,11 +132,7 @@ impl World {
             commands.push(Command::Sent(Sent { consumer: o.consumer, queue: o.queue, messages: o.count, bytes: o.cost }));
         }
         let some = !commands.is_empty();
-        for (queue, uid) in gone {
-            if let Some(copy) = self.ledger.copies.get_mut(&(queue, uid)).filter(|c| c.fate != Fate::Must) {
-                copy.fate = Fate::Gone;
-            }
-        }
+        gone.into_iter().for_each(|(queue, uid)| self.gone(queue, uid));
         self.execute(id, commands)?;
         Ok(some)
     }

@@ -454,7 +454,7 @@ impl World {
             self.ledger.forget(queue);
             // What is still delayed goes to the next queue of that name.
             for uid in delayed {
-                let copy = Copy { fate: Fate::May, persistent: true, confirmed: false, deadline: None, due: None, repeats: true, rejected: false, returns: 0 };
+                let copy = Copy { fate: Fate::May, persistent: true, confirmed: false, deadline: None, due: Some(0), repeats: true, rejected: false, returns: 0 };
                 self.ledger.copies.insert((queue, uid), copy);
             }
             return self.call(id, channel, Call::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false }, Asked::Nothing);

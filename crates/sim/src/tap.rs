@@ -278,6 +278,10 @@ impl Journal for Tap {
         self.engine.durable()
     }
 
+    fn room(&self, bytes: u64) -> Result<(), AppendError> {
+        self.engine.room(bytes)
+    }
+
     fn spill(&self, batch: &Batch, from: u32, to: u32) -> std::io::Result<SpillRef> {
         self.engine.spill(batch, from, to)
     }

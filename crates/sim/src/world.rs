@@ -321,6 +321,11 @@ impl World {
         (self.engine, self.tap, self.broker) = (engine, tap, broker);
         self.held.clear();
         self.delivered_once.append(&mut self.delivered);
+        if !was_clean {
+            // What was given back is written with what comes next, or not at all. Everything is flagged now; but a
+            // clean stop after it does not know that any more.
+            self.counted.clear();
+        }
         self.reached.clear();
         self.recovered = if was_clean { BTreeMap::new() } else { next.into_iter().collect() };
         self.resync(&image)?;

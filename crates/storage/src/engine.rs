@@ -280,10 +280,8 @@ impl Shared {
                 // Frames that only a killed process has seen must not be answered for before they are durable.
                 let from = head.as_ref().filter(|h| h.position.segment == tail.segment.id);
                 write_again(&tail, from.map_or(FRAMES_AT, |h| h.position.offset))?;
-                if tail.half_sealed {
+                if tail.has_seal {
                     reseal(&tail)?;
-                }
-                if tail.sealed || tail.half_sealed {
                     tail.segment.set_sealed();
                     let next = tail.segment.id.next();
                     first_segment(&*disk, &cfg, epoch, next, &opened.index, prepared.take())?
@@ -366,7 +364,7 @@ fn first_segment(
     let segment = Arc::new(Segment::new(id, file, capacity, false));
     index.add_segment(Arc::clone(&segment));
     let (end, last_crc) = (FRAMES_AT, header.crc);
-    Ok(Tail { segment, header, end, last_crc, footer: Vec::new(), sealed: false, half_sealed: false })
+    Ok(Tail { segment, header, end, last_crc, footer: Vec::new(), sealed: false, has_seal: false })
 }
 
 impl Journal for Engine {
@@ -381,11 +379,12 @@ impl Journal for Engine {
 
     fn fill(&self, ticket: Lsn, ops: Vec<Op>) -> Result<(), AppendError> {
         let weight = Weight::of(&ops);
-        if self.shared.has_room_for(&weight) {
-            return self.shared.inbox.fill(ticket, ops, weight);
-        }
-        self.shared.inbox.fill(ticket, Vec::new(), Weight::default())?;
-        Err(AppendError::Full)
+        self.shared.inbox.fill(ticket, ops, weight)
+    }
+
+    fn room(&self, bytes: u64) -> Result<(), AppendError> {
+        let weight = Weight { bytes, messages: true, ..Weight::default() };
+        if self.shared.has_room_for(&weight) { self.shared.inbox.room(&weight) } else { Err(AppendError::Full) }
     }
 
     fn durable(&self) -> Lsn {

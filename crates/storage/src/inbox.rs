@@ -126,13 +126,19 @@ impl Inbox {
         lsn
     }
 
-    /// Hands in the operations of a reserved ticket; if they are refused, none.
+    /// Whether an append of that weight would be taken.
+    pub fn room(&self, weight: &Weight) -> Result<(), AppendError> {
+        self.admit(&lock(&self.state), weight)
+    }
+
+    /// Hands in the operations of a reserved ticket; none if the log has stopped. A full disk is no reason to refuse
+    /// them: whoever reserved has acted already.
     pub fn fill(&self, lsn: Lsn, ops: Vec<Op>, weight: Weight) -> Result<(), AppendError> {
         let mut s = lock(&self.state);
         let (last, len) = (s.last, s.queue.len() as u64);
         // Tickets in the queue are consecutive.
         let index = (lsn.0 + len).checked_sub(last + 1).filter(|i| *i < len);
-        let admitted = self.admit(&s, &weight);
+        let admitted = if s.stopped { Err(AppendError::Stopped) } else { Ok(()) };
         let (ops, weight) = match admitted {
             Ok(()) => (ops, weight),
             Err(_) => (Vec::new(), Weight::default()),

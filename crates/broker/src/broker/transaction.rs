@@ -62,6 +62,7 @@ impl Broker {
                 self.try_route(conn, p)?;
             }
         }
+        self.room_for(&commands)?;
         let collecting = Collecting { inner: &*self.journal, ticket: self.journal.reserve(), ops: Mutex::default() };
         let mut inner = Work { now: w.now, journal: &collecting, effects: Vec::new() };
         for command in commands {
@@ -85,6 +86,19 @@ impl Broker {
             .fill(collecting.ticket, ops)
             .map_err(|e| Refusal::precondition_failed(format!("cannot store the transaction: {e}")))?;
         Ok(any.then_some(collecting.ticket))
+    }
+
+    /// Refuses what the disk has no room for while nothing has been done yet.
+    fn room_for(&self, commands: &[Command]) -> Result<(), Refusal> {
+        let bytes = |c: &Command| match c {
+            Command::Publish(p) if p.attrs.persistent() => p.batch.as_ref().map(|b| b.payload_len(p.from, p.to)),
+            _ => None,
+        };
+        let bytes: Vec<u64> = commands.iter().filter_map(bytes).collect();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.journal.room(bytes.iter().sum()).map_err(|e| Refusal::precondition_failed(format!("cannot store the transaction: {e}")))
     }
 
     fn try_route(&self, conn: &mut Connection, p: &waypost_model::Publish) -> Result<(), Refusal> {
