@@ -78,6 +78,9 @@ pub enum End {
     /// The peer did not finish its opening in time.
     #[error("the opening took longer than {} s", OPENING_MS / 1000)]
     OpeningTimeout,
+    /// The server stopped before there was a connection.
+    #[error("the server stops")]
+    Stopped,
     /// The peer did not take the last bytes in time.
     #[error("the peer did not take the closing in time")]
     ClosingTimeout,

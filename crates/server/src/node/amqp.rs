@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use waypost_amqp::session::Peer;
 use waypost_amqp::{AmqpSession, SessionConfig};
 use waypost_broker::broker::PeerInfo;
@@ -27,12 +28,13 @@ pub(super) struct AmqpListener {
     tls: Option<Arc<Tls>>,
     local: SocketAddr,
     vhost: Arc<str>,
+    stop: watch::Receiver<bool>,
     /// Of the invented consumer tags.
     seed: AtomicU64,
 }
 
 impl AmqpListener {
-    pub(super) fn new(node: &Arc<Node>, listener: &Listener) -> AmqpListener {
+    pub(super) fn new(node: &Arc<Node>, listener: &Listener, stop: watch::Receiver<bool>) -> AmqpListener {
         let amqp = &node.config.amqp;
         let session = SessionConfig {
             product: amqp.product.clone(),
@@ -49,6 +51,7 @@ impl AmqpListener {
             tls: listener.tls.clone(),
             local: listener.address,
             vhost: listener.spec.vhost.as_deref().unwrap_or("/").into(),
+            stop,
             seed: AtomicU64::new(node.clock.now().0),
         }
     }
@@ -79,8 +82,16 @@ impl AmqpListener {
         match &self.tls {
             None => self.drive(socket, self.info(remote, local, None)).await,
             Some(tls) => {
+                let mut stop = self.stop.clone();
                 let handshake = tls.acceptor().accept(socket);
-                match tokio::time::timeout(Duration::from_millis(OPENING_MS), handshake).await {
+                let handshake = tokio::time::timeout(Duration::from_millis(OPENING_MS), handshake);
+                // The broker does not know of it yet: nobody else tells it of the stop.
+                let done = tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => return End::Stopped,
+                    done = handshake => done,
+                };
+                match done {
                     Err(_) => End::OpeningTimeout,
                     Ok(Err(error)) => End::Io(error),
                     Ok(Ok(stream)) => {

@@ -167,7 +167,7 @@ fn reserve(config: &Config) -> Result<Vec<Reserved>, ServeError> {
 async fn take_connections(node: Arc<Node>, listener: Listener, stop: channel::Receiver<bool>) {
     match listener.protocol {
         Protocol::Amqp => {
-            let amqp = Arc::new(amqp::AmqpListener::new(&node, &listener));
+            let amqp = Arc::new(amqp::AmqpListener::new(&node, &listener, stop.clone()));
             accept(&listener.socket, stop, |socket, peer| amqp.take(socket, peer)).await;
         }
         Protocol::Http => {

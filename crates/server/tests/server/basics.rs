@@ -1,0 +1,103 @@
+//! Start, stop, HTTP, limits.
+
+use std::io::{Read, Write};
+
+use waypost_server::config;
+
+use super::{Server, flags, frame, send};
+
+#[test]
+fn half_a_frame_harms_nobody() {
+    let server = Server::start();
+    let mut waits = server.open();
+    waits.write_all(&[1, 0, 0, 0, 0, 0xff, 0xff, 0]).unwrap();
+    let mut silent = server.connect();
+    silent.write_all(b"AM").unwrap();
+    drop(server.open());
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn peers_are_told_of_the_stop_and_the_file_goes() {
+    let server = Server::start();
+    let mut peer = server.open();
+    let told = std::thread::spawn(move || {
+        let payload = frame(&mut peer);
+        send(&mut peer, b"\0\x0a\0\x33");
+        payload
+    });
+    let (result, dir) = server.stop();
+    result.unwrap();
+    let payload = told.join().unwrap();
+    assert_eq!(payload[..6], [0, 10, 0, 50, 1, 64], "connection.close 320");
+    let text = String::from_utf8_lossy(&payload).into_owned();
+    assert!(text.contains("broker forced connection closure with reason 'shutdown'"), "{text}");
+    assert!(!dir.path().join("listeners.json").exists());
+}
+
+#[test]
+fn definitions_outlive_a_restart() {
+    let server = Server::start();
+    let put = server.http("PUT /api/v1/queues/%2F/a%2Fb", "localhost", "{\"arguments\":{\"x-max-length\":5}}");
+    assert_eq!(put.0, 204, "{}", put.1);
+    let (result, dir) = server.stop();
+    result.unwrap();
+    let server = Server::start_in(dir, &[]);
+    let (status, body) = server.http("GET /api/v1/queues/%2F/a%2Fb", "localhost", "");
+    assert_eq!(status, 200);
+    let queue: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(queue["arguments"]["x-max-length"], 5);
+    assert_eq!(server.http("DELETE /api/v1/queues/%2F/a%2Fb", "localhost", "").0, 200);
+    assert_eq!(server.http("GET /api/v1/queues/%2F/a%2Fb", "localhost", "").0, 404);
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn http_answers_and_refuses() {
+    let server = Server::start();
+    assert_eq!(server.http("GET /livez", "anything.example", ""), (200, "ok\n".to_owned()));
+    assert_eq!(server.http("GET /readyz", "localhost", "").0, 200);
+    assert_eq!(server.http("GET /api/v1/overview", "evil.example", "").0, 403);
+    assert_eq!(server.http("GET /api/v1/nothing", "localhost", "").0, 404);
+    assert_eq!(server.http("POST /api/v1/queues", "localhost", "{}").0, 405);
+    assert_eq!(server.http("PUT /api/v1/queues/%2F/q", "localhost", "{\"durible\":true}").0, 400);
+    assert_eq!(server.http("PUT /api/v1/queues/%2F/q", "localhost", "{").0, 400);
+    let metrics = server.http("GET /metrics", "localhost", "").1;
+    assert!(metrics.contains("\nrabbitmq_connections 0\n"), "{metrics}");
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn credentials_can_be_demanded() {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), &[("http-auth", "always")]);
+    assert_eq!(server.http("GET /api/v1/overview", "localhost", "").0, 401);
+    let with = |basic: &str| format!("localhost\r\nAuthorization: Basic {basic}");
+    assert_eq!(server.http("GET /api/v1/overview", &with("Z3Vlc3Q6Z3Vlc3Q="), "").0, 200);
+    assert_eq!(server.http("GET /api/v1/overview", &with("Z3Vlc3Q6d3Jvbmc="), "").0, 401);
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn a_taken_port_and_a_taken_directory_end_the_start() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let run = |given| waypost_server::run(config::load(None, [], given).unwrap().config, std::future::pending());
+    let error = run(flags(dir.path(), &[("amqp", &server.amqp)])).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert!(error.to_string().contains(&server.amqp), "{error}");
+    let error = run(flags(server.dir.path(), &[])).unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(server.dir.path().join("listeners.json").exists(), "it belongs to the server that runs");
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn too_many_connections_are_turned_away() {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), &[("server-connections-max", "1")]);
+    let held = server.open();
+    let mut refused = server.connect();
+    let _ = refused.write_all(b"AMQP\0\0\x09\x01");
+    assert!(!matches!(refused.read(&mut [0; 8]), Ok(n) if n > 0));
+    drop(held);
+    server.stop().0.unwrap();
+}
