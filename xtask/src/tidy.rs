@@ -16,7 +16,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("waypost-broker", &["waypost-model"]),
     ("waypost-storage", &["waypost-model"]),
     ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-storage"]),
-    ("waypost", &["waypost-server", "waypost-model", "waypost-amqp"]),
+    ("waypost", &["waypost-server", "waypost-model", "waypost-amqp", "waypost-storage"]),
     ("waypost-sim", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-storage"]),
     ("xtask", &[]),
 ];

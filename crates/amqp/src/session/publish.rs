@@ -116,7 +116,7 @@ fn look_ahead(rest: &[u8], method_len: usize, channel: u16, frame_bytes_max: u32
         let (body_at, wire_len) = (body_frame_at, body_frame_at);
         return Ahead::Whole { header, props_at, body_at, wire_len };
     }
-    if header.body_size + FRAME_OVERHEAD as u64 > u64::from(frame_bytes_max) {
+    if header.body_size.saturating_add(FRAME_OVERHEAD as u64) > u64::from(frame_bytes_max) {
         return Ahead::Other;
     }
     let body_len = header.body_size as usize;

@@ -127,9 +127,6 @@ impl Roster {
         // An exclusive consumer is alone.
         self.exclusive = false;
         self.unlist(slot);
-        if self.active == Some(slot) {
-            self.active = None;
-        }
         if self.best == Some(slot) {
             let rank = |(_, c): &(u32, &Consumer)| (std::cmp::Reverse(c.priority), c.id);
             let live = self.iter().filter(|(_, c)| !c.ended);
@@ -153,6 +150,9 @@ impl Roster {
         let c = self.slots.get_mut(slot as usize)?.take()?;
         debug_assert!(c.ended);
         self.free.push(slot);
+        if self.active == Some(slot) {
+            self.active = None;
+        }
         if c.is_stand_in() {
             self.stand_ins.remove(&(c.conn, c.channel));
         }
@@ -204,13 +204,13 @@ impl Roster {
         }
     }
 
-    /// The single active consumer. One of a higher priority takes over as soon as the active one holds nothing; until
-    /// then nobody is served.
+    /// The single active consumer. Its successor, or one of a higher priority, takes over as soon as it holds nothing;
+    /// until then nobody is served: what it gives back comes before what nobody has seen.
     fn single_active(&mut self) -> Option<u32> {
         let slot = self.best?;
         let priority = self.get(slot)?.priority;
         match self.active.and_then(|s| self.get(s)) {
-            Some(now) if now.priority >= priority => {}
+            Some(now) if !now.ended && now.priority >= priority => {}
             Some(now) if now.held.messages() > 0 => return None,
             _ => self.active = Some(slot),
         }

@@ -40,9 +40,9 @@ impl Node {
     }
 }
 
-/// The words of a key; an empty key is one empty word.
+/// The words of a key. An empty key has none, as RabbitMQ has it; elsewhere a word may be empty.
 fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
-    key.split(|b| *b == b'.')
+    (!key.is_empty()).then(|| key.split(|b| *b == b'.')).into_iter().flatten()
 }
 
 /// The words of a pattern, with `#.#` taken as `#`, which it means: a node below `#` is never another `#`.

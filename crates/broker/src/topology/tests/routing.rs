@@ -28,7 +28,10 @@ fn matches(pattern: &[&[u8]], key: &[&[u8]]) -> bool {
 }
 
 fn naive(pattern: &[u8], key: &[u8]) -> bool {
-    let split = |s: &[u8]| s.split(|b| *b == b'.').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let split = |s: &[u8]| match s {
+        [] => Vec::new(),
+        s => s.split(|b| *b == b'.').map(<[u8]>::to_vec).collect::<Vec<_>>(),
+    };
     let (p, k) = (split(pattern), split(key));
     matches(&p.iter().map(|w| &w[..]).collect::<Vec<_>>(), &k.iter().map(|w| &w[..]).collect::<Vec<_>>())
 }
