@@ -232,7 +232,7 @@ pub fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Seals a recovered segment again whose footer is torn.
+/// Seals a recovered segment again: its footer may be torn, or only in memory.
 pub fn reseal(tail: &Tail) -> io::Result<()> {
     let seal = Seal {
         end: tail.end,

@@ -113,6 +113,18 @@ pub enum LockError {
     Io(#[from] io::Error),
 }
 
+/// Removes a file that may be there. The directory must be synced before the name is used again and renamed: else a
+/// crash could give the old content the new name.
+///
+/// # Errors
+/// Any I/O error but `NotFound`.
+pub fn discard(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(name) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Writes all of `bufs` at `offset`.
 ///
 /// # Errors

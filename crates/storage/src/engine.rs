@@ -14,7 +14,7 @@ use crate::cache::ChunkCache;
 use crate::checkpoint::{CheckpointHead, Definitions, Position};
 use crate::commit::{CommitOutcome, Log, reseal};
 use crate::config::EngineConfig;
-use crate::disk::{Disk, read_exact, write_all};
+use crate::disk::{Disk, discard, read_exact, write_all};
 use crate::error::OpenError;
 use crate::inbox::{Inbox, Weight};
 use crate::index::Index;
@@ -323,11 +323,9 @@ impl Shared {
         };
         shared.checkpoint(&mut lock(&shared.maintenance), false)?;
         for name in opened.leftovers {
-            shared.disk.remove(&name).or_else(|e| match e.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                _ => Err(e),
-            })?;
+            discard(&*shared.disk, &name)?;
         }
+        shared.disk.sync_dir()?;
         shared.maintain_once();
         Ok(shared)
     }

@@ -23,6 +23,9 @@ pub struct QueueIndex {
 impl QueueIndex {
     /// Notes that messages failed at least `count` times.
     pub fn note_failed(&mut self, first: u64, end: u64, count: u32) {
+        if first >= end {
+            return;
+        }
         let mut parts = Vec::new();
         self.live.overlapping(first, end, |r| {
             let (start, stop) = (r.first.max(first), r.end().min(end));
@@ -43,7 +46,7 @@ impl QueueIndex {
 
     /// Forgets about the failures of places that are gone.
     pub fn clear_failed(&mut self, first: u64, end: u64) {
-        if !self.failed.is_empty() {
+        if first < end && !self.failed.is_empty() {
             self.take_failed(first, end);
         }
     }

@@ -6,7 +6,7 @@ use std::{io, mem};
 
 use crate::checkpoint::{self, CheckpointHead, Position};
 use crate::commit::is_full;
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, discard};
 use crate::engine::Shared;
 use crate::segment::{Segment, SegmentHeader, SegmentId, prepare};
 use crate::sync::lock;
@@ -112,7 +112,7 @@ impl Shared {
             }
             Err(e) => {
                 // A half-made file would hold the very room that is missing.
-                let _ = self.disk.remove("next.tmp");
+                discard(&*self.disk, "next.tmp").and_then(|()| self.disk.sync_dir())?;
                 Err(e)
             }
         }

@@ -26,10 +26,10 @@ pub struct Tail {
     pub last_crc: u32,
     /// Chunk tables of its frames.
     pub footer: Vec<u8>,
-    /// Whether it is complete, so that the log goes on in the next.
+    /// Whether it is complete.
     pub sealed: bool,
-    /// Whether it has a seal although its footer is torn: it must be sealed again before the log goes on.
-    pub half_sealed: bool,
+    /// Whether it has a seal, though its footer may be torn: then it is sealed again and the log goes on in the next.
+    pub has_seal: bool,
 }
 
 /// What a directory holds.
@@ -262,25 +262,26 @@ impl Recovery<'_> {
             }
             sealed = read_footer(&*file, &seal, size).map_err(OpenError::io(&*name))?.as_ref() == Some(&footer);
         }
-        let half_sealed = seal.is_some() && !sealed;
+        let has_seal = seal.is_some();
         let witness = find_witness(&*file, &header, size, end.end).map_err(OpenError::io(&*name))?;
         if let Some(at) = witness {
             let what = format!("{}, but the frame at {at} was written when this was durable", end.reason);
             return Err(OpenError::damaged(name, end.end, what));
         }
         let segment = Arc::new(Segment::new(id, file, size, sealed));
-        Ok((Tail { segment, header, end: end.end, last_crc: end.last_crc, footer, sealed, half_sealed }, size, end))
+        Ok((Tail { segment, header, end: end.end, last_crc: end.last_crc, footer, sealed, has_seal }, size, end))
     }
 
     /// Takes the next segment behind the checkpoint's position: it continues the log, or is prepared for that.
     fn follow(&self, opened: &mut Opened, next: (Tail, u64, ScanEnd)) -> Result<(), OpenError> {
         let (next, size, _) = next;
         match &opened.tail {
-            Some(tail) if !tail.sealed && (next.end > FRAMES_AT || opened.prepared.is_some()) => {
+            Some(tail) if opened.prepared.is_some() || (!tail.sealed && next.end > FRAMES_AT) => {
                 let name = tail.segment.id.file_name();
                 return Err(OpenError::damaged(name, tail.end, "the log goes on in the next segment, but not here"));
             }
-            Some(tail) if !tail.sealed => {
+            // Nothing was written there yet, so the tail's seal may still lack its sync.
+            Some(_) if next.end == FRAMES_AT => {
                 let file = Arc::clone(&next.segment.file);
                 opened.prepared = Some((file, next.header));
                 return Ok(());

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use waypost_model::journal::{Enqueue, Op};
 use waypost_model::{Lsn, QueueId, Route, Seq};
 
-use crate::disk::{read_exact, write_all};
+use crate::disk::{discard, read_exact, write_all};
 use crate::encoder::{Encoder, Pending, Place};
 use crate::engine::Shared;
 use crate::frame::{ALIGN, ChunkEntry, Run};
@@ -56,7 +56,7 @@ impl Shared {
         survivors.sort_by_key(|s| (s.queue, s.range.first));
         let result = self.write_cold(m, survivors, &victims);
         if result.is_err() {
-            let _ = self.disk.remove(COLD_TMP);
+            discard(&*self.disk, COLD_TMP).and_then(|()| self.disk.sync_dir())?;
         }
         result.map(|()| victims.len() as u32)
     }

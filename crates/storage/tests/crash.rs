@@ -3,6 +3,8 @@
 //!
 //! `WAYPOST_CRASH_SEEDS=100000` lengthens it; `WAYPOST_CRASH_SEED=n` runs one.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -52,7 +54,9 @@ impl Model {
                         }
                     }
                 }
-                Op::Settle(r) => self.range(r).into_iter().for_each(|k| drop(self.live.remove(&k))),
+                Op::Settle(r) => self.range(r).into_iter().for_each(|k| {
+                    self.live.remove(&k);
+                }),
                 Op::Requeued { range, delivery_count } => {
                     for k in self.range(range) {
                         self.live.entry(k).and_modify(|m| m.failed = m.failed.max(*delivery_count));

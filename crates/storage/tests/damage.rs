@@ -1,5 +1,7 @@
 //! Every flipped bit of a small directory is detected or harmless; arbitrary bytes do no harm.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

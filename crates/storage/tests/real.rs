@@ -1,5 +1,7 @@
 //! The engine over real files: a life with reopenings, and the threads.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use std::sync::Arc;
 use std::sync::mpsc;
 

@@ -55,6 +55,7 @@ pub struct Faults {
 enum Change {
     Bytes(u64, Vec<u8>),
     Size(u64),
+    Truncate,
 }
 
 #[derive(Default)]
@@ -218,6 +219,7 @@ fn fires(counter: &mut Option<u64>) -> bool {
 
 fn apply(bytes: &mut Vec<u8>, change: &Change) {
     match change {
+        Change::Truncate => bytes.clear(),
         Change::Size(n) => bytes.resize((*n as usize).max(bytes.len()), 0),
         Change::Bytes(at, data) => {
             let end = *at as usize + data.len();
@@ -349,6 +351,13 @@ impl Disk for FaultDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut s = lock(&self.state);
         s.operate()?;
+        if let Some(inode) = s.names.get(name).copied() {
+            let file = &mut s.inodes[inode];
+            file.current.clear();
+            file.limbo.clear();
+            file.pending.push(Change::Truncate);
+            return Ok(self.file(&s, inode, name));
+        }
         let inode = s.inodes.len();
         s.inodes.push(Inode::default());
         s.names.insert(name.to_owned(), inode);
