@@ -6,6 +6,7 @@ use waypost_model::event::Body;
 use waypost_model::{Attrs, Millis, QueueId, Route, Seq};
 
 use crate::settings::{DeadLetterTo, QueueSettings};
+use crate::shard::ChannelCredit;
 
 /// One such wish. Carried out by the broker after the shard's lock is released, in order.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub enum Effect {
     AutoDelete(QueueId),
     /// A queue's own time (`x-expires`) is over.
     Expired(QueueId),
+    /// Credit of a channel came back without a settlement of its client's, and others of its consumers wait for it.
+    CreditBack(Arc<ChannelCredit>),
 }
 
 /// Messages that leave their queue by way of the broker.

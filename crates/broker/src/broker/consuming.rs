@@ -29,7 +29,7 @@ impl Broker {
         }
     }
 
-    fn poke(&self, consumers: Vec<ConsumerId>, w: &mut Work<'_>) {
+    pub(super) fn poke(&self, consumers: Vec<ConsumerId>, w: &mut Work<'_>) {
         for c in consumers {
             self.with_shard(c.shard(), w, |shard, cx| shard.poke(c, cx));
         }

@@ -32,6 +32,10 @@ impl Broker {
                 let done = match &effect {
                     Effect::DeadLetter(d) => self.dead_letter(d, w),
                     Effect::Due(l) => self.due(l, w),
+                    Effect::CreditBack(credit) => {
+                        self.poke(credit.members(), w);
+                        Ok(())
+                    }
                     Effect::AutoDelete(id) | Effect::Expired(id) => {
                         self.delete_by_id(*id, w);
                         Ok(())

@@ -32,7 +32,7 @@ impl Shard {
         if let Some(q) = at(&mut self.queues, place.queue) {
             q.settle(place.slot, s, &mut self.core, cx);
         }
-        self.drop_spent(s.consumer, place);
+        self.drop_spent(s.consumer, place, cx);
     }
 
     /// Deliveries have left for the socket: gives back byte credit, and settles what needs no acknowledgement.
@@ -43,7 +43,7 @@ impl Shard {
         if let Some(q) = at(&mut self.queues, place.queue) {
             q.sent(place.slot, s, &mut self.core, cx);
         }
-        self.drop_spent(s.consumer, place);
+        self.drop_spent(s.consumer, place, cx);
     }
 
     fn place_in(&self, consumer: ConsumerId, queue: QueueId) -> Option<Place> {
@@ -52,9 +52,9 @@ impl Shard {
         (q.id() == queue).then_some(place)
     }
 
-    fn drop_spent(&mut self, id: ConsumerId, place: Place) {
+    fn drop_spent(&mut self, id: ConsumerId, place: Place, cx: &mut Cx<'_>) {
         if let Some(q) = at(&mut self.queues, place.queue).filter(|q| q.is_spent(place.slot)) {
-            let held = q.remove_consumer(place.slot);
+            let held = q.remove_consumer(place.slot, cx);
             debug_assert!(held.is_empty());
             self.consumers.remove(&id);
         }
@@ -111,7 +111,7 @@ impl Shard {
         }
         q.dispatch(&mut self.core, cx);
         q.reschedule(&mut self.core);
-        self.drop_spent(consumer, place);
+        self.drop_spent(consumer, place, cx);
         true
     }
 

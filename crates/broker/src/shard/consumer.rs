@@ -1,7 +1,8 @@
 //! Consumers: their credit, and what they hold.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waypost_model::table::Table;
 use waypost_model::{ChannelId, ConnId, ConsumerId, Outbox, Refusal};
@@ -13,18 +14,21 @@ use super::unsettled::Held;
 /// several shards.
 ///
 /// After settlements the broker asks [`ChannelCredit::wanted`], and pokes all consumers of the channel if it says yes.
+/// Credit that comes back otherwise (a queue was deleted, a consumer held messages for too long) is told by
+/// [`crate::effect::Effect::CreditBack`].
 #[derive(Debug, Default)]
 pub struct ChannelCredit {
     /// The limit in the high half, 0 for none; what is held in the low half.
     state: AtomicU64,
     wanted: AtomicBool,
+    members: Mutex<BTreeSet<ConsumerId>>,
 }
 
 impl ChannelCredit {
     /// A limit of `prefetch` messages; 0 is no limit.
     #[must_use]
     pub fn new(prefetch: u32) -> ChannelCredit {
-        ChannelCredit { state: AtomicU64::new(u64::from(prefetch) << 32), wanted: AtomicBool::new(false) }
+        ChannelCredit { state: AtomicU64::new(u64::from(prefetch) << 32), ..ChannelCredit::default() }
     }
 
     /// Whether there is a limit at all.
@@ -77,6 +81,16 @@ impl ChannelCredit {
             Some(s + u64::from(got))
         });
         got
+    }
+
+    /// The consumers that share it.
+    #[must_use]
+    pub fn members(&self) -> Vec<ConsumerId> {
+        self.members_lock().iter().copied().collect()
+    }
+
+    fn members_lock(&self) -> MutexGuard<'_, BTreeSet<ConsumerId>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give(&self, n: u32) {
@@ -171,6 +185,9 @@ pub(super) struct Consumer {
 
 impl Consumer {
     pub fn new(id: ConsumerId, new: NewConsumer) -> Consumer {
+        if !new.no_ack {
+            new.credit.members_lock().insert(id);
+        }
         Consumer {
             id,
             conn: new.conn,
@@ -230,6 +247,14 @@ impl Consumer {
         }
         let n = run.fitting(u64::try_from(self.window).unwrap_or(0), max);
         self.channel_credit.as_ref().map_or(n, |c| c.take(n))
+    }
+
+    /// Leaves the channel's credit for good; returns it if others wait for what is given back.
+    pub fn leave_credit(&self, n: u32) -> Option<Arc<ChannelCredit>> {
+        let credit = self.channel_credit.as_ref()?;
+        credit.members_lock().remove(&self.id);
+        credit.give(n);
+        (n > 0 && credit.wanted()).then(|| Arc::clone(credit))
     }
 
     /// Gives message credit back.

@@ -165,7 +165,7 @@ impl Shard {
             if let Some(r) = &mut q.roster {
                 r.end(slot);
             }
-            runs.append(&mut q.remove_consumer(slot));
+            runs.append(&mut q.remove_consumer(slot, cx));
         }
         runs.extend(q.leaving.take().unwrap_or_default().into_values());
         for run in runs {

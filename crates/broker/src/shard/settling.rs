@@ -95,7 +95,7 @@ impl Queue {
     }
 
     /// Removes a consumer that has ended and returns what it held.
-    pub fn remove_consumer(&mut self, slot: u32) -> Vec<Run> {
+    pub fn remove_consumer(&mut self, slot: u32, cx: &mut Cx<'_>) -> Vec<Run> {
         let Some(roster) = &mut self.roster else {
             return Vec::new();
         };
@@ -107,7 +107,7 @@ impl Queue {
             self.unsent -= n;
         } else {
             self.unsettled -= n;
-            c.give_credit(u32::try_from(n).unwrap_or(u32::MAX));
+            cx.effects.extend(c.leave_credit(u32::try_from(n).unwrap_or(u32::MAX)).map(Effect::CreditBack));
         }
         let held = c.held.take_all();
         if roster.is_unused() {
@@ -125,7 +125,7 @@ impl Queue {
             None => return,
         };
         self.end_consumer(slot, cx);
-        for run in self.remove_consumer(slot) {
+        for run in self.remove_consumer(slot, cx) {
             self.requeue(run, failed, core, cx);
         }
     }
