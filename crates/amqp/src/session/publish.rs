@@ -275,6 +275,8 @@ impl AmqpSession {
             }
         };
         check_size(header.body_size, self.config.message_bytes_max)?;
+        // Not before the message is whole: a peer that is held back in the middle of its first one would never be told.
+        self.has_published = true;
         let hot = &mut self.publisher.hot;
         let what = match hot.props() {
             Some(known) if known == header.props => Described { attrs: hot.attrs, direct_reply: false },
@@ -311,7 +313,6 @@ impl AmqpSession {
 
     /// Remembers route and flags of a publish method, unless they are those of the one before.
     fn note_publish(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
-        self.has_published = true;
         let Some(channel) = self.channels.get_mut(frame.channel) else {
             return Err(internal("publish without a channel"));
         };
@@ -346,6 +347,7 @@ impl AmqpSession {
         body: &[u8],
         cx: &mut Cx<'_>,
     ) -> Result<bool> {
+        self.has_published = true;
         let max = self.config.message_bytes_max.saturating_mul(2);
         let Some(channel) = self.channels.get_mut(number) else {
             return Err(internal("publish without a channel"));
@@ -396,6 +398,7 @@ impl AmqpSession {
             body_len: (data.len() - props_len) as u32,
         };
         let own = Batch::new(data, vec![slot]).map_err(|e| internal(&e.to_string()))?;
+        self.has_published = true;
         self.publisher.publish_own(channel, what.attrs, own, cx.turn);
         Ok(())
     }

@@ -30,6 +30,19 @@ fn equal_publishes_are_one_run() {
 }
 
 #[test]
+fn whoever_sent_half_a_message_has_not_published() {
+    let bytes = publish_frames(1, "k", PROPS_EMPTY, b"body");
+    for cut in 1..bytes.len() {
+        let mut script = Script::channel();
+        script.bytes(&bytes[..cut]);
+        assert!(!script.session.has_published(), "after {cut} bytes");
+        script.bytes(&bytes[cut..]);
+        assert!(script.session.has_published());
+        script.publish();
+    }
+}
+
+#[test]
 fn routes_are_shared_from_read_to_read() {
     let mut script = Script::channel();
     let mut routes = Vec::new();
