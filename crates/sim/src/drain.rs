@@ -108,7 +108,7 @@ impl World {
         client.hand.clear();
         client.inbox.clear();
         let failed: BTreeSet<u16> = client.channels.iter().filter(|(_, c)| c.failed).map(|(n, _)| *n).collect();
-        for (consumer, c) in client.consumers.iter_mut().filter(|(_, c)| !failed.contains(&c.channel)) {
+        for (consumer, c) in client.consumers.iter_mut().filter(|(_, c)| c.no_ack || !failed.contains(&c.channel)) {
             for (seq, uid) in std::mem::take(&mut c.held) {
                 gone.push((c.queue, uid));
                 self.held.remove(&(c.id, seq));

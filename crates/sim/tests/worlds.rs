@@ -1,0 +1,43 @@
+//! Many short worlds. `SIM_SEEDS` (how many, or `FROM..TO`) and `SIM_STEPS` make it long.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let given = std::env::var("SIM_SEEDS").unwrap_or_default();
+    match given.split_once("..") {
+        Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
+        None => 0..number("SIM_SEEDS", 160),
+    }
+}
+
+#[test]
+fn no_world_breaks_a_rule() {
+    let (seeds, steps) = (seeds(), number("SIM_STEPS", 200));
+    let next = AtomicU64::new(seeds.start);
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let worker = || {
+            let mut failures = Vec::new();
+            while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|s| *s < seeds.end) {
+                failures.extend(waypost_sim::run(seed, steps, false).err());
+            }
+            failures
+        };
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|w| w.join().unwrap()).collect()
+    });
+    let first = failures.first().map_or("", |f| f);
+    assert!(failures.is_empty(), "{} of {} seeds failed; the first:\n{first}", failures.len(), seeds.end - seeds.start);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [3, 17, 99] {
+        let runs: Vec<u64> = (0..2).map(|_| waypost_sim::run(seed, 200, false).unwrap().hash).collect();
+        assert_eq!(runs[0], runs[1], "seed {seed}");
+    }
+    assert_ne!(waypost_sim::run(3, 50, false).unwrap().hash, waypost_sim::run(4, 50, false).unwrap().hash);
+}
