@@ -53,10 +53,9 @@ fn messages_and_definitions_come_back() {
         commit(&e);
         assert!(e.durable() >= lsn);
         if clean {
-            e.close().unwrap()
-        } else {
-            drop(e)
+            e.close().unwrap();
         }
+        drop(e);
         let (e, r) = open(&path);
         assert_eq!(r.clean, clean);
         assert_eq!(r.definitions, vec![(b"k".as_slice().into(), b"v".as_slice().into())]);
@@ -94,6 +93,7 @@ fn segments_roll_are_released_and_rewritten() {
     let m = e.metrics();
     assert!(m.segment_bytes < 3 * m.live_bytes + (6 << 16), "{m:?}");
     e.close().unwrap();
+    drop(e);
     let (e, r) = open(dir.path());
     let live: u32 = r.runs.iter().map(|r| r.range.count).sum();
     assert_eq!(live, 4 * 60);
@@ -120,6 +120,7 @@ fn threads_commit_and_call_back() {
     let last = e.append(vec![settle(0, 0, 10)]).unwrap();
     while rx.recv().unwrap() < last {}
     e.close().unwrap();
+    drop(e);
     let (_, r) = open(dir.path());
     assert!(r.clean);
     assert_eq!(r.runs.iter().map(|r| r.range.count).sum::<u32>(), 49_990);
