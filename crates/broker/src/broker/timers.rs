@@ -68,6 +68,11 @@ impl Broker {
         self.timers.armed.store(NEVER, Ordering::SeqCst);
         let mut w = self.work(now);
         self.retry_stuck(&mut w);
+        for shard in (0..SHARDS).map(|i| ShardId(i as u8)) {
+            if self.lock(shard).owes_ops() {
+                self.with_shard(shard, &mut w, |s, cx| s.offer_again(cx));
+            }
+        }
         if self.memory.exceeded() {
             for i in 0..SHARDS {
                 self.with_shard(ShardId(i as u8), &mut w, |s, cx| s.relieve(cx));

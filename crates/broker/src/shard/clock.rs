@@ -63,6 +63,17 @@ impl Shard {
         }
     }
 
+    /// Whether the journal had no room for settlements, so that [`Shard::offer_again`] is to be called from time to time.
+    #[must_use]
+    pub fn owes_ops(&self) -> bool {
+        self.core.owes_ops()
+    }
+
+    /// Hands in once more what the journal had no room for.
+    pub fn offer_again(&mut self, cx: &mut Cx<'_>) {
+        self.core.offer_ops(cx);
+    }
+
     /// A queue was used (declared again): its own time to live begins anew.
     pub fn touch(&mut self, queue: QueueId, cx: &mut Cx<'_>) {
         if let Some((q, _)) = self.with_core(queue) {

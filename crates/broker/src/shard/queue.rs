@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use waypost_model::journal::Op;
+use waypost_model::journal::{AppendError, Op};
 use waypost_model::{Lsn, Millis, QueueId, Seq, SeqRange, ShardId};
 
 use super::ready::Ready;
@@ -32,6 +32,10 @@ pub(super) struct Core {
     /// One entry per queue with a deadline, as [`Queue::timer`] says.
     pub timers: BTreeSet<(Millis, u32)>,
     ops: Vec<Op>,
+    /// The journal had no room for `ops`.
+    refused: bool,
+    /// A copy of what was handed in last.
+    offered: Vec<Op>,
     memory: i64,
     /// Runs on their way from one place to another; empty between calls.
     pub scratch: Vec<Run>,
@@ -45,6 +49,8 @@ impl Core {
             waiting: BinaryHeap::new(),
             timers: BTreeSet::new(),
             ops: Vec::new(),
+            refused: false,
+            offered: Vec::new(),
             memory: 0,
             scratch: Vec::new(),
         }
@@ -78,11 +84,28 @@ impl Core {
 
     /// Hands gathered operations to the journal.
     pub fn flush_ops(&mut self, cx: &Cx<'_>) {
-        if !self.ops.is_empty() {
-            // A journal that has stopped takes nothing any more: then its last confirmed state is what counts, and
-            // these messages will be delivered again.
-            let _ = cx.journal.append(std::mem::take(&mut self.ops));
+        if self.ops.is_empty() || (self.refused && cx.journal.room(0).is_err()) {
+            return;
         }
+        self.offer_ops(cx);
+    }
+
+    /// Hands gathered operations to the journal, also if it refused them before. What a disk without any room does not
+    /// take is kept: never more than there were messages. A journal that has stopped takes nothing any more: then its
+    /// last confirmed state is what counts, and these messages will be delivered again.
+    pub fn offer_ops(&mut self, cx: &Cx<'_>) {
+        let ops = std::mem::take(&mut self.ops);
+        self.offered.clear();
+        self.offered.extend_from_slice(&ops);
+        self.refused = cx.journal.append(ops) == Err(AppendError::Full);
+        if self.refused {
+            std::mem::swap(&mut self.ops, &mut self.offered);
+        }
+    }
+
+    /// Whether the journal has refused operations.
+    pub fn owes_ops(&self) -> bool {
+        self.refused
     }
 
     /// Counts a change of memory in use.
