@@ -28,7 +28,7 @@ impl World {
             let plan = &plans[queue];
             if here.contains(&(queue, uid)) {
                 if copy.fate == Fate::Gone {
-                    copy.fate = if plan.leaks { Fate::May } else { Fate::Must };
+                    copy.fate = if plan.leaks || copy.repeats { Fate::May } else { Fate::Must };
                 }
                 (copy.persistent, copy.rejected) = (true, false);
                 continue;

@@ -297,7 +297,7 @@ impl World {
 
     /// What was settled must be out of the journal in the same turn.
     fn check_settled(&self, s: &Settle) -> Result<(), Broken> {
-        if s.outcome == Outcome::Released || self.full || self.engine.is_stopped() {
+        if s.outcome == Outcome::Released || self.full || self.engine.is_full() || self.engine.is_stopped() {
             return Ok(());
         }
         if self.held.contains_key(&(s.queue, s.first)) {
@@ -409,7 +409,7 @@ impl World {
             keys.extend(copies.into_iter().flatten());
             commands.push(Command::Publish(publish));
         }
-        if let Some(settle) = self.some_settle(id).filter(|s| s.channel.0 == channel && !self.full) {
+        if let Some(settle) = self.some_settle(id).filter(|s| s.channel.0 == channel && !self.full && !self.engine.is_full()) {
             self.apply_settle(id, &settle);
             commands.push(Command::Settle(settle));
         }
@@ -449,7 +449,14 @@ impl World {
             return Ok(());
         }
         if self.ids.contains_key(queue) {
-            self.ids.remove(queue);
+            let gone = self.ids.remove(queue);
+            for client in self.clients.values_mut() {
+                // Those that were cancelled before are not told.
+                client.consumers.retain(|_, c| !c.ended || Some(c.id) != gone);
+                let left: Vec<ConsumerId> = client.consumers.keys().copied().collect();
+                client.hand.retain(|(c, _)| left.contains(c));
+            }
+            self.held.retain(|(q, _), _| Some(*q) != gone);
             let delayed: Vec<u64> = self.ledger.copies.iter().filter(|((q, _), c)| *q == queue && c.due.is_some()).map(|((_, u), _)| *u).collect();
             self.ledger.forget(queue);
             // What is still delayed goes to the next queue of that name.

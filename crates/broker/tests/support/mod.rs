@@ -76,6 +76,8 @@ impl Log {
 pub struct Memory {
     log: Mutex<Log>,
     pub full: AtomicBool,
+    /// Not even settlements are taken.
+    pub crammed: AtomicBool,
     pub eager: AtomicBool,
 }
 
@@ -118,7 +120,8 @@ impl Memory {
 
 impl Journal for Memory {
     fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
-        if self.full.load(Ordering::SeqCst) && ops.iter().any(|op| matches!(op, Op::Enqueue(_))) {
+        let messages = ops.iter().any(|op| matches!(op, Op::Enqueue(_)));
+        if self.crammed.load(Ordering::SeqCst) || self.full.load(Ordering::SeqCst) && messages {
             return Err(AppendError::Full);
         }
         let ticket = self.reserve();
@@ -127,7 +130,8 @@ impl Journal for Memory {
     }
 
     fn room(&self, _bytes: u64) -> Result<(), AppendError> {
-        if self.full.load(Ordering::SeqCst) { Err(AppendError::Full) } else { Ok(()) }
+        let full = self.full.load(Ordering::SeqCst) || self.crammed.load(Ordering::SeqCst);
+        if full { Err(AppendError::Full) } else { Ok(()) }
     }
 
     fn reserve(&self) -> Lsn {
