@@ -64,7 +64,11 @@ impl AmqpListener {
         };
         let listener = Arc::clone(self);
         tokio::spawn(async move {
-            let end = listener.connection(socket, remote).await;
+            let mut abandoned = listener.node.abandoned.subscribe();
+            let end = tokio::select! {
+                end = listener.connection(socket, remote) => end,
+                _ = abandoned.wait_for(|over| *over) => End::Stopped,
+            };
             drop(guard);
             match end {
                 End::Closed => tracing::debug!(%remote, "connection closed"),

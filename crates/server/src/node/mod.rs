@@ -56,6 +56,8 @@ pub struct Node {
     committed: Notify,
     /// Connections of all protocols but HTTP.
     connections: AtomicUsize,
+    /// Says to those that are left after the farewell that their time is over.
+    abandoned: channel::Sender<bool>,
 }
 
 /// Runs a server until `shutdown` completes or something fatal happens, on threads of its own.
@@ -106,6 +108,7 @@ async fn serve(
         bodies,
         committed: Notify::new(),
         connections: AtomicUsize::new(0),
+        abandoned: channel::Sender::new(false),
     });
     node.store.start(Box::new({
         let node = Arc::downgrade(&node);
@@ -198,6 +201,9 @@ async fn reload_on_hangup(all: Vec<Arc<Tls>>, mut stop: channel::Receiver<bool>)
     }
 }
 
+/// How long connections may take to be given up, once nobody waits for their peers any more.
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Node {
     /// Tells every peer that the server goes, and waits for them to go too.
     async fn say_farewell(&self, reason: &str) {
@@ -205,14 +211,18 @@ impl Node {
         for peer in self.broker.peers() {
             peer.outbox.push(Event::Close { refusal: Refusal::new(RefusalKind::ConnectionForced, text.clone()) });
         }
-        let gone = async {
-            while self.connections.load(Ordering::SeqCst) > 0 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        if tokio::time::timeout(self.config.server.stop_timeout, gone).await.is_err() {
+        if tokio::time::timeout(self.config.server.stop_timeout, self.all_gone()).await.is_err() {
             let left = self.connections.load(Ordering::SeqCst);
             tracing::info!(left, "peers did not confirm the closing in time");
+            // What they hold goes back to its queues, and is noted there, while the journal still takes it.
+            self.abandoned.send_replace(true);
+            let _ = tokio::time::timeout(ABANDON_TIMEOUT, self.all_gone()).await;
+        }
+    }
+
+    async fn all_gone(&self) {
+        while self.connections.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
