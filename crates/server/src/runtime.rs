@@ -7,6 +7,12 @@ use tokio::runtime::{Builder, Runtime};
 /// Threads that load bodies from disk: so many loads at once, the rest waits.
 const LOADERS: usize = 16;
 
+/// Requests of operators that are carried out at once, per HTTP listener, on threads beside the loaders.
+pub const MANAGERS: usize = 2;
+
+/// HTTP listeners that do not have to share these threads with loads: by default there are two.
+const LISTENERS: usize = 2;
+
 /// A runtime with so many workers; 0 stands for the number of cores.
 ///
 /// # Errors
@@ -18,7 +24,7 @@ pub fn build(workers: usize) -> io::Result<Runtime> {
     };
     Builder::new_multi_thread()
         .worker_threads(workers)
-        .max_blocking_threads(LOADERS)
+        .max_blocking_threads(LOADERS + MANAGERS * LISTENERS)
         .thread_name("waypost-worker")
         .enable_all()
         .build()

@@ -81,7 +81,9 @@ impl Padded {
 #[derive(Debug, Default)]
 #[expect(missing_docs, reason = "named as RabbitMQ's rabbitmq_global_messages_*_total")]
 pub struct Counters {
-    pub published: AtomicU64,
+    /// Published without asking for a confirm. Together with the next one: all that were published.
+    pub received_no_confirm: AtomicU64,
+    pub received_confirm: AtomicU64,
     pub confirmed: AtomicU64,
     pub routed: AtomicU64,
     pub unroutable_dropped: AtomicU64,

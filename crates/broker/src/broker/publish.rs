@@ -78,8 +78,7 @@ impl Broker {
         if conn.live(p.channel).is_none() || p.from >= p.to {
             return;
         }
-        let count = u64::from(p.to - p.from);
-        self.note_publish(conn, count);
+        self.note_publish(conn, p);
         let resolved = match self.resolve(conn, &p.route) {
             Ok(r) => r,
             Err(refusal) => return self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal),
@@ -232,8 +231,11 @@ impl Broker {
         self.topology_read().route_message(vhost, run.route, run.batch.props(i), selected)
     }
 
-    fn note_publish(&self, conn: &Connection, count: u64) {
-        self.counters.published.fetch_add(count, Ordering::Relaxed);
+    fn note_publish(&self, conn: &Connection, p: &Publish) {
+        let count = u64::from(p.to - p.from);
+        let c = &self.counters;
+        let received = if p.confirm.is_some() { &c.received_confirm } else { &c.received_no_confirm };
+        received.fetch_add(count, Ordering::Relaxed);
         conn.peer.messages_in.fetch_add(count, Ordering::Relaxed);
         if !conn.peer.published.load(Ordering::Relaxed) {
             conn.peer.published.store(true, Ordering::Relaxed);

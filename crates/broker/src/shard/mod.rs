@@ -47,7 +47,7 @@ pub use accept::{AHEAD_BYTES, Enqueued, Incoming};
 pub use clients::Got;
 pub use consumer::{ChannelCredit, ConsumerArguments, NewConsumer};
 pub use memory::QUEUE_MEMORY;
-pub use stats::{ConsumerInfo, Counts, QueueInfo, QueueStats};
+pub use stats::{ConsumerInfo, Counts, QueueInfo, QueueStats, Totals};
 
 use crate::context::Cx;
 use crate::settings::QueueSettings;
@@ -66,6 +66,8 @@ pub struct Shard {
     consumers: IdMap<ConsumerId, Place>,
     last_consumer: u64,
     plans: Vec<Plan>,
+    /// What happened to queues that are gone.
+    retired: QueueStats,
 }
 
 /// Where a consumer is.
@@ -98,6 +100,7 @@ impl Shard {
             consumers: IdMap::default(),
             last_consumer: 0,
             plans: Vec::new(),
+            retired: QueueStats::default(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Shard {
         let mut q = self.queues.get_mut(index as usize)?.take()?;
         self.free.push(index);
         self.core.timers.remove(&(q.timer, index));
+        self.retired.add(&q.stats);
         let ready = q.ready.messages();
         let mut deleted = Deleted { ready, messages: ready + q.unsettled + q.unsent, consumers: Vec::new() };
         let roster = q.roster.take();
@@ -181,6 +185,19 @@ impl Shard {
     #[must_use]
     pub fn counts(&self, id: QueueId) -> Option<Counts> {
         self.queue(id).map(Queue::counts)
+    }
+
+    /// All queues together.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut all = Totals { stats: self.retired, ..Totals::default() };
+        for q in self.queues.iter().flatten() {
+            all.ready += q.ready.messages();
+            all.unacknowledged += q.unsettled + q.unsent;
+            all.consumers += u64::from(q.consumers());
+            all.stats.add(&q.stats);
+        }
+        all
     }
 
     /// All about a queue.

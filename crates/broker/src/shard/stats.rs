@@ -41,6 +41,47 @@ pub struct QueueStats {
     pub purged: u64,
 }
 
+impl QueueStats {
+    /// Adds what happened to another queue.
+    pub fn add(&mut self, other: &QueueStats) {
+        // Taken apart, so that a new counter cannot be left out.
+        let QueueStats {
+            published,
+            refused,
+            delivered,
+            delivered_no_ack,
+            got,
+            got_no_ack,
+            got_empty,
+            redelivered,
+            acked,
+            requeued,
+            expired,
+            dropped,
+            rejected,
+            poisoned,
+            dead_lettered,
+            purged,
+        } = other;
+        self.published += published;
+        self.refused += refused;
+        self.delivered += delivered;
+        self.delivered_no_ack += delivered_no_ack;
+        self.got += got;
+        self.got_no_ack += got_no_ack;
+        self.got_empty += got_empty;
+        self.redelivered += redelivered;
+        self.acked += acked;
+        self.requeued += requeued;
+        self.expired += expired;
+        self.dropped += dropped;
+        self.rejected += rejected;
+        self.poisoned += poisoned;
+        self.dead_lettered += dead_lettered;
+        self.purged += purged;
+    }
+}
+
 /// How much is in a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -58,6 +99,19 @@ pub struct Counts {
     pub ready_bytes: u64,
     /// Bytes of properties and bodies of ready messages.
     pub ready_payload: u64,
+}
+
+/// All queues of a shard together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Messages that wait for a consumer.
+    pub ready: u64,
+    /// Messages delivered and not yet acknowledged or, where no acknowledgement is needed, not yet sent.
+    pub unacknowledged: u64,
+    /// Consumers.
+    pub consumers: u64,
+    /// What happened so far, also to queues that are gone: no counter ever goes back.
+    pub stats: QueueStats,
 }
 
 /// All about a queue.

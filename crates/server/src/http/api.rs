@@ -5,6 +5,8 @@ mod contents;
 mod listings;
 mod rules;
 
+use std::sync::Arc;
+
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode, Uri};
 use serde_json::{Value as Json, json};
@@ -17,8 +19,8 @@ use super::{Answer, HttpListener};
 use crate::node::Node;
 
 /// A request, taken apart.
-struct Ask<'a> {
-    node: &'a Node,
+struct Ask {
+    node: Arc<Node>,
     who: Who,
     method: Method,
     uri: Uri,
@@ -44,26 +46,17 @@ pub(super) async fn answer(
     path: &str,
 ) -> Result<Answer, Failure> {
     let who = who(listener, &request, peer)?;
-    let node = &*listener.node;
+    let node = Arc::clone(&listener.node);
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let segments = request::segments(path)?;
     let body = match method {
         Method::PUT | Method::POST => request::body(request, node.config.http.body_max.0).await?,
         _ => json!({}),
     };
-    let ask = Ask { node, who, method, uri, body, now: node.clock.now() };
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    match ask.dispatch(&segments)? {
-        Done::Show(json) => Ok(json::answer(StatusCode::OK, &json)),
-        Done::Changed(lsn) => {
-            durable(node, lsn).await?;
-            Ok(json::empty(StatusCode::NO_CONTENT))
-        }
-        Done::Told(json, lsn) => {
-            durable(node, lsn).await?;
-            Ok(json::answer(StatusCode::OK, &json))
-        }
-    }
+    let ask = Ask { who, method, uri, body, now: node.clock.now(), node: Arc::clone(&node) };
+    let (answer, lsn) = listener.aside(move || ask.carry_out(&segments)).await??;
+    durable(&node, lsn).await?;
+    Ok(answer)
 }
 
 async fn durable(node: &Node, lsn: Option<Lsn>) -> Result<(), Failure> {
@@ -74,7 +67,17 @@ async fn durable(node: &Node, lsn: Option<Lsn>) -> Result<(), Failure> {
     }
 }
 
-impl Ask<'_> {
+impl Ask {
+    /// The answer, and what must be durable before it may be given.
+    fn carry_out(&self, segments: &[String]) -> Result<(Answer, Option<Lsn>), Failure> {
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        Ok(match self.dispatch(&segments)? {
+            Done::Show(json) => (json::answer(StatusCode::OK, &json), None),
+            Done::Changed(lsn) => (json::empty(StatusCode::NO_CONTENT), lsn),
+            Done::Told(json, lsn) => (json::answer(StatusCode::OK, &json), lsn),
+        })
+    }
+
     fn dispatch(&self, path: &[&str]) -> Result<Done, Failure> {
         match path {
             ["queues" | "exchanges" | "bindings", ..] => self.contents(path),

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hyper::StatusCode;
 
+use waypost_broker::broker::admin::Overview;
+use waypost_broker::shard::QueueStats;
+
 use super::{Answer, text};
 use crate::node::{Node, open_files};
 
@@ -15,7 +18,10 @@ pub(super) fn page(node: &Node) -> Answer {
     let mut out = Page(String::with_capacity(8 * 1024));
     identity(&mut out);
     counters(node, &mut out);
-    gauges(node, &mut out);
+    // Before anything is formatted, and with no lock held since.
+    let overview = node.broker.overview();
+    messages(&overview.stats, &mut out);
+    gauges(&overview, &mut out);
     machine(node, &mut out);
     storage(node, &mut out);
     text(StatusCode::OK, EXPOSITION, out.0)
@@ -60,7 +66,11 @@ fn counters(node: &Node, out: &mut Page) {
         ("rabbitmq_queues_declared_total", "Queue declarations", &c.queues_declared),
         ("rabbitmq_queues_created_total", "Queues that were made", &c.queues_created),
         ("rabbitmq_queues_deleted_total", "Queues that were deleted", &c.queues_deleted),
-        ("rabbitmq_global_messages_received_total", "Messages published", &c.published),
+        (
+            "rabbitmq_global_messages_received_confirm_total",
+            "Messages published by who wants a confirm",
+            &c.received_confirm,
+        ),
         ("rabbitmq_global_messages_confirmed_total", "Messages confirmed to publishers", &c.confirmed),
         ("rabbitmq_global_messages_routed_total", "Messages routed to queues", &c.routed),
         ("rabbitmq_global_messages_unroutable_dropped_total", "Unroutable messages dropped", &c.unroutable_dropped),
@@ -71,13 +81,37 @@ fn counters(node: &Node, out: &mut Page) {
     for (name, help, value) in all {
         out.counter(name, help, value.load(Relaxed));
     }
+    let received = c.received_confirm.load(Relaxed).saturating_add(c.received_no_confirm.load(Relaxed));
+    out.counter("rabbitmq_global_messages_received_total", "Messages published", received);
 }
 
-fn gauges(node: &Node, out: &mut Page) {
-    let o = node.broker.overview();
+/// What happened to messages in queues, those included that are gone.
+fn messages(s: &QueueStats, out: &mut Page) {
+    let (delivered, got) = (s.delivered + s.delivered_no_ack, s.got + s.got_no_ack);
+    let all = [
+        ("delivered_total", "Messages delivered to consumers or got", delivered + got),
+        ("delivered_consume_manual_ack_total", "Messages delivered, to be acknowledged", s.delivered),
+        ("delivered_consume_auto_ack_total", "Messages delivered without acknowledgement", s.delivered_no_ack),
+        ("delivered_get_manual_ack_total", "Messages got one by one, to be acknowledged", s.got),
+        ("delivered_get_auto_ack_total", "Messages got one by one, without acknowledgement", s.got_no_ack),
+        ("get_empty_total", "Gets that found nothing", s.got_empty),
+        ("redelivered_total", "Of the delivered messages: had been delivered before", s.redelivered),
+        ("acknowledged_total", "Messages acknowledged", s.acked),
+        ("dead_lettered_expired_total", "Messages that died of their time to live", s.expired),
+        ("dead_lettered_maxlen_total", "Messages that died of a limit of their queue", s.dropped),
+        ("dead_lettered_rejected_total", "Messages that a consumer rejected", s.rejected),
+        ("dead_lettered_delivery_limit_total", "Messages that died of too many deliveries", s.poisoned),
+    ];
+    for (name, help, value) in all {
+        out.counter(&format!("rabbitmq_global_messages_{name}"), help, value);
+    }
+}
+
+fn gauges(o: &Overview, out: &mut Page) {
     out.gauge("rabbitmq_connections", "Connections open now", o.connections);
     out.gauge("rabbitmq_channels", "Channels open now", o.channels);
     out.gauge("rabbitmq_queues", "Queues", o.queues);
+    out.gauge("rabbitmq_global_publishers", "Connections that have published", o.publishers);
     out.gauge("rabbitmq_global_consumers", "Consumers", o.consumers);
     out.gauge("rabbitmq_consumers", "Consumers", o.consumers);
     out.gauge("rabbitmq_queue_messages_ready", "Messages that wait for a consumer", o.messages.ready);

@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::listen::Listener;
 use crate::listen::tls::Tls;
 use crate::node::Node;
+use crate::runtime;
 use request::{Failure, Peer};
 
 /// An answer.
@@ -41,6 +42,8 @@ pub struct HttpListener {
     /// Host names under which it may be addressed, beside addresses.
     hosts: Vec<String>,
     places: Arc<Semaphore>,
+    /// Requests that are carried out at once; more wait.
+    turns: Semaphore,
     stop: watch::Receiver<bool>,
 }
 
@@ -56,6 +59,7 @@ impl HttpListener {
             address: listener.address,
             hosts: http.allowed_hosts.iter().cloned().chain(advertised).collect(),
             places: Arc::new(Semaphore::new(http.connections_max)),
+            turns: Semaphore::new(runtime::MANAGERS),
             stop,
         }
     }
@@ -112,6 +116,14 @@ impl HttpListener {
         }
     }
 
+    /// Runs what may take long (there may be very many queues to tell of) where no connection waits for it.
+    async fn aside<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Result<R, Failure> {
+        // Nobody closes the semaphore, and `work` ends early only by a panic.
+        let failed = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be carried out");
+        let _turn = self.turns.acquire().await.map_err(|_| failed())?;
+        tokio::task::spawn_blocking(work).await.map_err(|_| failed())
+    }
+
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {
         let path = request.uri().path();
         let head = request.method() == hyper::Method::HEAD;
@@ -121,7 +133,10 @@ impl HttpListener {
             _ if !request::host_is_ours(&request, self.address, &self.hosts) => {
                 Err(Failure::new(StatusCode::FORBIDDEN, "this host or origin is not allowed; see http.allowed_hosts"))
             }
-            "/metrics" => Ok(metrics::page(&self.node)),
+            "/metrics" => {
+                let node = Arc::clone(&self.node);
+                self.aside(move || metrics::page(&node)).await
+            }
             _ => match path.strip_prefix("/api/v1/").map(str::to_owned) {
                 Some(path) => api::answer(self, request, peer, &path).await,
                 None => Err(Failure::new(StatusCode::NOT_FOUND, "no such page")),

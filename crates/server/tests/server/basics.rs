@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use waypost_server::config;
 
-use super::{Server, flags, frame, send};
+use super::{Server, declare, flags, frame, get, method, publish, queue, send, send_on};
 
 #[test]
 fn half_a_frame_harms_nobody() {
@@ -99,5 +99,44 @@ fn too_many_connections_are_turned_away() {
     let _ = refused.write_all(b"AMQP\0\0\x09\x01");
     assert!(!matches!(refused.read(&mut [0; 8]), Ok(n) if n > 0));
     drop(held);
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn counters_outlive_what_they_counted() {
+    let server = Server::start();
+    let mut peer = server.open();
+    queue(&mut peer);
+    ["a", "b", "c"].iter().for_each(|body| publish(&mut peer, body.as_bytes()));
+    assert_eq!(get(&mut peer).unwrap(), b"a");
+    let metric = |name: &str| {
+        let page = server.http("GET /metrics", "localhost", "").1;
+        let line = page.lines().find_map(|l| l.strip_prefix(&format!("rabbitmq_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse::<u64>().unwrap()
+    };
+    assert_eq!((metric("queue_messages_ready"), metric("global_publishers")), (2, 1));
+    // queue.delete
+    send_on(&mut peer, 1, 1, b"\0\x32\0\x28\0\0\x01q\0");
+    assert_eq!(method(&mut peer), (50, 41));
+    declare(&mut peer);
+    assert_eq!(get(&mut peer), None);
+    assert_eq!(metric("queue_messages_ready"), 0);
+    for (name, want) in [
+        ("received", 3),
+        ("received_confirm", 0),
+        ("routed", 3),
+        ("delivered", 1),
+        ("delivered_get_auto_ack", 1),
+        ("delivered_get_manual_ack", 0),
+        ("delivered_consume_auto_ack", 0),
+        ("delivered_consume_manual_ack", 0),
+        ("get_empty", 1),
+        ("redelivered", 0),
+        ("acknowledged", 0),
+    ] {
+        let name = format!("global_messages_{name}_total");
+        assert_eq!(metric(&name), want, "{name}");
+    }
+    drop(peer);
     server.stop().0.unwrap();
 }

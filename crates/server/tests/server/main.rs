@@ -112,6 +112,45 @@ fn login(socket: &mut (impl Read + Write), mechanism: &str, response: &[u8]) -> 
     String::from_utf8(mechanisms[4..4 + length].to_vec()).unwrap()
 }
 
+/// Opens channel 1 and declares the transient queue `q`.
+fn queue(socket: &mut (impl Read + Write)) {
+    send_on(socket, 1, 1, b"\0\x14\0\x0a\0");
+    assert_eq!(method(socket), (20, 11));
+    declare(socket);
+}
+
+/// Declares the transient queue `q` on channel 1.
+fn declare(socket: &mut (impl Read + Write)) {
+    send_on(socket, 1, 1, b"\0\x32\0\x0a\0\0\x01q\0\0\0\0\0");
+    assert_eq!(method(socket), (50, 11));
+}
+
+/// Publishes to `q` by the default exchange.
+fn publish(socket: &mut impl Write, body: &[u8]) {
+    send_on(socket, 1, 1, b"\0\x3c\0\x28\0\0\0\x01q\0");
+    let header = [&b"\0\x3c\0\0"[..], &(body.len() as u64).to_be_bytes(), b"\0\0"].concat();
+    send_on(socket, 1, 2, &header);
+    body.chunks(100_000).for_each(|chunk| send_on(socket, 1, 3, chunk));
+}
+
+/// Gets a message of `q` without acknowledgement.
+fn get(socket: &mut (impl Read + Write)) -> Option<Vec<u8>> {
+    send_on(socket, 1, 1, b"\0\x3c\0\x46\0\0\x01q\x01");
+    match method(socket) {
+        (60, 71) => {}
+        (60, 72) => return None,
+        other => panic!("not expected: {other:?}"),
+    }
+    let size = u64::from_be_bytes(frame(socket)[4..12].try_into().unwrap());
+    let mut body = Vec::new();
+    while (body.len() as u64) < size {
+        let mut chunk = frame(socket);
+        chunk.pop();
+        body.append(&mut chunk);
+    }
+    Some(body)
+}
+
 /// A method frame of channel 0.
 fn send(socket: &mut impl Write, payload: &[u8]) {
     send_on(socket, 0, 1, payload);

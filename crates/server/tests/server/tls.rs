@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, CertifiedIssuer, CertifiedKey, DnType, IsCa, KeyP
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::{Server, ask, frame, login, method, send_on};
+use super::{Server, ask, get, login, publish, queue};
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
 
@@ -109,28 +109,10 @@ fn a_large_message_goes_there_and_back() {
     let mut peer = site.client(&server.amqp, None);
     let mechanisms = login(&mut peer, "PLAIN", b"\0guest\0guest");
     assert!(!mechanisms.contains("EXTERNAL"), "{mechanisms}");
-    // Channel 1: open, declare `q`.
-    send_on(&mut peer, 1, 1, b"\0\x14\0\x0a\0");
-    assert_eq!(method(&mut peer), (20, 11));
-    send_on(&mut peer, 1, 1, b"\0\x32\0\x0a\0\0\x01q\0\0\0\0\0");
-    assert_eq!(method(&mut peer), (50, 11));
-    // Publish by the default exchange.
+    queue(&mut peer);
     let body: Vec<u8> = (0..BODY).map(|i| u8::try_from(i % 251).unwrap()).collect();
-    send_on(&mut peer, 1, 1, b"\0\x3c\0\x28\0\0\0\x01q\0");
-    let header = [&b"\0\x3c\0\0"[..], &(BODY as u64).to_be_bytes(), b"\0\0"].concat();
-    send_on(&mut peer, 1, 2, &header);
-    body.chunks(100_000).for_each(|chunk| send_on(&mut peer, 1, 3, chunk));
-    // Get, without acknowledgement.
-    send_on(&mut peer, 1, 1, b"\0\x3c\0\x46\0\0\x01q\x01");
-    assert_eq!(method(&mut peer), (60, 71));
-    assert_eq!(frame(&mut peer)[4..12], (BODY as u64).to_be_bytes());
-    let mut got = Vec::new();
-    while got.len() < BODY {
-        let mut chunk = frame(&mut peer);
-        chunk.pop();
-        got.append(&mut chunk);
-    }
-    assert!(got == body);
+    publish(&mut peer, &body);
+    assert!(get(&mut peer).unwrap() == body);
     drop(peer);
     server.stop().0.unwrap();
 }

@@ -1,8 +1,11 @@
 //! Totals of the node.
 
+use std::sync::atomic::Ordering;
+
 use waypost_model::{SHARDS, ShardId};
 
 use crate::broker::{Alarm, Broker};
+use crate::shard::QueueStats;
 
 /// The node at a glance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +32,11 @@ pub struct Overview {
     pub memory_bytes: u64,
     /// How many of them they may before they move some to disk.
     pub memory_budget_bytes: u64,
+    /// Connections that have published.
+    pub publishers: u64,
+    /// What happened to the messages of all queues since the start, those included that are gone. Direct replies take
+    /// no queue and are not among them.
+    pub stats: QueueStats,
     /// What runs short.
     pub alarm: Alarm,
 }
@@ -54,6 +62,7 @@ impl Broker {
         };
         for peer in self.peers() {
             all.connections += 1;
+            all.publishers += u64::from(peer.published.load(Ordering::Relaxed));
             all.channels += peer.with_known(|k| k.channels.len() as u64);
         }
         let vhosts = {
@@ -73,13 +82,11 @@ impl Broker {
 
     fn count_messages(&self, all: &mut Overview) {
         for i in 0..SHARDS {
-            let shard = self.lock(ShardId(i as u8));
-            for id in shard.queue_ids() {
-                let Some(counts) = shard.counts(id) else { continue };
-                all.messages.ready += counts.ready;
-                all.messages.unacknowledged += counts.unsettled + counts.unsent;
-                all.consumers += u64::from(counts.consumers);
-            }
+            let of_shard = self.lock(ShardId(i as u8)).totals();
+            all.messages.ready += of_shard.ready;
+            all.messages.unacknowledged += of_shard.unacknowledged;
+            all.consumers += of_shard.consumers;
+            all.stats.add(&of_shard.stats);
         }
     }
 }

@@ -287,3 +287,18 @@ fn padded() -> waypost_model::Batch {
     let slot = waypost_model::Slot { props: 0, props_len: 2, body: 2, body_len: 5 };
     waypost_model::Batch::new(vec![0; 64 * 1024], vec![slot]).unwrap()
 }
+
+#[test]
+fn totals_outlive_their_queues() {
+    let mut w = World::with(|_| {});
+    let c = w.consume(Setup { prefetch: Some(2), ..Setup::default() });
+    w.publish(&["a", "b", "c"]);
+    w.ack(c, 0, 1);
+    let before = w.shard.totals();
+    assert_eq!((before.ready, before.unacknowledged, before.consumers), (0, 2, 1));
+    assert_eq!((before.stats.published, before.stats.delivered, before.stats.acked), (3, 3, 1));
+    w.call(|s, cx| s.delete_queue(Q, cx));
+    let after = w.shard.totals();
+    assert_eq!((after.ready, after.unacknowledged, after.consumers), (0, 0, 0));
+    assert_eq!(after.stats, before.stats);
+}

@@ -11,7 +11,7 @@ use super::super::json::{number, only, text, texts};
 use super::super::request::Failure;
 use super::{Ask, Done, changed, list, nothing_there, show, wrong_method};
 
-impl Ask<'_> {
+impl Ask {
     pub(super) fn access(&self, path: &[&str]) -> Result<Done, Failure> {
         if let ("GET", ["whoami"]) = (self.method(), path) {
             return show(match &self.who {

@@ -10,7 +10,7 @@ use super::super::json::{flag, from_octets, from_table, only, text, to_table};
 use super::super::request::Failure;
 use super::{Ask, Done, changed, list, nothing_there, show, wrong_method};
 
-impl Ask<'_> {
+impl Ask {
     pub(super) fn contents(&self, path: &[&str]) -> Result<Done, Failure> {
         let vhost = self.parameter("vhost");
         let broker = &self.node.broker;

@@ -1,5 +1,7 @@
 //! What is going on: overview, connections, channels, consumers. And who may see which vhost.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value as Json, json};
 use waypost_broker::broker::admin::{ChannelReport, ConnectionReport, ConsumerReport};
 
@@ -11,7 +13,7 @@ use super::{Ask, Done, list, nothing_there, show, wrong_method};
 /// What a peer is told when nobody says why.
 const CLOSED: &str = "closed via the management API";
 
-impl Ask<'_> {
+impl Ask {
     pub(super) fn listings(&self, path: &[&str]) -> Result<Done, Failure> {
         let broker = &self.node.broker;
         let vhost = self.parameter("vhost");
@@ -59,8 +61,9 @@ impl Ask<'_> {
     /// Those items whose vhost may be seen.
     pub(super) fn seen<T>(&self, mut items: Vec<T>, vhost: impl Fn(&T) -> &str) -> Vec<T> {
         if let Who::User { name, administrator: false } = &self.who {
-            let all = self.node.broker.permissions();
-            items.retain(|item| all.iter().any(|(user, v, _)| **user == **name && **v == *vhost(item)));
+            let all = self.node.broker.permissions().into_iter();
+            let vhosts: BTreeSet<_> = all.filter(|(user, ..)| **user == **name).map(|(_, v, _)| v).collect();
+            items.retain(|item| vhosts.contains(vhost(item)));
         }
         items
     }

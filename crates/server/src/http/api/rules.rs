@@ -9,7 +9,7 @@ use super::super::json::{from_table, number, only, text, texts, to_table};
 use super::super::request::Failure;
 use super::{Ask, Done, changed, list, nothing_there, show, wrong_method};
 
-impl Ask<'_> {
+impl Ask {
     pub(super) fn rules(&self, path: &[&str]) -> Result<Done, Failure> {
         let broker = &self.node.broker;
         match (self.method(), path) {
