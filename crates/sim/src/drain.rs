@@ -89,9 +89,11 @@ impl World {
     fn starved(&self) -> Result<(), Broken> {
         for r in self.broker.queues(None).map_err(|e| e.to_string())? {
             let able = |c: &waypost_broker::shard::ConsumerInfo| {
-                self.clients.values().any(|k| k.consumers.get(&c.id).is_some_and(|s| {
-                    !s.ended && s.window > 0 && k.channels.get(&s.channel).is_some_and(|ch| !ch.failed)
-                }))
+                self.clients.values().any(|k| {
+                    k.consumers.get(&c.id).is_some_and(|s| {
+                        !s.ended && s.window > 0 && k.channels.get(&s.channel).is_some_and(|ch| !ch.failed)
+                    })
+                })
             };
             if r.state.counts.ready > 0 && r.state.consumers.iter().any(able) {
                 return Err(format!("{} starves: {:?}", r.view.settings.name, r.state));
@@ -129,7 +131,12 @@ impl World {
             if let Some(c) = client.consumers.get_mut(&o.consumer) {
                 c.window += o.cost as i64;
             }
-            commands.push(Command::Sent(Sent { consumer: o.consumer, queue: o.queue, messages: o.count, bytes: o.cost }));
+            commands.push(Command::Sent(Sent {
+                consumer: o.consumer,
+                queue: o.queue,
+                messages: o.count,
+                bytes: o.cost,
+            }));
         }
         let some = !commands.is_empty();
         gone.into_iter().for_each(|(queue, uid)| self.gone(queue, uid));
@@ -144,7 +151,8 @@ impl World {
             let buried = self.ledger.buried.keys().any(|(u, q, _)| *u == uid && q == queue);
             let arrived = seen.contains(&(queue, uid)) || matches!(queue, "w" | "r") && seen.contains(&("w", uid));
             let died = copy.deadline.is_some_and(|d| d <= self.now.0) && !plan.dead_letters;
-            if copy.fate == Fate::Must && !arrived && !died && !(plan.dead_letters && buried) {
+            let accounted_for = arrived || died || plan.dead_letters && buried;
+            if copy.fate == Fate::Must && !accounted_for {
                 return Err(format!("never came: uid {uid} of {queue}: {copy:?}"));
             }
             if copy.rejected && !buried {
@@ -153,7 +161,10 @@ impl World {
         }
         for r in self.broker.queues(None).map_err(|e| e.to_string())? {
             let c = r.state.counts;
-            if c.ready + c.unsettled + c.unsent + c.leaving + u64::from(c.consumers) + c.ready_bytes + c.ready_payload > 0 || r.state.memory > 0 {
+            if c.ready + c.unsettled + c.unsent + c.leaving + u64::from(c.consumers) + c.ready_bytes + c.ready_payload
+                > 0
+                || r.state.memory > 0
+            {
                 return Err(format!("{} is not empty: {c:?}, {} bytes", r.view.settings.name, r.state.memory));
             }
         }

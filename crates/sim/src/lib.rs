@@ -6,6 +6,7 @@ mod drain;
 mod ledger;
 mod observe;
 mod plan;
+mod publish;
 mod resync;
 mod rng;
 mod steps;

@@ -30,11 +30,19 @@ impl World {
         Ok(())
     }
 
-    fn observe(&mut self, id: u32, event: &Event, last: &mut std::collections::BTreeMap<waypost_model::QueueId, Seq>) -> Result<(), Broken> {
+    fn observe(
+        &mut self,
+        id: u32,
+        event: &Event,
+        last: &mut std::collections::BTreeMap<waypost_model::QueueId, Seq>,
+    ) -> Result<(), Broken> {
         self.trace.add(match event {
             Event::Deliver(d) => format!(
                 "  {id}: deliver {:?} {:?}+{} to {:?}{}",
-                d.queue, d.first, d.count, d.consumer,
+                d.queue,
+                d.first,
+                d.count,
+                d.consumer,
                 if d.redelivered { " again" } else { "" }
             ),
             other => format!("  {id}: {other:?}").chars().take(160).collect(),
@@ -116,7 +124,9 @@ impl World {
                 client.consumers.insert(*consumer, new);
                 Ok(())
             }
-            (Asked::Get { queue }, Reply::Got { delivery, no_ack, .. }) => self.got(id, channel, queue, delivery, *no_ack),
+            (Asked::Get { queue }, Reply::Got { delivery, no_ack, .. }) => {
+                self.got(id, channel, queue, delivery, *no_ack)
+            }
             _ => Ok(()),
         }
     }
@@ -152,7 +162,12 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, id: u32, d: &Delivery, last: &mut std::collections::BTreeMap<waypost_model::QueueId, Seq>) -> Result<(), Broken> {
+    fn deliver(
+        &mut self,
+        id: u32,
+        d: &Delivery,
+        last: &mut std::collections::BTreeMap<waypost_model::QueueId, Seq>,
+    ) -> Result<(), Broken> {
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
         let held_of_channel = client.held_of_channel(d.channel.0);
         let limit = client.channels.get(&d.channel.0).map_or(0, |c| c.prefetch);
@@ -174,7 +189,13 @@ impl World {
         }
         c.window -= d.cost as i64;
         let queue = c.queue;
-        client.owed.push_back(Owed { consumer: d.consumer, queue: d.queue, first: d.first, count: d.count, cost: d.cost });
+        client.owed.push_back(Owed {
+            consumer: d.consumer,
+            queue: d.queue,
+            first: d.first,
+            count: d.count,
+            cost: d.cost,
+        });
         self.single_active(queue, d.consumer)?;
         for i in 0..d.count {
             let seq = d.first.plus(u64::from(i));
@@ -204,7 +225,9 @@ impl World {
         let all = self.clients.values().flat_map(|c| &c.consumers);
         let first = all.filter(|(_, c)| c.queue == queue && !c.ended && !c.gets).map(|(id, _)| *id).min();
         match first {
-            Some(active) if active != consumer => Err(format!("{consumer:?} got a message while {active:?} is the active one")),
+            Some(active) if active != consumer => {
+                Err(format!("{consumer:?} got a message while {active:?} is the active one"))
+            }
             _ => Ok(()),
         }
     }
@@ -244,7 +267,14 @@ impl World {
         let second = matches!(queue, "dl" | "w" | "r") && !deaths.is_empty();
         if second {
             let copy = Copy {
-                fate: Fate::May, persistent: false, confirmed: false, deadline: None, due: None, repeats: true, rejected: false, returns: 0,
+                fate: Fate::May,
+                persistent: false,
+                confirmed: false,
+                deadline: None,
+                due: None,
+                repeats: true,
+                rejected: false,
+                returns: 0,
             };
             self.ledger.copies.entry((queue, uid)).or_insert(copy);
         }
@@ -266,7 +296,10 @@ impl World {
             && ticket > self.durable()
             && !fleeting
         {
-            return Err(format!("uid {uid} in {queue} was delivered before {ticket:?} was durable ({:?})", self.durable()));
+            return Err(format!(
+                "uid {uid} in {queue} was delivered before {ticket:?} was durable ({:?})",
+                self.durable()
+            ));
         }
         if let Some(seen) = &mut self.draining {
             seen.insert((queue, uid));

@@ -1,7 +1,7 @@
 //! What a world declares: queues and exchanges that differ from seed to seed, and where messages with a route must go.
 
-use waypost_model::command::{Binding, Destination, ExchangeDeclare, QueueDeclare};
 use waypost_model::Call;
+use waypost_model::command::{Binding, Destination, ExchangeDeclare, QueueDeclare};
 use waypost_model::table::{Table, Value};
 
 use crate::rng::Rng;

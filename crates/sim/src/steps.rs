@@ -1,16 +1,12 @@
 //! The steps that a world may take.
 
-use std::sync::Arc;
-
-use waypost_model::command::{Consume, Outcome, Publish, Sent, Settle};
-use waypost_model::props::{PropsOwned, ShortStr};
+use waypost_model::command::{Consume, Outcome, Sent, Settle};
 use waypost_model::table::{Table, Value};
-use waypost_model::{AttrFlags, Attrs, BatchBuilder, Call, ChannelId, Command, ConsumerId, Event, Route, Seq};
+use waypost_model::{Call, ChannelId, Command, ConsumerId, Event, Seq};
 use waypost_storage::fault::Faults;
 
 use crate::client::Asked;
 use crate::ledger::{Copy, Fate};
-use crate::plan;
 use crate::world::{Broken, World};
 
 const CLIENTS_MAX: usize = 5;
@@ -90,7 +86,7 @@ impl World {
         (!ids.is_empty()).then(|| ids[self.rng.below(ids.len())])
     }
 
-    fn some_channel(&mut self, id: u32) -> Option<u16> {
+    pub(crate) fn some_channel(&mut self, id: u32) -> Option<u16> {
         let channels: Vec<u16> =
             self.clients.get(&id)?.channels.iter().filter(|(_, c)| !c.failed).map(|(n, _)| *n).collect();
         (!channels.is_empty()).then(|| channels[self.rng.below(channels.len())])
@@ -125,88 +121,6 @@ impl World {
         self.believe();
     }
 
-    fn make(&mut self, count: u32) -> (Publish, Vec<Vec<(&'static str, u64)>>) {
-        let targets: [(&str, &str); 14] = [
-            ("", "q0"), ("", "q1"), ("", "q2"), ("", "q3"), ("", "q4"), ("f", "any"), ("t", "a.b.c"), ("t", "x.c"),
-            ("t", "a"), ("a", "none"), ("x", "q0"), ("x", "q2"), ("", "w"), ("", "nowhere"),
-        ];
-        let (exchange, key) = targets[self.rng.below(targets.len())];
-        let persistent = !self.rng.once_in(3);
-        let expiration = (key != "w" && exchange != "x" && self.rng.once_in(6)).then(|| [0u32, 5, 80][self.rng.below(3)]);
-        let priority = self.rng.below(6) as u8;
-        let delay = (exchange == "x").then(|| self.rng.below(120) as u64);
-        let mut flags = if persistent { AttrFlags::PERSISTENT } else { AttrFlags::default() };
-        let mut props = PropsOwned { delivery_mode: Some(1 + u8::from(persistent)), priority: Some(priority), ..PropsOwned::default() };
-        props.expiration = expiration.and_then(|e| ShortStr::new(e.to_string()));
-        if let Some(ms) = delay {
-            flags = flags.with(AttrFlags::HEADERS);
-            props.headers = Some(Table::new().with("x-delay", Value::I32(ms as i32)));
-        }
-        let props = props.to_bytes();
-        // Where a delayed message leads is decided when it is due: its queue may be there by then.
-        let existing = self.plans.values().filter(|p| exchange == "x" || self.ids.contains_key(p.name));
-        let queues = plan::route(existing, exchange, key);
-        let mut batch = BatchBuilder::default();
-        let mut copies = Vec::new();
-        for _ in 0..count {
-            self.next_uid += 1;
-            let uid = self.next_uid;
-            let size = if self.rng.once_in(12) { 3000 } else { self.rng.below(60) };
-            let body: Vec<u8> = uid.to_le_bytes().into_iter().chain((0..size).map(|i| (uid as usize + i) as u8)).collect();
-            batch.push(&props, &body);
-            for q in &queues {
-                let p = &self.plans[q];
-                let due = delay.map(|ms| self.now.0 + ms);
-                let start = due.unwrap_or(self.now.0);
-                let ttl = p.ttl.into_iter().chain(expiration.map(u64::from)).min();
-                // Due messages come when the clock strikes, which may be later.
-                let deadline = if delay.is_some() { None } else { ttl.map(|ms| start + ms) };
-                let fate = if !p.leaks && self.ids.contains_key(q) { Fate::Must } else { Fate::May };
-                let copy = Copy {
-                    fate, persistent: persistent && p.durable, confirmed: false, deadline, due, repeats: delay.is_some(), rejected: false, returns: 0,
-                };
-                self.ledger.copies.insert((q, uid), copy);
-            }
-            copies.push(queues.iter().map(|q| (*q, uid)).collect());
-        }
-        self.trace.add(format!(
-            "  {count} to '{exchange}' '{key}' from uid {} persistent {persistent} expiration {expiration:?} delay {delay:?}",
-            self.next_uid + 1 - u64::from(count)
-        ));
-        let publish = Publish {
-            channel: ChannelId(1),
-            route: Arc::new(Route::new(exchange, key)),
-            batch: Some(Arc::new(batch.finish())),
-            from: 0,
-            to: count,
-            attrs: Attrs { flags, priority, expiration },
-            mandatory: self.rng.once_in(2),
-            confirm: None,
-        };
-        (publish, copies)
-    }
-
-    fn publish(&mut self, id: u32, count: u32) -> Result<(), Broken> {
-        let Some(channel) = self.some_channel(id) else { return self.channel(id) };
-        let (mut publish, copies) = self.make(count);
-        publish.channel = ChannelId(channel);
-        let Some(ch) = self.clients.get_mut(&id).and_then(|c| c.channels.get_mut(&channel)) else { return Ok(()) };
-        let flat: Vec<(&'static str, u64)> = copies.iter().flatten().copied().collect();
-        if ch.confirms {
-            for keys in copies {
-                ch.published += 1;
-                ch.open.insert(ch.published, keys);
-            }
-            publish.confirm = Some(ch.published);
-        }
-        self.execute(id, vec![Command::Publish(publish)])?;
-        // A refusal on a channel without confirms says nothing about which queues have taken what.
-        if self.clients.get(&id).and_then(|c| c.channels.get(&channel)).is_some_and(|c| c.failed) {
-            flat.into_iter().for_each(|key| self.may(key));
-        }
-        Ok(())
-    }
-
     fn consume(&mut self, id: u32) -> Result<(), Broken> {
         let (Some(channel), queue) = (self.some_channel(id), self.some_queue()) else { return Ok(()) };
         let Some(queue_id) = self.ids.get(queue).copied().filter(|_| queue != "r") else { return Ok(()) };
@@ -229,7 +143,8 @@ impl World {
             arguments,
             window_bytes: window,
         };
-        let asked = Asked::Consume { queue, id: queue_id, no_ack, prefetch: u32::from(prefetch), window: window as i64 };
+        let asked =
+            Asked::Consume { queue, id: queue_id, no_ack, prefetch: u32::from(prefetch), window: window as i64 };
         self.call(id, channel, Call::Consume(consume), asked)
     }
 
@@ -249,7 +164,11 @@ impl World {
         }
         let at = self.rng.below(hand.len());
         let (consumer, first) = hand[at];
-        let most = hand[at..].iter().enumerate().take_while(|(n, (c, s))| *c == consumer && s.0 == first.0 + *n as u64).count();
+        let most = hand[at..]
+            .iter()
+            .enumerate()
+            .take_while(|(n, (c, s))| *c == consumer && s.0 == first.0 + *n as u64)
+            .count();
         let count = 1 + self.rng.below(most) as u32;
         let outcome = [Outcome::Accepted, Outcome::Accepted, Outcome::Released, Outcome::Rejected][self.rng.below(4)];
         let c = self.clients.get(&id)?.consumers.get(&consumer)?;
@@ -370,7 +289,7 @@ impl World {
     }
 
     /// Closes a channel, or opens one.
-    fn channel(&mut self, id: u32) -> Result<(), Broken> {
+    pub(crate) fn channel(&mut self, id: u32) -> Result<(), Broken> {
         let channel = 1 + self.rng.below(3) as u16;
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
         if client.channels.remove(&channel).is_none() {
@@ -409,7 +328,9 @@ impl World {
             keys.extend(copies.into_iter().flatten());
             commands.push(Command::Publish(publish));
         }
-        if let Some(settle) = self.some_settle(id).filter(|s| s.channel.0 == channel && !self.full && !self.engine.is_full()) {
+        if let Some(settle) =
+            self.some_settle(id).filter(|s| s.channel.0 == channel && !self.full && !self.engine.is_full())
+        {
             self.apply_settle(id, &settle);
             commands.push(Command::Settle(settle));
         }
@@ -428,8 +349,13 @@ impl World {
         if matches!(queue, "dl" | "w" | "r") || !self.ids.contains_key(queue) {
             return Ok(());
         }
-        let held: std::collections::BTreeSet<u64> =
-            self.clients.values().flat_map(|c| c.consumers.values()).filter(|c| c.queue == queue).flat_map(|c| c.held.values().copied()).collect();
+        let held: std::collections::BTreeSet<u64> = self
+            .clients
+            .values()
+            .flat_map(|c| c.consumers.values())
+            .filter(|c| c.queue == queue)
+            .flat_map(|c| c.held.values().copied())
+            .collect();
         let (now, dead_letters) = (self.now.0, self.plans[queue].dead_letters);
         for ((q, uid), copy) in &mut self.ledger.copies {
             let ready = *q == queue && !held.contains(uid) && copy.fate != Fate::Gone;
@@ -457,14 +383,34 @@ impl World {
                 client.hand.retain(|(c, _)| left.contains(c));
             }
             self.held.retain(|(q, _), _| Some(*q) != gone);
-            let delayed: Vec<u64> = self.ledger.copies.iter().filter(|((q, _), c)| *q == queue && c.due.is_some()).map(|((_, u), _)| *u).collect();
+            let delayed: Vec<u64> = self
+                .ledger
+                .copies
+                .iter()
+                .filter(|((q, _), c)| *q == queue && c.due.is_some())
+                .map(|((_, u), _)| *u)
+                .collect();
             self.ledger.forget(queue);
             // What is still delayed goes to the next queue of that name.
             for uid in delayed {
-                let copy = Copy { fate: Fate::May, persistent: true, confirmed: false, deadline: None, due: Some(0), repeats: true, rejected: false, returns: 0 };
+                let copy = Copy {
+                    fate: Fate::May,
+                    persistent: true,
+                    confirmed: false,
+                    deadline: None,
+                    due: Some(0),
+                    repeats: true,
+                    rejected: false,
+                    returns: 0,
+                };
                 self.ledger.copies.insert((queue, uid), copy);
             }
-            return self.call(id, channel, Call::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false }, Asked::Nothing);
+            return self.call(
+                id,
+                channel,
+                Call::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false },
+                Asked::Nothing,
+            );
         }
         for call in self.plans[queue].calls() {
             self.call(id, channel, call, Asked::Nothing)?;

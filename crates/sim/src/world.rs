@@ -61,7 +61,11 @@ pub struct World {
     pub(crate) draining: Option<BTreeSet<(&'static str, u64)>>,
 }
 
-fn open(disk: &FaultDisk, now: Millis, seed: u64) -> Result<(Arc<Engine>, Arc<Tap>, Arc<Broker>, Image, Vec<(QueueId, Seq)>, bool), Broken> {
+fn open(
+    disk: &FaultDisk,
+    now: Millis,
+    seed: u64,
+) -> Result<(Arc<Engine>, Arc<Tap>, Arc<Broker>, Image, Vec<(QueueId, Seq)>, bool), Broken> {
     let opened = Engine::open(Arc::new(disk.clone()), EngineConfig::small());
     let (engine, recovered) = opened.map_err(|e| format!("the store cannot be opened: {e}"))?;
     let engine = Arc::new(engine);
@@ -173,7 +177,8 @@ impl World {
                 hand: BTreeSet::new(),
             },
         );
-        let hello = Call::Authenticate { mechanism: "PLAIN".into(), username: "guest".into(), password: (*b"guest").into() };
+        let hello =
+            Call::Authenticate { mechanism: "PLAIN".into(), username: "guest".into(), password: (*b"guest").into() };
         self.call(id, 0, hello, Asked::Nothing)?;
         self.call(id, 0, Call::OpenVhost { vhost: "/".into(), client_properties: Table::new() }, Asked::Nothing)?;
         self.open_channel(id, 1)?;
@@ -246,7 +251,8 @@ impl World {
         let durable = self.engine.durable();
         for client in self.clients.values_mut() {
             for channel in client.channels.values_mut() {
-                let rest = channel.accepted.iter().filter(|(_, lsn)| **lsn > durable.0).map(|(n, l)| (*n, *l)).collect();
+                let rest =
+                    channel.accepted.iter().filter(|(_, lsn)| **lsn > durable.0).map(|(n, l)| (*n, *l)).collect();
                 for n in std::mem::replace(&mut channel.accepted, rest).into_keys() {
                     if channel.accepted.contains_key(&n) {
                         continue;
@@ -262,7 +268,13 @@ impl World {
     }
 
     /// Reads the uids and properties of delivered messages, from wherever they are.
-    pub(crate) fn read(&self, queue: QueueId, first: Seq, count: u32, body: &Body) -> Result<Vec<(u64, Vec<u8>)>, Broken> {
+    pub(crate) fn read(
+        &self,
+        queue: QueueId,
+        first: Seq,
+        count: u32,
+        body: &Body,
+    ) -> Result<Vec<(u64, Vec<u8>)>, Broken> {
         let mut all = Vec::new();
         let mut take = |b: &waypost_model::Batch, from: u32, to: u32| {
             all.extend((from..to).map(|i| (uid_of(b.body(i)), b.props(i).to_vec())));
@@ -277,7 +289,8 @@ impl World {
                 let mut n = 0;
                 while n < count {
                     let at = first.plus(u64::from(n));
-                    let part = self.engine.load(queue, at, count - n).map_err(|e| format!("stored {queue:?} {at:?}: {e}"))?;
+                    let part =
+                        self.engine.load(queue, at, count - n).map_err(|e| format!("stored {queue:?} {at:?}: {e}"))?;
                     take(&part.batch, part.from, part.to);
                     n += part.to - part.from;
                 }

@@ -9,7 +9,10 @@ fn number(name: &str, default: u64) -> u64 {
 fn seeds() -> std::ops::Range<u64> {
     let given = std::env::var("SIM_SEEDS").unwrap_or_default();
     match given.split_once("..") {
-        Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
+        Some((from, to)) => match (from.parse(), to.parse()) {
+            (Ok(from), Ok(to)) => from..to,
+            _ => panic!("SIM_SEEDS is FROM..TO or a number, not '{given}'"),
+        },
         None => 0..number("SIM_SEEDS", 160),
     }
 }

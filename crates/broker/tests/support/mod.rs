@@ -1,6 +1,7 @@
 //! A broker over a journal in memory whose watermark the test moves, and clients that speak turns and events.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
