@@ -161,9 +161,7 @@ pub fn scan(bytes: &[u8]) -> Result<Scan<'_>, PropsError> {
 }
 
 fn split_flags(bytes: &[u8]) -> Result<(u16, &[u8]), PropsError> {
-    let (flags, rest) = bytes
-        .split_first_chunk::<2>()
-        .ok_or(PropsError::Truncated)?;
+    let (flags, rest) = bytes.split_first_chunk::<2>().ok_or(PropsError::Truncated)?;
     let flags = u16::from_be_bytes(*flags);
     if flags & FLAGS_REFUSED != 0 {
         return Err(PropsError::UnknownFlag(flags));
@@ -216,9 +214,7 @@ impl<'a> Props<'a> {
     ///
     /// When it is there and is not a field table.
     pub fn headers(&self) -> Result<Option<Table>, TableError> {
-        self.headers_raw()
-            .map(|raw| Table::decode(raw).map(|(table, _)| table))
-            .transpose()
+        self.headers_raw().map(|raw| Table::decode(raw).map(|(table, _)| table)).transpose()
     }
 
     /// One is transient, two persistent.
@@ -374,11 +370,7 @@ impl PropsOwned {
 
     /// Appends the encoded list, flags first.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let mut writer = Writer {
-            flags_at: out.len(),
-            flags: 0,
-            out,
-        };
+        let mut writer = Writer { flags_at: out.len(), flags: 0, out };
         writer.out.extend_from_slice(PROPS_EMPTY);
         writer.short(CONTENT_TYPE, &self.content_type);
         writer.short(CONTENT_ENCODING, &self.content_encoding);
@@ -448,18 +440,12 @@ mod tests {
     use crate::table::tests::any_table;
 
     fn any_short() -> impl Strategy<Value = Option<ShortStr>> {
-        of(prop::collection::vec(any::<u8>(), 0..=255)
-            .prop_map(|bytes| ShortStr::new(bytes).unwrap()))
+        of(prop::collection::vec(any::<u8>(), 0..=255).prop_map(|bytes| ShortStr::new(bytes).unwrap()))
     }
 
     fn any_props() -> impl Strategy<Value = PropsOwned> {
         let strings = [(); 10].map(|()| any_short().boxed());
-        let rest = (
-            of(any_table()),
-            of(any::<u8>()),
-            of(any::<u8>()),
-            of(any::<u64>()),
-        );
+        let rest = (of(any_table()), of(any::<u8>()), of(any::<u8>()), of(any::<u64>()));
         (strings, rest).prop_map(|(strings, (headers, delivery_mode, priority, timestamp))| {
             let [a, b, c, d, e, f, g, h, i, j] = strings;
             PropsOwned {
@@ -544,10 +530,7 @@ mod tests {
         let bytes = b"\x20\0\0\0\0\x03\x01aZ";
         assert_eq!(scan(bytes).unwrap().headers, Some(&bytes[2..]));
         assert_eq!(Props(bytes).headers(), Err(TableError::UnknownType(b'Z')));
-        assert_eq!(
-            PropsOwned::decode(bytes),
-            Err(PropsError::Headers(TableError::UnknownType(b'Z')))
-        );
+        assert_eq!(PropsOwned::decode(bytes), Err(PropsError::Headers(TableError::UnknownType(b'Z'))));
     }
 
     #[test]

@@ -118,9 +118,7 @@ impl Value {
             return a.to_bits() == b.to_bits();
         }
         match (self, other) {
-            (Value::Array(a), Value::Array(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.equivalent(b))
-            }
+            (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.equivalent(b)),
             (Value::Table(a), Value::Table(b)) => a.equivalent(b),
             _ => self == other,
         }
@@ -359,12 +357,7 @@ impl fmt::Debug for Table {
 impl<K: Into<Box<str>>, V: Into<Value>> FromIterator<(K, V)> for Table {
     /// Keeps duplicates, as [`Table::decode`] does.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
-        Table(
-            entries
-                .into_iter()
-                .map(|(k, v)| (k.into(), v.into()))
-                .collect(),
-        )
+        Table(entries.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
     }
 }
 
@@ -393,10 +386,7 @@ fn length_prefixed(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
 /// # Errors
 ///
 /// As [`Table::decode`], which succeeds on exactly the same bytes.
-pub fn walk<'a>(
-    bytes: &'a [u8],
-    mut entry: impl FnMut(&'a str, u8, &'a [u8]),
-) -> Result<usize, TableError> {
+pub fn walk<'a>(bytes: &'a [u8], mut entry: impl FnMut(&'a str, u8, &'a [u8])) -> Result<usize, TableError> {
     let mut reader = Reader { rest: bytes };
     reader.walk_table(1, &mut entry)?;
     Ok(bytes.len() - reader.rest.len())
@@ -408,19 +398,13 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], TableError> {
-        let (head, tail) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(TableError::Truncated)?;
+        let (head, tail) = self.rest.split_at_checked(len).ok_or(TableError::Truncated)?;
         self.rest = tail;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], TableError> {
-        let (head, tail) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(TableError::Truncated)?;
+        let (head, tail) = self.rest.split_first_chunk::<N>().ok_or(TableError::Truncated)?;
         self.rest = tail;
         Ok(*head)
     }
@@ -438,9 +422,7 @@ impl<'a> Reader<'a> {
         if depth > TABLE_DEPTH_MAX {
             return Err(TableError::TooDeep);
         }
-        let mut inner = Reader {
-            rest: self.long_prefixed()?,
-        };
+        let mut inner = Reader { rest: self.long_prefixed()? };
         let mut entries = Vec::new();
         while !inner.rest.is_empty() {
             let len = inner.u8()?;
@@ -451,17 +433,11 @@ impl<'a> Reader<'a> {
         Ok(Table(entries))
     }
 
-    fn walk_table(
-        &mut self,
-        depth: usize,
-        entry: &mut dyn FnMut(&'a str, u8, &'a [u8]),
-    ) -> Result<(), TableError> {
+    fn walk_table(&mut self, depth: usize, entry: &mut dyn FnMut(&'a str, u8, &'a [u8])) -> Result<(), TableError> {
         if depth > TABLE_DEPTH_MAX {
             return Err(TableError::TooDeep);
         }
-        let mut inner = Reader {
-            rest: self.long_prefixed()?,
-        };
+        let mut inner = Reader { rest: self.long_prefixed()? };
         while !inner.rest.is_empty() {
             let len = inner.u8()?;
             let key = inner.take(len.into())?;
@@ -486,18 +462,14 @@ impl<'a> Reader<'a> {
             b'F' => self.walk_table(depth + 1, &mut |_, _, _| {})?,
             letter => return Err(TableError::UnknownType(letter)),
         }
-        Ok(whole
-            .get(..whole.len() - self.rest.len())
-            .unwrap_or_default())
+        Ok(whole.get(..whole.len() - self.rest.len()).unwrap_or_default())
     }
 
     fn walk_items(&mut self, depth: usize) -> Result<(), TableError> {
         if depth > TABLE_DEPTH_MAX {
             return Err(TableError::TooDeep);
         }
-        let mut inner = Reader {
-            rest: self.long_prefixed()?,
-        };
+        let mut inner = Reader { rest: self.long_prefixed()? };
         while !inner.rest.is_empty() {
             let letter = inner.u8()?;
             inner.walk_value(letter, depth)?;
@@ -509,9 +481,7 @@ impl<'a> Reader<'a> {
         if depth > TABLE_DEPTH_MAX {
             return Err(TableError::TooDeep);
         }
-        let mut inner = Reader {
-            rest: self.long_prefixed()?,
-        };
+        let mut inner = Reader { rest: self.long_prefixed()? };
         let mut items = Vec::new();
         while !inner.rest.is_empty() {
             items.push(inner.value(depth)?);
@@ -533,10 +503,7 @@ impl<'a> Reader<'a> {
             b'L' => Value::LongLong(i64::from_be_bytes(self.array()?)),
             b'f' => Value::F32(f32::from_bits(u32::from_be_bytes(self.array()?))),
             b'd' => Value::F64(f64::from_bits(u64::from_be_bytes(self.array()?))),
-            b'D' => Value::Decimal {
-                scale: self.u8()?,
-                value: i32::from_be_bytes(self.array()?),
-            },
+            b'D' => Value::Decimal { scale: self.u8()?, value: i32::from_be_bytes(self.array()?) },
             b'S' => Value::LongStr(self.long_prefixed()?.to_vec()),
             b'x' => Value::Bytes(self.long_prefixed()?.to_vec()),
             b'T' => Value::Timestamp(u64::from_be_bytes(self.array()?)),

@@ -15,14 +15,7 @@ use crate::topology::{Access, Resource};
 type Answer = Result<Option<(Reply, Option<Lsn>)>, Refusal>;
 
 impl Broker {
-    pub(super) fn call(
-        &self,
-        conn: &mut Connection,
-        channel: ChannelId,
-        token: u32,
-        call: Call,
-        w: &mut Work<'_>,
-    ) {
+    pub(super) fn call(&self, conn: &mut Connection, channel: ChannelId, token: u32, call: Call, w: &mut Work<'_>) {
         let ends_channel = matches!(call, Call::CloseChannel);
         let needs_channel = channel != ChannelId::CONNECTION && !matches!(call, Call::OpenChannel | Call::CloseChannel);
         if conn.failed || (needs_channel && conn.live(channel).is_none()) {
@@ -43,14 +36,7 @@ impl Broker {
         }
     }
 
-    fn answer(
-        &self,
-        conn: &mut Connection,
-        channel: ChannelId,
-        token: u32,
-        call: Call,
-        w: &mut Work<'_>,
-    ) -> Answer {
+    fn answer(&self, conn: &mut Connection, channel: ChannelId, token: u32, call: Call, w: &mut Work<'_>) -> Answer {
         let id = conn.id();
         let done = Ok(Some((Reply::Done, None)));
         match call {
@@ -96,17 +82,13 @@ impl Broker {
                 let purged = self.with_shard(queue.shard(), w, |s, cx| s.purge(queue, cx));
                 Ok(Some((Reply::Count(purged), None)))
             }
-            Call::QueueDelete { queue, if_unused, if_empty } => {
-                self.delete_queue(conn, &queue, if_unused, if_empty, w)
-            }
+            Call::QueueDelete { queue, if_unused, if_empty } => self.delete_queue(conn, &queue, if_unused, if_empty, w),
             Call::Consume(c) => self.consume(conn, channel, token, &c, w).map(|()| None),
             Call::Cancel { consumer } => {
                 self.cancel(conn, channel, consumer, w);
                 done
             }
-            Call::Get { queue, no_ack } => {
-                self.get(conn, channel, &queue, no_ack, w).map(Some)
-            }
+            Call::Get { queue, no_ack } => self.get(conn, channel, &queue, no_ack, w).map(Some),
             Call::Qos { prefetch_count, global } => {
                 self.qos(conn, channel, prefetch_count, global, w);
                 done
@@ -118,7 +100,13 @@ impl Broker {
         }
     }
 
-    fn authenticate(&self, conn: &mut Connection, mechanism: &str, username: &str, password: &[u8]) -> Result<(), Refusal> {
+    fn authenticate(
+        &self,
+        conn: &mut Connection,
+        mechanism: &str,
+        username: &str,
+        password: &[u8],
+    ) -> Result<(), Refusal> {
         let name: Arc<str> = if mechanism == "EXTERNAL" {
             let named = conn.peer.info.certificate_name.clone();
             named.ok_or_else(|| Refusal::access_refused("no certificate names the peer"))?.into()
@@ -171,7 +159,9 @@ impl Broker {
                 });
             }
             if open >= max {
-                return Err(Refusal::not_allowed(format!("number of channels opened for user '{user}' has reached the maximum allowed limit of ({max})")));
+                return Err(Refusal::not_allowed(format!(
+                    "number of channels opened for user '{user}' has reached the maximum allowed limit of ({max})"
+                )));
             }
         }
         conn.channels.insert(channel.0, Channel::default());
@@ -204,14 +194,7 @@ impl Broker {
         Ok(Some((Reply::QueueDeclared { name: (*settings.name).into(), messages, consumers }, lsn)))
     }
 
-    fn delete_queue(
-        &self,
-        conn: &Connection,
-        name: &str,
-        if_unused: bool,
-        if_empty: bool,
-        w: &mut Work<'_>,
-    ) -> Answer {
+    fn delete_queue(&self, conn: &Connection, name: &str, if_unused: bool, if_empty: bool, w: &mut Work<'_>) -> Answer {
         let (user, vhost) = identity(conn)?;
         self.topology_read().check(user, vhost, Access::Configure, Resource::Queue, name)?;
         if !self.topology_read().has_queue(vhost, name) {

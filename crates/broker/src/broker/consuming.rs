@@ -78,7 +78,13 @@ impl Broker {
         Ok(())
     }
 
-    fn consume_replies(&self, conn: &mut Connection, channel: ChannelId, token: u32, c: &Consume) -> Result<(), Refusal> {
+    fn consume_replies(
+        &self,
+        conn: &mut Connection,
+        channel: ChannelId,
+        token: u32,
+        c: &Consume,
+    ) -> Result<(), Refusal> {
         if !c.no_ack {
             return Err(Refusal::precondition_failed("reply consumer cannot acknowledge"));
         }
@@ -149,9 +155,7 @@ impl Broker {
         let loaded = match d.body {
             Body::Mem { .. } => Ok(d.body.clone()),
             Body::Stored => self.bodies.load(d.queue, d.first, 1).map(|l| Body::Mem { batch: l.batch, from: l.from }),
-            Body::Spilled { at, skip } => {
-                self.bodies.load_spilled(at).map(|batch| Body::Mem { batch, from: skip })
-            }
+            Body::Spilled { at, skip } => self.bodies.load_spilled(at).map(|batch| Body::Mem { batch, from: skip }),
         };
         d.body = loaded.map_err(|e| Refusal::internal(format!("cannot read the message: {e}")))?;
         let (queue, first) = (d.queue, d.first);

@@ -78,7 +78,9 @@ pub fn record(props: &[u8], attrs: Attrs, death: &Death<'_>) -> (Vec<u8>, Attrs)
 }
 
 fn position(deaths: &[Value], death: &Death<'_>) -> Option<usize> {
-    deaths.iter().position(|d| field(d, "queue") == Some(death.queue) && field(d, "reason") == Some(death.reason.as_str()))
+    deaths
+        .iter()
+        .position(|d| field(d, "queue") == Some(death.queue) && field(d, "reason") == Some(death.reason.as_str()))
 }
 
 fn field<'a>(entry: &'a Value, name: &str) -> Option<&'a str> {
@@ -201,7 +203,12 @@ mod tests {
         let gone = record(&props, attrs, &Death { rekeyed: true, ..death("q", DeathReason::Rejected, &route) });
         assert!(headers(&gone.0).get("CC").is_none() && !gone.1.flags.has(AttrFlags::SENDER_SELECTED));
         assert!(headers(&gone.0).get("BCC").is_none());
-        let keys = headers(&gone.0).get("x-death").unwrap().as_array().unwrap()[0].as_table().unwrap().get("routing-keys").unwrap().clone();
+        let keys = headers(&gone.0).get("x-death").unwrap().as_array().unwrap()[0]
+            .as_table()
+            .unwrap()
+            .get("routing-keys")
+            .unwrap()
+            .clone();
         assert_eq!(keys.as_array().unwrap().len(), 2);
     }
 }

@@ -193,12 +193,7 @@ impl Broker {
     }
 
     /// Runs `f` on a shard while it is held.
-    fn with_shard<R>(
-        &self,
-        shard: ShardId,
-        w: &mut Work<'_>,
-        f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R,
-    ) -> R {
+    fn with_shard<R>(&self, shard: ShardId, w: &mut Work<'_>, f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R) -> R {
         let mut held = self.lock(shard);
         let mut cx = Cx { now: w.now, journal: w.journal, effects: &mut w.effects, memory: &self.memory };
         let result = f(&mut held, &mut cx);

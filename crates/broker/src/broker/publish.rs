@@ -68,13 +68,7 @@ pub(super) fn by_shard(mut queues: Vec<QueueId>) -> Targets {
 }
 
 impl Broker {
-    pub(super) fn publish(
-        &self,
-        conn: &mut Connection,
-        p: &Publish,
-        batch: &Arc<Batch>,
-        w: &mut Work<'_>,
-    ) {
+    pub(super) fn publish(&self, conn: &mut Connection, p: &Publish, batch: &Arc<Batch>, w: &mut Work<'_>) {
         if conn.live(p.channel).is_none() || p.from >= p.to {
             return;
         }
@@ -93,14 +87,7 @@ impl Broker {
         }
     }
 
-    fn publish_run(
-        &self,
-        conn: &mut Connection,
-        p: &Publish,
-        run: &Run<'_>,
-        targets: &Targets,
-        w: &mut Work<'_>,
-    ) {
+    fn publish_run(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, targets: &Targets, w: &mut Work<'_>) {
         let count = run.to - run.from;
         if targets.is_empty() {
             self.unroutable(conn, p, run);
@@ -113,13 +100,7 @@ impl Broker {
     }
 
     /// Hands a run to its queues, shard by shard.
-    pub(super) fn enqueue(
-        &self,
-        targets: &Targets,
-        run: &Run<'_>,
-        due: Option<Millis>,
-        w: &mut Work<'_>,
-    ) -> Verdict {
+    pub(super) fn enqueue(&self, targets: &Targets, run: &Run<'_>, due: Option<Millis>, w: &mut Work<'_>) -> Verdict {
         let mut verdict = Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false };
         for (shard, queues) in targets {
             let incoming = Incoming {
@@ -132,7 +113,8 @@ impl Broker {
                 due,
             };
             let said = self.with_shard(*shard, w, |s, cx| s.enqueue(queues, incoming, cx));
-            verdict = verdict.and(Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error, ahead: said.ahead });
+            verdict =
+                verdict.and(Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error, ahead: said.ahead });
         }
         verdict
     }

@@ -98,7 +98,9 @@ impl Broker {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.journal.room(bytes.iter().sum()).map_err(|e| Refusal::precondition_failed(format!("cannot store the transaction: {e}")))
+        self.journal
+            .room(bytes.iter().sum())
+            .map_err(|e| Refusal::precondition_failed(format!("cannot store the transaction: {e}")))
     }
 
     fn try_route(&self, conn: &mut Connection, p: &waypost_model::Publish) -> Result<(), Refusal> {

@@ -25,17 +25,13 @@ pub(crate) fn any_value() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 64, 8, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..8).prop_map(Value::Array),
-            prop::collection::vec((any::<String>(), inner), 0..8)
-                .prop_map(|entries| Value::Table(short_keys(entries))),
+            prop::collection::vec((any::<String>(), inner), 0..8).prop_map(|entries| Value::Table(short_keys(entries))),
         ]
     })
 }
 
 fn short_keys(entries: Vec<(String, Value)>) -> Table {
-    entries
-        .into_iter()
-        .map(|(k, v)| (k.chars().take(60).collect::<String>(), v))
-        .collect()
+    entries.into_iter().map(|(k, v)| (k.chars().take(60).collect::<String>(), v)).collect()
 }
 
 pub(crate) fn any_table() -> impl Strategy<Value = Table> {
@@ -90,10 +86,7 @@ fn nested(depth: usize) -> Vec<u8> {
 #[test]
 fn nesting_is_bounded() {
     assert!(Table::decode(&nested(TABLE_DEPTH_MAX)).is_ok());
-    assert_eq!(
-        Table::decode(&nested(TABLE_DEPTH_MAX + 1)),
-        Err(TableError::TooDeep)
-    );
+    assert_eq!(Table::decode(&nested(TABLE_DEPTH_MAX + 1)), Err(TableError::TooDeep));
     // Arrays count too.
     let mut value = Value::Array(Vec::new());
     for _ in 0..TABLE_DEPTH_MAX {
@@ -117,34 +110,16 @@ fn letters_of_the_dialect() {
 
 #[test]
 fn refused_input() {
-    assert_eq!(
-        Table::decode(b"\0\0\0\x03\x01aZ"),
-        Err(TableError::UnknownType(b'Z'))
-    );
-    assert_eq!(
-        Table::decode(b"\0\0\0\x03\x01\xffV"),
-        Err(TableError::KeyNotUtf8)
-    );
+    assert_eq!(Table::decode(b"\0\0\0\x03\x01aZ"), Err(TableError::UnknownType(b'Z')));
+    assert_eq!(Table::decode(b"\0\0\0\x03\x01\xffV"), Err(TableError::KeyNotUtf8));
     // A length that claims more than there is must not be believed.
-    assert_eq!(
-        Table::decode(b"\xff\xff\xff\xff\x01aV"),
-        Err(TableError::Truncated)
-    );
-    assert_eq!(
-        Table::decode(b"\0\0\0\x09\x01aS\xff\xff\xff\xffxx"),
-        Err(TableError::Truncated)
-    );
+    assert_eq!(Table::decode(b"\xff\xff\xff\xff\x01aV"), Err(TableError::Truncated));
+    assert_eq!(Table::decode(b"\0\0\0\x09\x01aS\xff\xff\xff\xffxx"), Err(TableError::Truncated));
 }
 
 #[test]
 fn duplicates_are_kept_and_the_first_wins() {
-    let table: Table = [
-        ("k", Value::I8(1)),
-        ("j", Value::I8(2)),
-        ("k", Value::I8(3)),
-    ]
-    .into_iter()
-    .collect();
+    let table: Table = [("k", Value::I8(1)), ("j", Value::I8(2)), ("k", Value::I8(3))].into_iter().collect();
     assert_eq!(table.len(), 3);
     assert_eq!(table.get("k"), Some(&Value::I8(1)));
     let (mut back, _) = Table::decode(&table.to_bytes()).unwrap();
