@@ -14,5 +14,5 @@ mod runtime;
 mod signals;
 
 pub use error::ServeError;
-pub use node::run;
+pub use node::{Opened, Store, run, run_on};
 pub use signals::signals;

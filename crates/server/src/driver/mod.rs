@@ -5,7 +5,9 @@
 
 mod bodies;
 mod credit;
+mod end;
 mod pace;
+mod seam;
 mod timer;
 pub mod transport;
 
@@ -15,79 +17,23 @@ mod tests;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypost_model::command::Sent;
-use waypost_model::journal::BodyStore;
 use waypost_model::{Event, Lsn, Millis, Outbox, ReadBuf, Refusal, Session, SessionState, Transmit, Turn};
 
 use self::bodies::{Loading, Resolved};
 use self::credit::Credit;
+pub use self::end::End;
 use self::pace::ReadSize;
+pub use self::seam::{Core, Pressure};
 use self::timer::Timer;
 use self::transport::Transport;
 use crate::clock::Clock;
-
-/// What the driver needs of the broker and the store.
-pub trait Core: Send + Sync + 'static {
-    /// The broker's side of a connection.
-    type Conn: Send;
-
-    /// Carries out the commands of a turn and empties it.
-    fn execute(&self, conn: &mut Self::Conn, turn: &mut Turn, now: Millis);
-
-    /// The connection is over; what it holds unsettled or unsent goes back.
-    fn disconnect(&self, conn: Self::Conn, now: Millis);
-
-    /// The journal's watermark.
-    fn durable(&self) -> Lsn;
-
-    /// How much publishers are to be held back.
-    fn pressure(&self) -> Pressure;
-
-    /// Whether what the connection published since the last call runs far ahead of those who consume it.
-    fn ahead(&self, conn: &mut Self::Conn) -> bool;
-
-    /// Where bodies are loaded from.
-    fn bodies(&self) -> &Arc<dyn BodyStore>;
-}
-
-/// How much publishers are to be held back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pressure {
-    /// Not at all.
-    None,
-    /// A little: connections that publish pause between reads.
-    Soft,
-    /// An alarm is up: connections that publish are not read.
-    Hard,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub enum End {
-    /// The session closed it, in the order that the protocol asks for.
-    #[error("closed")]
-    Closed,
-    /// The peer closed the stream without saying so.
-    #[error("the peer closed the stream")]
-    PeerGone,
-    /// The peer did not finish its opening in time.
-    #[error("the opening took longer than {} s", OPENING_MS / 1000)]
-    OpeningTimeout,
-    /// The server stopped before there was a connection.
-    #[error("the server stops")]
-    Stopped,
-    /// The peer did not take the last bytes in time.
-    #[error("the peer did not take the closing in time")]
-    ClosingTimeout,
-    /// The stream failed.
-    #[error("i/o error: {0}")]
-    Io(#[from] io::Error),
-}
 
 /// How long a peer may take from connecting until its connection is open, ms.
 pub const OPENING_MS: u64 = 10_000;
@@ -130,6 +76,8 @@ pub struct Connection<C: Core, S: Session, T: Transport> {
     conn: Option<C::Conn>,
     session: S,
     socket: T,
+    /// Where the peer is, for the log.
+    remote: SocketAddr,
     clock: Clock,
     outbox: Arc<Outbox>,
     /// Drained from the outbox, not yet handled.
@@ -159,13 +107,22 @@ pub struct Connection<C: Core, S: Session, T: Transport> {
 
 impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
     /// A connection whose peer has just come. `outbox` is the one that the core knows `conn` by.
-    pub fn new(core: Arc<C>, conn: C::Conn, session: S, socket: T, outbox: Arc<Outbox>, clock: Clock) -> Self {
+    pub fn new(
+        core: Arc<C>,
+        conn: C::Conn,
+        session: S,
+        socket: T,
+        remote: SocketAddr,
+        outbox: Arc<Outbox>,
+        clock: Clock,
+    ) -> Self {
         let now = clock.now();
         Connection {
             core,
             conn: Some(conn),
             session,
             socket,
+            remote,
             clock,
             outbox,
             events: VecDeque::new(),
@@ -258,6 +215,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
         // The waker is in place before the watermark is read: an advance in between wakes us.
         let before = self.events.len();
         self.outbox.drain(&mut self.events, Some(cx.waker()));
+        self.hurry_farewell(before);
         let durable = self.core.durable();
         // The waker is only left behind in an empty outbox: what came out calls for another round.
         let mut some = self.events.len() > before;
@@ -291,6 +249,16 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
         some
     }
 
+    /// A farewell among the events from `fresh` on overtakes all others: what they wait for may never come.
+    fn hurry_farewell(&mut self, fresh: usize) {
+        let is_farewell = |event: &Event| matches!(event, Event::Close { .. });
+        if let Some(i) = self.events.range(fresh..).position(is_farewell)
+            && let Some(farewell) = self.events.remove(fresh + i)
+        {
+            self.events.push_front(farewell);
+        }
+    }
+
     /// Takes what a trip to the store brought. Whether it is over.
     fn finish_loading(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(loading) = &mut self.loading else { return false };
@@ -306,7 +274,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "loading of messages was cut short");
+                tracing::error!(remote = %self.remote, %error, "loading of messages was cut short");
                 self.give_up();
             }
         }
@@ -317,7 +285,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
         let (queue, first, count) = (delivery.queue.0, delivery.first.0, delivery.count);
         if error.kind() == io::ErrorKind::NotFound {
             // The queue was deleted while its messages were on their way.
-            tracing::debug!(queue, first, count, "messages to deliver are gone");
+            tracing::debug!(remote = %self.remote, queue, first, count, "messages to deliver are gone");
             self.credit.give_back(Sent {
                 consumer: delivery.consumer,
                 queue: delivery.queue,
@@ -325,7 +293,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
                 bytes: delivery.cost,
             });
         } else {
-            tracing::error!(queue, first, count, %error, "stored messages cannot be read");
+            tracing::error!(remote = %self.remote, queue, first, count, %error, "stored messages cannot be read");
             self.give_up();
         }
     }

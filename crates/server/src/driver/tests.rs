@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use waypost_model::command::Consume;
-use waypost_model::journal::{Loaded, SpillRef};
+use waypost_model::journal::{BodyStore, Loaded, SpillRef};
 use waypost_model::table::Table;
 use waypost_model::{
     Attrs, Batch, Body, Call, ChannelId, Command, ConsumerId, Delivery, Publish, QueueId, Reply, Route, Seq,
@@ -172,7 +172,8 @@ async fn pair_with(core: ToyCore, deadline_ms: Option<u64>) -> Pair {
     let clock = Clock::start();
     let deadline = deadline_ms.map(|ms| clock.now().plus(ms));
     let toy = Toy { state: SessionState::Opening, published: false, deadline };
-    let connection = Connection::new(Arc::clone(&core), (), toy, socket, Arc::clone(&outbox), clock);
+    let remote = socket.peer_addr().unwrap();
+    let connection = Connection::new(Arc::clone(&core), (), toy, socket, remote, Arc::clone(&outbox), clock);
     Pair { core, outbox, peer, task: tokio::spawn(connection.run()) }
 }
 

@@ -20,6 +20,10 @@ pub(super) fn readyz(node: &Node) -> Result<Answer, Failure> {
     let alarm = node.broker.alarm();
     let why = if !node.ready.load(Ordering::SeqCst) {
         "starting or stopping"
+    } else if node.store.failed() {
+        "the journal has stopped"
+    } else if node.store.full() {
+        "the store has no room for messages"
     } else if alarm.memory {
         "low on memory"
     } else if alarm.disk {

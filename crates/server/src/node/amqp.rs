@@ -130,7 +130,7 @@ impl AmqpListener {
         let session = AmqpSession::new(Arc::clone(&self.session), peer, now);
         let outbox = Arc::new(Outbox::default());
         let conn = node.broker.connect(info, Arc::clone(&outbox), now);
-        Connection::new(Arc::clone(&self.core), conn, session, socket, outbox, node.clock).run()
+        Connection::new(Arc::clone(&self.core), conn, session, socket, remote, outbox, node.clock).run()
     }
 }
 

@@ -69,7 +69,10 @@ pub fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) 
 }
 
 /// The same, over a store of the caller's.
-pub(crate) fn run_on(
+///
+/// # Errors
+/// [`ServeError`], of which those of `open` are passed on.
+pub fn run_on(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
     open: impl FnOnce(&Config) -> Result<Opened, ServeError>,

@@ -26,6 +26,9 @@ pub trait Store: Send + Sync {
     /// Whether a write or a sync has failed.
     fn failed(&self) -> bool;
 
+    /// Whether messages are refused for want of room.
+    fn full(&self) -> bool;
+
     /// The engine's figures, if there is an engine.
     fn metrics(&self) -> Option<MetricsSnapshot>;
 
@@ -76,6 +79,10 @@ impl Store for Local {
 
     fn failed(&self) -> bool {
         self.engine.is_stopped()
+    }
+
+    fn full(&self) -> bool {
+        self.engine.is_full()
     }
 
     fn metrics(&self) -> Option<MetricsSnapshot> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod failure;
 mod tls;
 
 use std::io::{Read, Write};
@@ -11,6 +12,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot::Receiver;
+use waypost_server::config::Config;
 use waypost_server::{ServeError, config};
 
 struct Server {
@@ -39,9 +42,17 @@ impl Server {
     }
 
     fn start_in(dir: tempfile::TempDir, more: &[(&str, &str)]) -> Server {
+        Server::start_as(dir, more, |config, stop| waypost_server::run(config, async move { drop(stop.await) }))
+    }
+
+    fn start_as(
+        dir: tempfile::TempDir,
+        more: &[(&str, &str)],
+        run: impl FnOnce(Config, Receiver<()>) -> Result<(), ServeError> + Send + 'static,
+    ) -> Server {
         let config = config::load(None, [], flags(dir.path(), more)).unwrap().config;
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let thread = std::thread::spawn(move || waypost_server::run(config, async move { drop(stopped.await) }));
+        let thread = std::thread::spawn(move || run(config, stopped));
         let file = dir.path().join("listeners.json");
         let deadline = Instant::now() + Duration::from_secs(20);
         while !file.exists() {
