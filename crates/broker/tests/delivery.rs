@@ -274,3 +274,24 @@ fn what_never_left_for_the_socket_returns() {
     assert_eq!(node.ready("q"), 1);
     assert_eq!(support::body(&c.get("q", true).unwrap().0), "b");
 }
+
+#[test]
+fn consumers_that_come_and_go_leave_nothing_behind() {
+    let node = Node::new();
+    let mut c = node.client();
+    for round in 0..500 {
+        let queue = format!("q{round}");
+        c.queue(&queue, Table::new());
+        c.publish("", &queue, message("x"));
+        c.consume(&queue);
+        let held = c.deliveries();
+        if round % 2 == 0 {
+            c.call(1, Call::Cancel { consumer: held[0].consumer });
+            c.settle(&held[0], Outcome::Accepted);
+        } else {
+            c.call(1, Call::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false });
+        }
+        c.events();
+    }
+    assert!(c.conn.consumers() < 130, "{} are remembered", c.conn.consumers());
+}

@@ -6,11 +6,14 @@ use std::sync::atomic::Ordering;
 use waypost_model::command::{Consume, Sent, Settle};
 use waypost_model::{Body, ChannelId, ConsumerId, Event, Lsn, QueueId, Refusal, Reply, ShardId};
 
-use super::peer::Connection;
+use super::peer::{Channel, Connection};
 use super::publish::identity;
 use super::{Broker, Work, replies};
 use crate::shard::{Got, NewConsumer};
 use crate::topology::Access;
+
+/// The list of a channel's consumers is not looked through before it is so long.
+const PRUNE_AT_LEAST: usize = 64;
 
 impl Broker {
     pub(super) fn settle(&self, conn: &mut Connection, s: &Settle, w: &mut Work<'_>) {
@@ -73,7 +76,7 @@ impl Broker {
             window_bytes: c.window_bytes,
         };
         let started = self.with_shard(queue.shard(), w, |s, cx| s.consume(queue, consumer, cx))?;
-        state.consumers.push(started);
+        self.remember(state, started);
         self.note_channels(conn);
         Ok(())
     }
@@ -117,8 +120,14 @@ impl Broker {
             state.replies = None;
             self.replies.remove(consumer);
         } else if state.consumers.contains(&consumer) {
-            // It stays in the list: what it holds unsettled is its own until the channel closes.
-            self.with_shard(consumer.shard(), w, |s, cx| s.cancel(consumer, cx));
+            // What it holds unsettled is its own until the channel closes: it stays in the list for that long.
+            let holds = self.with_shard(consumer.shard(), w, |s, cx| {
+                s.cancel(consumer, cx);
+                s.knows(consumer)
+            });
+            if !holds {
+                state.consumers.retain(|c| *c != consumer);
+            }
         }
         self.note_channels(conn);
     }
@@ -138,7 +147,7 @@ impl Broker {
         Ok(match got {
             Some(mut got) => {
                 if !no_ack && !state.consumers.contains(&got.delivery.consumer) {
-                    state.consumers.push(got.delivery.consumer);
+                    self.remember(state, got.delivery.consumer);
                 }
                 if got.leaving {
                     self.bring(&mut got, w)?;
@@ -161,6 +170,16 @@ impl Broker {
         let (queue, first) = (d.queue, d.first);
         self.with_shard(queue.shard(), w, |s, cx| s.left(queue, first, 1, cx));
         Ok(())
+    }
+
+    /// Adds a consumer or stand-in to its channel.
+    fn remember(&self, state: &mut Channel, consumer: ConsumerId) {
+        if state.consumers.len() >= state.prune_at {
+            // Those whose queue was deleted, or that have settled all since they were cancelled.
+            state.consumers.retain(|c| self.lock(c.shard()).knows(*c));
+            state.prune_at = (state.consumers.len() * 2).max(PRUNE_AT_LEAST);
+        }
+        state.consumers.push(consumer);
     }
 
     /// Ends a channel: its consumers go, what they hold returns to its queues.

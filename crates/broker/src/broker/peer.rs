@@ -145,6 +145,8 @@ pub(super) struct Channel {
     pub failed: bool,
     /// Its consumers and the stand-ins of its gets.
     pub consumers: Vec<ConsumerId>,
+    /// When that list is so long, those that are no more are taken off.
+    pub prune_at: usize,
     /// Its consumer of direct replies.
     pub replies: Option<ConsumerId>,
     /// Prefetch of new consumers; 0 is no limit.

@@ -115,6 +115,12 @@ impl Shard {
         true
     }
 
+    /// Whether there is such a consumer (or stand-in), in use or ended and still holding something.
+    #[must_use]
+    pub fn knows(&self, consumer: ConsumerId) -> bool {
+        self.consumers.contains_key(&consumer)
+    }
+
     /// A channel is gone: ends its consumers and stand-ins in this shard, and puts back what they hold.
     pub fn release_channel(&mut self, consumers: &[ConsumerId], cx: &mut Cx<'_>) {
         let mut places = Vec::with_capacity(consumers.len());
