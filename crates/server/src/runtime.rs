@@ -7,7 +7,8 @@ use tokio::runtime::{Builder, Runtime};
 /// Threads that load bodies from disk: so many loads at once, the rest waits.
 const LOADERS: usize = 16;
 
-/// Requests of operators that are carried out at once, per HTTP listener, on threads beside the loaders.
+/// Requests of operators that are carried out at once, per HTTP listener, on threads beside the loaders: so many that
+/// show something, and so many that change something.
 pub const MANAGERS: usize = 2;
 
 /// HTTP listeners that do not have to share these threads with loads: by default there are two.
@@ -24,7 +25,7 @@ pub fn build(workers: usize) -> io::Result<Runtime> {
     };
     Builder::new_multi_thread()
         .worker_threads(workers)
-        .max_blocking_threads(LOADERS + MANAGERS * LISTENERS)
+        .max_blocking_threads(LOADERS + 2 * MANAGERS * LISTENERS)
         .thread_name("waypost-worker")
         .enable_all()
         .build()

@@ -53,8 +53,8 @@ pub(super) async fn answer(
         Method::PUT | Method::POST => request::body(request, node.config.http.body_max.0).await?,
         _ => json!({}),
     };
-    let ask = Ask { who, method, uri, body, now: node.clock.now(), node: Arc::clone(&node) };
-    let (answer, lsn) = listener.aside(move || ask.carry_out(&segments)).await??;
+    let ask = Ask { who, method: method.clone(), uri, body, now: node.clock.now(), node: Arc::clone(&node) };
+    let (answer, lsn) = listener.aside(&method, move || ask.carry_out(&segments)).await??;
     durable(&node, lsn).await?;
     Ok(answer)
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -42,8 +42,10 @@ pub struct HttpListener {
     /// Host names under which it may be addressed, beside addresses.
     hosts: Vec<String>,
     places: Arc<Semaphore>,
-    /// Requests that are carried out at once; more wait.
-    turns: Semaphore,
+    /// Requests to show something that are carried out at once; more wait.
+    looks: Semaphore,
+    /// The same for changes, which do not wait for long listings.
+    changes: Semaphore,
     stop: watch::Receiver<bool>,
 }
 
@@ -59,7 +61,8 @@ impl HttpListener {
             address: listener.address,
             hosts: http.allowed_hosts.iter().cloned().chain(advertised).collect(),
             places: Arc::new(Semaphore::new(http.connections_max)),
-            turns: Semaphore::new(runtime::MANAGERS),
+            looks: Semaphore::new(runtime::MANAGERS),
+            changes: Semaphore::new(runtime::MANAGERS),
             stop,
         }
     }
@@ -117,16 +120,21 @@ impl HttpListener {
     }
 
     /// Runs what may take long (there may be very many queues to tell of) where no connection waits for it.
-    async fn aside<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Result<R, Failure> {
+    async fn aside<R: Send + 'static>(
+        &self,
+        method: &Method,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, Failure> {
         // Nobody closes the semaphore, and `work` ends early only by a panic.
         let failed = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be carried out");
-        let _turn = self.turns.acquire().await.map_err(|_| failed())?;
+        let turns = if method.is_safe() { &self.looks } else { &self.changes };
+        let _turn = turns.acquire().await.map_err(|_| failed())?;
         tokio::task::spawn_blocking(work).await.map_err(|_| failed())
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {
         let path = request.uri().path();
-        let head = request.method() == hyper::Method::HEAD;
+        let head = request.method() == Method::HEAD;
         let result = match path {
             "/livez" => health::livez(),
             "/readyz" => health::readyz(&self.node),
@@ -135,7 +143,7 @@ impl HttpListener {
             }
             "/metrics" => {
                 let node = Arc::clone(&self.node);
-                self.aside(move || metrics::page(&node)).await
+                self.aside(&Method::GET, move || metrics::page(&node)).await
             }
             _ => match path.strip_prefix("/api/v1/").map(str::to_owned) {
                 Some(path) => api::answer(self, request, peer, &path).await,
