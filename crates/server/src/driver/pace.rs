@@ -10,7 +10,7 @@ pub(super) struct ReadSize {
 
 impl ReadSize {
     /// What a connection begins with and falls back to.
-    const MIN: usize = 4 * 1024;
+    const MIN: usize = 2 * 1024;
     /// Beyond this, larger reads save no more system time but leave the processor's cache.
     const MAX: usize = 128 * 1024;
     /// How many small reads in a row halve the size.
