@@ -97,6 +97,14 @@ pub trait Journal: Send + Sync {
         Ok(())
     }
 
+    /// Whether definitions would be taken now: asked before something is altered that cannot be taken back.
+    ///
+    /// # Errors
+    /// What [`Journal::append`] would say.
+    fn room_for_definitions(&self) -> Result<(), AppendError> {
+        Ok(())
+    }
+
     /// Takes the ticket of an append whose operations follow by [`Journal::fill`]: the parts of a transaction, which
     /// several shards hand in one after the other, become one append in this way. Until it is filled the watermark
     /// cannot pass the ticket, so it must be filled soon, and in any case.

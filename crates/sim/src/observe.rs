@@ -73,10 +73,11 @@ impl World {
                 Ok(())
             }
             Event::Refused { channel, refusal, .. } => {
-                // Definitions need room too, and a disk may have none at all.
-                if refusal.hard && !self.engine.is_full() {
+                if refusal.hard && !self.engine.is_stopped() {
                     return Err(format!("a hard refusal: {refusal}"));
                 }
+                let whole = self.clients.get_mut(&id).filter(|_| refusal.hard);
+                whole.into_iter().flat_map(|c| c.channels.values_mut()).for_each(|ch| ch.failed = true);
                 if let Some(ch) = self.clients.get_mut(&id).and_then(|c| c.channels.get_mut(&channel.0)) {
                     ch.failed = true;
                     for key in std::mem::take(&mut ch.open).into_values().flatten() {

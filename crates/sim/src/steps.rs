@@ -415,7 +415,16 @@ impl World {
         for call in self.plans[queue].calls() {
             self.call(id, channel, call, Asked::Nothing)?;
         }
-        self.learn_ids()
+        self.learn_ids()?;
+        let failed = self.clients.get(&id).and_then(|c| c.channels.get(&channel)).is_some_and(|c| c.failed);
+        if failed && self.ids.remove(queue).is_some() {
+            // Definitions need room too: without all its bindings the queue goes again, which needs none.
+            let other = self.connect()?;
+            let delete = Call::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false };
+            self.call(other, 1, delete, Asked::Nothing)?;
+            self.disconnect(other)?;
+        }
+        Ok(())
     }
 
     fn fill_disk(&mut self) -> Result<(), Broken> {

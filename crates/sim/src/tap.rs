@@ -282,6 +282,10 @@ impl Journal for Tap {
         self.engine.room(bytes)
     }
 
+    fn room_for_definitions(&self) -> Result<(), AppendError> {
+        self.engine.room_for_definitions()
+    }
+
     fn spill(&self, batch: &Batch, from: u32, to: u32) -> std::io::Result<SpillRef> {
         self.engine.spill(batch, from, to)
     }

@@ -385,6 +385,10 @@ impl Journal for Engine {
         if self.shared.has_room_for(&weight) { self.shared.inbox.room(&weight) } else { Err(AppendError::Full) }
     }
 
+    fn room_for_definitions(&self) -> Result<(), AppendError> {
+        self.shared.inbox.room(&Weight::default())
+    }
+
     fn durable(&self) -> Lsn {
         Lsn(self.shared.durable.load(Acquire))
     }

@@ -63,7 +63,7 @@ impl Broker {
             }
             Call::ExchangeDelete { name, if_unused } => {
                 let (user, vhost) = identity(conn)?;
-                let ((), lsn) = self.change(w, |t| Ok(((), t.delete_exchange(user, vhost, &name, if_unused)?)))?;
+                let ((), lsn) = self.remove(w, |t| Ok(((), t.delete_exchange(user, vhost, &name, if_unused)?)))?;
                 Ok(Some((Reply::Done, lsn)))
             }
             Call::Bind(b) => {
@@ -73,7 +73,7 @@ impl Broker {
             }
             Call::Unbind(b) => {
                 let (user, vhost) = identity(conn)?;
-                let ((), lsn) = self.change(w, |t| Ok(((), t.unbind(user, vhost, &b, id)?)))?;
+                let ((), lsn) = self.remove(w, |t| Ok(((), t.unbind(user, vhost, &b, id)?)))?;
                 Ok(Some((Reply::Done, lsn)))
             }
             Call::QueueDeclare(d) => self.declare_queue(conn, &d, w),
@@ -200,7 +200,7 @@ impl Broker {
         if !self.topology_read().has_queue(vhost, name) {
             return Ok(Some((Reply::Count(0), None)));
         }
-        let (messages, lsn) = self.change(w, |t| {
+        let (messages, lsn) = self.remove(w, |t| {
             let settings = t.usable_queue(vhost, name, conn.id())?;
             let counts = self.lock(settings.id.shard()).counts(settings.id).unwrap_or_default();
             let what = format!("queue '{name}' in vhost '{vhost}'");

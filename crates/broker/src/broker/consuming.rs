@@ -210,6 +210,6 @@ impl Broker {
         if self.topology_read().queues_of(id).is_empty() {
             return None;
         }
-        self.change(w, |t| Ok(((), t.delete_queues_of(id)))).ok().and_then(|((), lsn)| lsn)
+        self.remove(w, |t| Ok(((), t.delete_queues_of(id)))).ok().and_then(|((), lsn)| lsn)
     }
 }

@@ -60,7 +60,7 @@ impl Broker {
 
     fn delete_by_id(&self, id: QueueId, w: &mut Work<'_>) {
         // Refused only if it is gone already.
-        let _ = self.change(w, |t| Ok(((), t.delete_queue_by_id(id))));
+        let _ = self.remove(w, |t| Ok(((), t.delete_queue_by_id(id))));
     }
 
     fn dead_letter(&self, d: &DeadLetter, w: &mut Work<'_>) -> Stored {

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use waypost_model::journal::{BodyStore, Journal};
+use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
 use waypost_model::{Command, ConnId, Lsn, Millis, Outbox, ShardId, Turn};
 
 pub use alarm::Alarm;
@@ -230,7 +230,19 @@ impl Broker {
     }
 
     /// Changes the topology: the definitions are appended and the shards follow before anybody can see the change.
+    /// Nothing is changed when the disk has no room for definitions either.
     fn change<R>(
+        &self,
+        w: &mut Work<'_>,
+        f: impl FnOnce(&mut Topology) -> Result<(R, Change), waypost_model::Refusal>,
+    ) -> Result<(R, Option<Lsn>), waypost_model::Refusal> {
+        // Asked first: the topology keeps no way back. Whoever else appends meanwhile does no harm, see `define`.
+        self.journal.room_for_definitions().map_err(not_stored)?;
+        self.remove(w, f)
+    }
+
+    /// The same for what only takes away: that makes room, and much of it has happened already.
+    fn remove<R>(
         &self,
         w: &mut Work<'_>,
         f: impl FnOnce(&mut Topology) -> Result<(R, Change), waypost_model::Refusal>,
@@ -243,12 +255,7 @@ impl Broker {
     }
 
     fn apply(&self, change: Change, w: &mut Work<'_>) -> Result<Option<Lsn>, waypost_model::Refusal> {
-        let lsn = if change.ops.is_empty() {
-            None
-        } else {
-            let appended = self.journal.append(change.ops);
-            Some(appended.map_err(|e| waypost_model::Refusal::internal(format!("cannot store definitions: {e}")))?)
-        };
+        let lsn = if change.ops.is_empty() { None } else { Some(self.define(change.ops).map_err(not_stored)?) };
         for settings in change.created_queues {
             self.counters.queues_created.fetch_add(1, Ordering::Relaxed);
             self.with_shard(settings.id.shard(), w, |s, cx| s.create_queue(settings, cx));
@@ -261,5 +268,25 @@ impl Broker {
             self.with_shard(queue.shard(), w, |s, cx| s.delete_queue(queue, cx));
         }
         Ok(lsn)
+    }
+
+    /// Appends definitions that hold already, with room or without.
+    fn define(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
+        match self.journal.append(ops.clone()) {
+            Err(AppendError::Full) => {
+                let ticket = self.journal.reserve();
+                self.journal.fill(ticket, ops).map(|()| ticket)
+            }
+            done => done,
+        }
+    }
+}
+
+/// A disk without room is no fault of ours and passes; the connection may go on with other things.
+fn not_stored(e: AppendError) -> waypost_model::Refusal {
+    let text = format!("cannot store definitions: {e}");
+    match e {
+        AppendError::Full => waypost_model::Refusal::resource_error(text).soft(),
+        AppendError::Stopped | AppendError::Fenced => waypost_model::Refusal::internal(text),
     }
 }

@@ -135,6 +135,10 @@ impl Journal for Memory {
         if full { Err(AppendError::Full) } else { Ok(()) }
     }
 
+    fn room_for_definitions(&self) -> Result<(), AppendError> {
+        if self.crammed.load(Ordering::SeqCst) { Err(AppendError::Full) } else { Ok(()) }
+    }
+
     fn reserve(&self) -> Lsn {
         let mut log = self.log.lock().unwrap();
         log.last += 1;
