@@ -54,5 +54,5 @@ fn definitions_that_found_no_room_close_only_the_channel_and_leave_nothing_behin
 }
 
 fn names(node: &Node) -> Vec<String> {
-    node.broker.queues(None).unwrap().iter().map(|q| q.view.settings.name.to_string()).collect()
+    node.broker.queues(None).into_iter().flatten().map(|q| q.view.settings.name.to_string()).collect()
 }
