@@ -86,7 +86,7 @@ settings! {
     }
     /// The disk under the data directory.
     disk: DiskConfig {
-        /// Free space below which publishers are held back. Below half of it, persistent messages are refused.
+        /// Free space below which publishers are held back. Below half of it (at most 256 MiB), persistent messages are refused.
         free_limit: ByteSize = "256MiB";
         /// Size of the journal's segments.
         segment_bytes: ByteSize = "64MiB";

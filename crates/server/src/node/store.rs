@@ -58,11 +58,12 @@ pub(super) fn open(config: &Config) -> Result<Opened, ServeError> {
     let path = config.server.data_dir.clone();
     let failed = |why: String| ServeError::Storage { path: path.clone(), why };
     let disk = RealDisk::open_or_create(&path).map_err(|e| failed(e.to_string()))?;
+    let defaults = EngineConfig::default();
     let engine_config = EngineConfig {
         segment_bytes: config.disk.segment_bytes.0,
         // Below the limit of the alarm, so that publishers are held back before they are refused.
-        disk_free_min: config.disk.free_limit.0 / 2,
-        ..EngineConfig::default()
+        disk_free_min: defaults.disk_free_min.min(config.disk.free_limit.0 / 2),
+        ..defaults
     };
     let (engine, recovered) = Engine::open(Arc::new(disk), engine_config).map_err(|e| failed(e.to_string()))?;
     engine.on_stop(|what| tracing::error!(what, "storage failed"));
