@@ -199,17 +199,13 @@ impl Broker {
         let attrs = waypost_model::Attrs { expiration: own_expiration(props), ..run.attrs };
         let selected = attrs.flags.has(AttrFlags::SENDER_SELECTED);
         let way = self.topology_read().route_due(source, run.route, props, selected).unwrap_or_default();
-        let count = u64::from(run.to - run.from);
-        if way.queues.is_empty() {
-            self.counters.unroutable_dropped.fetch_add(count, Ordering::Relaxed);
-            return Ok(());
+        match self.follow(way, &Run { attrs, ..*run }, w) {
+            Some(verdict) => stored(verdict),
+            None => {
+                self.counters.unroutable_dropped.fetch_add(u64::from(run.to - run.from), Ordering::Relaxed);
+                Ok(())
+            }
         }
-        let stripped = way.strip_bcc.map(|p| Arc::new(Batch::single(&p, run.batch.body(run.from))));
-        let targets = by_shard(way.queues);
-        stored(match &stripped {
-            Some(batch) => self.enqueue(&targets, &Run { batch, from: 0, to: 1, attrs, ..*run }, None, w),
-            None => self.enqueue(&targets, &Run { attrs, ..*run }, None, w),
-        })
     }
 }
 

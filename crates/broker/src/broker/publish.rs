@@ -50,6 +50,11 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    /// All of a run was taken, and nothing is to be waited for.
+    fn all(run: &Run<'_>) -> Verdict {
+        Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false }
+    }
+
     /// What several queues said, together.
     fn and(self, other: Verdict) -> Verdict {
         Verdict {
@@ -122,20 +127,26 @@ impl Broker {
     /// Messages whose way depends on themselves: each is routed, neighbours with the same way go together.
     fn publish_each(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, w: &mut Work<'_>) {
         let mut from = run.from;
-        while from < run.to {
-            let first = match self.route_one(conn, run, from) {
+        let mut way = self.route_one(conn, run, from);
+        loop {
+            let this = match way {
                 Ok(r) => r,
                 Err(refusal) => return self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal),
             };
             let mut to = from + 1;
-            while to < run.to && first.strip_bcc.is_none() {
-                match self.route_one(conn, run, to) {
-                    Ok(next) if next == first => to += 1,
-                    _ => break,
+            let next = loop {
+                if to == run.to {
+                    break None;
                 }
-            }
-            self.publish_routed(conn, p, run, from..to, first, w);
-            from = to;
+                let next = self.route_one(conn, run, to);
+                if this.strip_bcc.is_some() || next.as_ref() != Ok(&this) {
+                    break Some(next);
+                }
+                to += 1;
+            };
+            self.publish_routed(conn, p, run, from..to, this, w);
+            let Some(next) = next else { return };
+            (from, way) = (to, next);
         }
     }
 
@@ -149,31 +160,35 @@ impl Broker {
         w: &mut Work<'_>,
     ) {
         let part = Run { from: range.start, to: range.end, ..*run };
-        let mut verdict = Verdict { accepted: part.to - part.from, lsn: None, error: None, ahead: false };
-        let mut routed = false;
-        for delay in way.delayed {
-            routed = true;
-            let targets = by_shard(vec![delay.queue]);
-            let attrs = Attrs { expiration: Some(delay.delay_ms), ..part.attrs };
-            let due = Some(w.now.plus(u64::from(delay.delay_ms)));
-            verdict = verdict.and(self.enqueue(&targets, &Run { attrs, ..part }, due, w));
-        }
-        if !way.queues.is_empty() {
-            routed = true;
-            let targets = by_shard(way.queues);
-            let stripped = way.strip_bcc.map(|props| Arc::new(Batch::single(&props, part.batch.body(part.from))));
-            let said = match &stripped {
-                Some(batch) => self.enqueue(&targets, &Run { batch, from: 0, to: 1, ..part }, None, w),
-                None => self.enqueue(&targets, &part, None, w),
-            };
-            verdict = verdict.and(said);
-        }
-        if routed {
+        let verdict = self.follow(way, &part, w);
+        if verdict.is_some() {
             self.counters.routed.fetch_add(u64::from(part.to - part.from), Ordering::Relaxed);
         } else {
             self.unroutable(conn, p, &part);
         }
-        self.confirm(conn, p, &part, verdict);
+        self.confirm(conn, p, &part, verdict.unwrap_or_else(|| Verdict::all(&part)));
+    }
+
+    /// Hands messages with one way to its queues, those where they wait first included. `None` if it leads nowhere.
+    pub(super) fn follow(&self, way: MessageRoute, run: &Run<'_>, w: &mut Work<'_>) -> Option<Verdict> {
+        if way.delayed.is_empty() && way.queues.is_empty() {
+            return None;
+        }
+        let mut verdict = Verdict::all(run);
+        for delay in way.delayed {
+            let attrs = Attrs { expiration: Some(delay.delay_ms), ..run.attrs };
+            let due = Some(w.now.plus(u64::from(delay.delay_ms)));
+            verdict = verdict.and(self.enqueue(&by_shard(vec![delay.queue]), &Run { attrs, ..*run }, due, w));
+        }
+        if way.queues.is_empty() {
+            return Some(verdict);
+        }
+        let targets = by_shard(way.queues);
+        let stripped = way.strip_bcc.map(|props| Arc::new(Batch::single(&props, run.batch.body(run.from))));
+        Some(verdict.and(match &stripped {
+            Some(batch) => self.enqueue(&targets, &Run { batch, from: 0, to: 1, ..*run }, None, w),
+            None => self.enqueue(&targets, run, None, w),
+        }))
     }
 
     fn publish_reply(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, token: &str) {
