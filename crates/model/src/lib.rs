@@ -17,6 +17,7 @@ pub mod message;
 pub mod outbox;
 pub mod props;
 pub mod refusal;
+pub mod service;
 pub mod session;
 pub mod table;
 

@@ -1,5 +1,7 @@
 //! What a message carries beside its bytes, shared by a run of messages.
 
+use std::sync::Arc;
+
 use crate::ids::{QueueId, Seq};
 
 /// Where a message was published to. Shared by all messages of a run, and by their deliveries: redelivered and stored
@@ -10,13 +12,19 @@ pub struct Route {
     pub exchange: Box<str>,
     /// The routing key; at most 255 bytes. AMQP promises no encoding: bytes are kept as they came.
     pub routing_key: Box<[u8]>,
+    /// For which instances of a service: written by routing, read by the service's mailbox, kept with the message
+    /// across restarts, and shown to nobody. At most [`Route::ADDRESS_MAX`] bytes. What comes from a client has none.
+    pub address: Option<Arc<[u8]>>,
 }
 
 impl Route {
+    /// Longest address, in bytes.
+    pub const ADDRESS_MAX: usize = 4096;
+
     /// A route from text.
     #[must_use]
     pub fn new(exchange: &str, routing_key: impl AsRef<[u8]>) -> Route {
-        Route { exchange: exchange.into(), routing_key: routing_key.as_ref().into() }
+        Route { exchange: exchange.into(), routing_key: routing_key.as_ref().into(), address: None }
     }
 
     /// The routing key for people: bytes that are no UTF-8 are replaced.

@@ -237,7 +237,7 @@ pub fn read_table(bytes: &[u8], payload: Option<u64>) -> Result<ChunkTable, Malf
     let mut r = Reader::new(bytes);
     for _ in 0..r.count(2)? {
         let exchange = std::str::from_utf8(r.bytes()?).map_err(|_| Malformed("route: no UTF-8"))?;
-        table.routes.push(Arc::new(Route { exchange: exchange.into(), routing_key: r.bytes()?.into() }));
+        table.routes.push(Arc::new(Route { exchange: exchange.into(), routing_key: r.bytes()?.into(), address: None }));
     }
     for _ in 0..r.count(8)? {
         let chunk = read_chunk(&mut r, table.routes.len())?;

@@ -102,7 +102,7 @@ impl Broker {
     fn dead_letter_part(&self, d: &DeadLetter, (batch, from, to): &Part, w: &mut Work<'_>) -> Stored {
         let l = &d.messages;
         let key = d.to.routing_key.as_deref().unwrap_or(&l.route.routing_key);
-        let route = Arc::new(Route { exchange: (*d.to.exchange).into(), routing_key: key.into() });
+        let route = Arc::new(Route { exchange: (*d.to.exchange).into(), routing_key: key.into(), address: None });
         let fact = death::Death {
             queue: &l.settings.name,
             reason: d.reason,
