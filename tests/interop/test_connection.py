@@ -265,6 +265,22 @@ def test_channel_close_is_answered_and_then_silent(raw, queue):
     one.expect(spec.Basic.QosOk)
 
 
+def test_close_right_behind_what_is_refused(raw):
+    one = raw()
+    one.open()
+    one.open_channel()
+    data = pika.frame.Method(1, pika.spec.Basic.Publish(exchange="absent-one", routing_key="k")).marshal()
+    data += pika.frame.Header(1, 1, pika.spec.BasicProperties()).marshal() + struct.pack(">BHI", 3, 1, 1) + b"x\xce"
+    data += pika.frame.Method(1, pika.spec.Basic.Qos(prefetch_count=1)).marshal()
+    one.send(data + pika.frame.Method(1, pika.spec.Channel.Close(200, "done", 0, 0)).marshal())
+    close = one.expect(pika.spec.Channel.Close)
+    assert (close.reply_code, close.class_id, close.method_id) == (404, 60, 40)
+    one.expect(pika.spec.Channel.CloseOk)
+    one.send_method(pika.spec.Channel.CloseOk(), 1)
+    # The number is free again.
+    one.open_channel()
+
+
 def test_close_names_the_method(raw):
     one = raw()
     one.open()

@@ -99,8 +99,17 @@ impl Calls {
 
     /// Forgets the calls of a channel that is closed: their answers mean nothing any more.
     pub fn forget(&mut self, channel: u16) {
+        self.drop_those(|p| p.channel == channel);
+    }
+
+    /// The same, but the peer's own close is still to be answered.
+    pub fn forget_but_close(&mut self, channel: u16) {
+        self.drop_those(|p| p.channel == channel && p.kind != Kind::ChannelClose);
+    }
+
+    fn drop_those(&mut self, which: impl Fn(&Pending) -> bool) {
         for slot in &mut self.queue {
-            if slot.as_ref().is_some_and(|p| p.channel == channel) {
+            if slot.as_ref().is_some_and(&which) {
                 *slot = None;
             }
         }

@@ -196,7 +196,10 @@ impl AmqpSession {
             Some(channel) if channel.state == ChannelState::Open => {
                 self.close_channel(number, &refusal, id, true, cx);
             }
-            // It closes already, and the core takes our word of that for the answer to its refusal.
+            Some(channel) if channel.state == ChannelState::Closing => {
+                self.refused_while_closing(number, &refusal, id, cx);
+            }
+            // We have closed it already.
             _ => {}
         }
     }
@@ -216,19 +219,23 @@ impl AmqpSession {
         self.calls.forget(number);
         self.confirming.retain(|&listed| listed != number);
         self.stalled = false;
-        let text = refusal.to_string();
-        let close = channel::Close {
-            reply_code: refusal.kind.code(),
-            reply_text: Short(crate::codec::field::short_text(&text).as_bytes()),
-            class_id: id.class_id,
-            method_id: id.method_id,
-        };
-        encode_method(cx.out.buf(), number, &close);
+        put_close(cx, number, refusal, id);
         if let Some(channel) = self.channels.get_mut(number) {
             channel.refuse(release);
         }
         if !release {
             self.release_channel(number, cx);
+        }
+    }
+
+    /// The peer's `channel.close` was behind what the core refuses, so it is to learn of that first, and gets its
+    /// close-ok after it, as in RabbitMQ. The core takes that close for the answer to its refusal.
+    fn refused_while_closing(&mut self, number: u16, refusal: &Refusal, id: MethodId, cx: &mut Cx<'_>) {
+        put_close(cx, number, refusal, id);
+        self.confirming.retain(|&listed| listed != number);
+        self.calls.forget_but_close(number);
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.unanswered = 1;
         }
     }
 
@@ -249,6 +256,17 @@ impl AmqpSession {
         self.pulse.heard(cx.now);
         self.blocked = reason;
     }
+}
+
+fn put_close(cx: &mut Cx<'_>, number: u16, refusal: &Refusal, id: MethodId) {
+    let text = refusal.to_string();
+    let close = channel::Close {
+        reply_code: refusal.kind.code(),
+        reply_text: Short(crate::codec::field::short_text(&text).as_bytes()),
+        class_id: id.class_id,
+        method_id: id.method_id,
+    };
+    encode_method(cx.out.buf(), number, &close);
 }
 
 fn put<'a>(cx: &mut Cx<'_>, number: u16, wants: bool, answer: &impl MethodArgs<'a>) {

@@ -36,6 +36,44 @@ fn a_refusal_of_the_core_closes_the_channel_and_is_confirmed_by_the_peer() {
 }
 
 #[test]
+fn a_refusal_that_the_peers_close_was_behind_comes_before_the_close_ok() {
+    let mut script = Script::channel();
+    let mut bytes = publish_frames(1, "k", PROPS_EMPTY, b"to nowhere");
+    // Not carried out, and therefore not answered.
+    Method::BasicQos(basic::Qos::default()).encode_frame(&mut bytes, 1);
+    Method::TxSelect(tx::Select {}).encode_frame(&mut bytes, 1);
+    Method::ChannelClose(channel::Close::default()).encode_frame(&mut bytes, 1);
+    script.bytes(&bytes);
+    script.publish();
+    let (1, _, Call::Qos { .. }) = script.call() else { panic!() };
+    let (1, close, Call::CloseChannel) = script.call() else { panic!() };
+    script.refuse(1, Event::PUBLISH_TOKEN, Refusal::not_found("no exchange 'x' in vhost '/'"));
+    let text = "NOT_FOUND - no exchange 'x' in vhost '/'".to_owned();
+    assert_eq!(script.closed(), (1, 404, text, (60, 40)));
+    script.answer(1, close, Reply::Done);
+    assert_eq!(script.replies(), ["1 ChannelCloseOk(CloseOk)"]);
+    // The peer answers our close too, and may use the number again.
+    script.method(1, Method::ChannelCloseOk(channel::CloseOk {}));
+    assert!(script.commands.is_empty());
+    script.open_channel(1);
+    script.method(1, Method::ChannelCloseOk(channel::CloseOk {}));
+    assert_eq!(script.frames(), []);
+}
+
+#[test]
+fn closes_that_cross_are_answered_both() {
+    let mut script = Script::channel();
+    script.method(1, Method::BasicAck(basic::Ack { delivery_tag: 5, multiple: false }));
+    assert_eq!(script.closed().1, 406);
+    script.done();
+    script.method(1, Method::ChannelClose(channel::Close::default()));
+    assert_eq!(script.replies(), ["1 ChannelCloseOk(CloseOk)"]);
+    script.method(1, Method::ChannelCloseOk(channel::CloseOk {}));
+    assert_eq!((script.frames().len(), script.commands.len()), (0, 0));
+    script.open_channel(1);
+}
+
+#[test]
 fn a_fault_that_the_session_finds_releases_the_channel_at_once() {
     let mut script = Script::channel();
     script.method(1, Method::BasicAck(basic::Ack { delivery_tag: 5, multiple: false }));
