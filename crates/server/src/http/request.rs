@@ -49,11 +49,14 @@ impl Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
-        use RefusalKind::{AccessRefused, ContentTooLarge, InternalError, NotFound, NotImplemented, ResourceLocked};
+        use RefusalKind::{
+            AccessRefused, ContentTooLarge, InternalError, NotFound, NotImplemented, PreconditionFailed, ResourceLocked,
+        };
         let status = match refusal.kind {
             NotFound => StatusCode::NOT_FOUND,
             AccessRefused => StatusCode::FORBIDDEN,
-            ResourceLocked => StatusCode::CONFLICT,
+            // 412 is about the request's own conditions (RFC 9110 §15.5.13); this is about what is there.
+            PreconditionFailed | ResourceLocked => StatusCode::CONFLICT,
             ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             NotImplemented => StatusCode::NOT_IMPLEMENTED,
             InternalError => StatusCode::INTERNAL_SERVER_ERROR,

@@ -62,6 +62,9 @@ fn http_answers_and_refuses() {
     assert_eq!(server.http("POST /api/v1/queues", "localhost", "{}").0, 405);
     assert_eq!(server.http("PUT /api/v1/queues/%2F/q", "localhost", "{\"durible\":true}").0, 400);
     assert_eq!(server.http("PUT /api/v1/queues/%2F/q", "localhost", "{").0, 400);
+    assert_eq!(server.http("PUT /api/v1/queues/%2F/q", "localhost", "{}").0, 204);
+    let other = server.http("PUT /api/v1/queues/%2F/q", "localhost", "{\"durable\":false}");
+    assert_eq!(other.0, 409, "{}", other.1);
     let metrics = server.http("GET /metrics", "localhost", "").1;
     assert!(metrics.contains("\nrabbitmq_connections 0\n"), "{metrics}");
     server.stop().0.unwrap();
