@@ -14,15 +14,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("waypost-model", &[]),
     ("waypost-amqp", &["waypost-model"]),
     ("waypost-broker", &["waypost-model"]),
+    ("waypost-registry", &["waypost-model"]),
     ("waypost-storage", &["waypost-model"]),
-    ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-storage"]),
+    ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry", "waypost-storage"]),
     ("waypost", &["waypost-server", "waypost-model", "waypost-amqp", "waypost-storage"]),
-    ("waypost-sim", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-storage"]),
+    ("waypost-sim", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry", "waypost-storage"]),
     ("xtask", &[]),
 ];
 
 /// No clock, no randomness, no sockets, no files: these run in the simulator as they are.
-const PURE: &[&str] = &["waypost-model", "waypost-amqp", "waypost-broker"];
+const PURE: &[&str] = &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry"];
 
 /// What a pure crate must not depend on, not even through another.
 const IMPURE: &[&str] = &["tokio", "mio", "rand", "getrandom", "socket2", "rustix"];
