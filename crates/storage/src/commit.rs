@@ -169,6 +169,7 @@ impl Shared {
                 self.index.enqueued(t.queue, range);
             }
         }
+        log.active.note_frame(log.encoder.extent());
         self.metrics.messages.fetch_add(messages, Relaxed);
         debug_assert!(!taken.is_empty());
         let [head, payload] = log.encoder.bytes();

@@ -10,7 +10,7 @@ use waypost_model::Lsn;
 use waypost_model::journal::{Enqueue, Op};
 
 use crate::chunk::{self, CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, CHUNK_HEADER, Lengths, Piece};
-use crate::frame::{self, FRAME_HEADER, FrameHeader, Run, Target, align};
+use crate::frame::{self, Extent, FRAME_HEADER, FrameHeader, Run, Target, align};
 use crate::hash::IdMap;
 use crate::wire::put_varint;
 
@@ -306,6 +306,11 @@ impl Encoder {
     /// The chunk table of the frame.
     pub fn table(&self) -> &[u8] {
         &self.head[self.table.0..self.table.0 + self.table.1]
+    }
+
+    /// What the frame's messages take.
+    pub fn extent(&self) -> Extent {
+        Extent::of(self.table.1, self.chunks().iter().map(|c| c.len))
     }
 
     /// The chunks, with their places in the frame.

@@ -130,6 +130,7 @@ impl Shared {
 pub struct Engine {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    cut_bytes: u64,
 }
 
 impl Engine {
@@ -143,9 +144,10 @@ impl Engine {
         let guard = disk.lock()?;
         let mut opened = recover(&*disk)?;
         let recovered = std::mem::take(&mut opened.recovered);
+        let cut_bytes = opened.cut_bytes;
         let shared = Shared::start(disk, cfg, guard, opened).map_err(OpenError::io("the data directory"))?;
         shared.metrics.recovery_micros.store(started.elapsed().as_micros() as u64, Relaxed);
-        Ok((Engine { shared: Arc::new(shared), threads: Mutex::default() }, recovered))
+        Ok((Engine { shared: Arc::new(shared), threads: Mutex::default(), cut_bytes }, recovered))
     }
 
     /// Starts the threads that commit and maintain. `on_durable` is called after each commit, with no lock held.
@@ -182,6 +184,13 @@ impl Engine {
     /// One round of maintenance, for those who drive the engine themselves.
     pub fn maintain_once(&self) -> Maintained {
         self.shared.maintain_once()
+    }
+
+    /// How many bytes of a torn last write the open has cut: no append in it was ever reported durable. Worth a line in
+    /// the server's log, since rot in the very last frame cannot be told from it.
+    #[must_use]
+    pub fn cut_bytes(&self) -> u64 {
+        self.cut_bytes
     }
 
     /// Whether an I/O error has stopped the store.
@@ -326,7 +335,7 @@ impl Shared {
             discard(&*shared.disk, &name)?;
         }
         shared.disk.sync_dir()?;
-        shared.maintain_once();
+        shared.prepare_start(&mut lock(&shared.maintenance));
         Ok(shared)
     }
 }

@@ -148,6 +148,24 @@ impl ChunkEntry {
 pub struct ChunkTable {
     pub routes: Vec<Arc<Route>>,
     pub chunks: Vec<ChunkEntry>,
+    pub extent: Extent,
+}
+
+/// What a frame's messages take in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes of its chunks, without what fills up to the next one's beginning.
+    pub chunks: u64,
+    /// Bytes of everything but operations: chunks, header, and the chunk table, which the footer repeats.
+    pub all: u64,
+}
+
+impl Extent {
+    /// Of a frame with a chunk table of `table` bytes and chunks of these lengths.
+    pub fn of(table: usize, chunks: impl Iterator<Item = u32>) -> Extent {
+        let (chunks, filled) = chunks.fold((0, 0), |(n, filled), len| (n + u64::from(len), filled + align(len.into())));
+        Extent { chunks, all: FRAME_HEADER as u64 + 2 * table as u64 + filled }
+    }
 }
 
 pub fn put_route(out: &mut Vec<u8>, route: &Route) {
@@ -250,6 +268,7 @@ pub fn read_table(bytes: &[u8], payload: Option<u64>) -> Result<ChunkTable, Malf
     for chunk in &mut table.chunks {
         chunk.crc = r.u32()?;
     }
+    table.extent = Extent::of(bytes.len(), table.chunks.iter().map(|c| c.len));
     if r.is_empty() { Ok(table) } else { Err(Malformed("chunk table: bytes left over")) }
 }
 

@@ -63,6 +63,16 @@ impl Shared {
         done
     }
 
+    /// What an open needs of a round before the first append: room. Copying and releasing wait for the first round.
+    pub fn prepare_start(&self, m: &mut Maintenance) {
+        let result = self.prepare_ahead().and_then(|_| self.keep_reserve(m));
+        if let Err(e) = result
+            && !is_full(&e)
+        {
+            self.stop("maintenance", &e);
+        }
+    }
+
     fn round(&self, m: &mut Maintenance, done: &mut Maintained) -> io::Result<()> {
         done.prepared = self.prepare_ahead()?;
         self.recycle(m);
@@ -75,10 +85,11 @@ impl Shared {
             done.released += self.checkpoint(m, false)?;
             done.checkpointed = true;
         }
-        if !m.has_reserve && !self.inbox.full.load(Relaxed) {
-            self.make_reserve(m)?;
-        }
-        Ok(())
+        self.keep_reserve(m)
+    }
+
+    fn keep_reserve(&self, m: &mut Maintenance) -> io::Result<()> {
+        if m.has_reserve || self.inbox.full.load(Relaxed) { Ok(()) } else { self.make_reserve(m) }
     }
 
     /// Prepares the next segment if there is none, and says whether messages can be taken. Returns whether it did.

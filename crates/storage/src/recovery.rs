@@ -222,9 +222,13 @@ impl Recovery<'_> {
         };
         let footer = read_footer(&*file, &seal, size).map_err(OpenError::io(&*name))?;
         let footer = footer.ok_or_else(|| OpenError::damaged(&*name, seal.end, "the footer's checksum is wrong"))?;
-        read_footer_entries(&footer, |at, table| self.note(id, at, table, true))
-            .map_err(|e| OpenError::damaged(&*name, seal.end, e.to_string()))?;
-        Ok(Arc::new(Segment::new(id, file, size, true)))
+        let segment = Arc::new(Segment::new(id, file, size, true));
+        read_footer_entries(&footer, |at, table| {
+            segment.note_frame(table.extent);
+            self.note(id, at, table, true);
+        })
+        .map_err(|e| OpenError::damaged(&*name, seal.end, e.to_string()))?;
+        Ok(segment)
     }
 
     /// A segment from the checkpoint's position on: every frame is read.
@@ -234,7 +238,9 @@ impl Recovery<'_> {
         let name = id.file_name();
         let start = if id == position.segment { position.offset } else { FRAMES_AT };
         let mut footer = Vec::new();
+        let segment = Arc::new(Segment::new(id, Arc::clone(&file), size, false));
         let end = scan(&*file, &header, size, |f| {
+            segment.note_frame(f.table.extent);
             put_footer_entry(&mut footer, f.offset, f.header.payload_at(), f.table_bytes);
             let old = f.offset < start;
             self.note(id, f.offset + f.header.payload_at(), f.table, old);
@@ -268,7 +274,9 @@ impl Recovery<'_> {
             let what = format!("{}, but the frame at {at} was written when this was durable", end.reason);
             return Err(OpenError::damaged(name, end.end, what));
         }
-        let segment = Arc::new(Segment::new(id, file, size, sealed));
+        if sealed {
+            segment.set_sealed();
+        }
         Ok((Tail { segment, header, end: end.end, last_crc: end.last_crc, footer, sealed, has_seal }, size, end))
     }
 

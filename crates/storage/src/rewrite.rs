@@ -10,7 +10,7 @@ use waypost_model::{Lsn, QueueId, Route, Seq};
 use crate::disk::{discard, read_exact, write_all};
 use crate::encoder::{Encoder, Pending, Place};
 use crate::engine::Shared;
-use crate::frame::{ALIGN, ChunkEntry, Run};
+use crate::frame::{ALIGN, ChunkEntry, Extent, Run};
 use crate::maintain::Maintenance;
 use crate::ranges::Range;
 use crate::recovery::{read_footer, read_footer_entries};
@@ -40,6 +40,7 @@ struct Cold {
     last_crc: u32,
     footer: Vec<u8>,
     moved: Vec<(QueueId, Range)>,
+    extents: Vec<Extent>,
 }
 
 impl Shared {
@@ -139,8 +140,8 @@ impl Shared {
         let mut header = SegmentHeader { id, epoch: self.epoch, capacity: 0, crc: 0 };
         write_all(&*file, 0, &mut [&header.encode()])?;
         let (last_crc, encoder) = (header.crc, Encoder::default());
-        let (footer, moved) = (Vec::new(), Vec::new());
-        let mut cold = Cold { id, file, header, encoder, end: FRAMES_AT, last_crc, footer, moved };
+        let (footer, moved, extents) = (Vec::new(), Vec::new(), Vec::new());
+        let mut cold = Cold { id, file, header, encoder, end: FRAMES_AT, last_crc, footer, moved, extents };
         let (mut ops, mut bytes) = (Vec::new(), 0);
         for s in survivors {
             let frame_full = bytes >= SOURCE_BYTES_MAX.min(self.cfg.frame_bytes_max());
@@ -157,7 +158,9 @@ impl Shared {
         self.disk.sync_dir()?;
         m.head.next_cold += 1;
         self.metrics.rewritten_bytes.fetch_add(size, Relaxed);
-        self.index.add_segment(Arc::new(Segment::new(id, cold.file, size, true)));
+        let segment = Segment::new(id, cold.file, size, true);
+        cold.extents.iter().for_each(|e| segment.note_frame(*e));
+        self.index.add_segment(Arc::new(segment));
         for (queue, range) in cold.moved {
             self.index.relocated(queue, range, |s| victims.iter().any(|v| v.id.0 == s));
         }
@@ -198,6 +201,7 @@ impl Cold {
             }));
         }
         put_footer_entry(&mut self.footer, self.end, header.payload_at(), self.encoder.table());
+        self.extents.push(self.encoder.extent());
         self.end += u64::from(header.len);
         self.last_crc = header.crc;
         Ok(())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use crate::disk::{Disk, DiskFile, read_most, write_all};
+use crate::frame::Extent;
 use crate::wire::{Reader, put_u32, put_u64};
 
 /// The version that this release writes, and the only one so far.
@@ -212,7 +213,11 @@ pub struct Segment {
     pub file: Arc<dyn DiskFile>,
     capacity: AtomicU64,
     live: AtomicU64,
+    /// Of their chunks alone; see [`Segment::live_bytes`].
     live_bytes: AtomicI64,
+    /// Bytes of all chunks that were ever written to it, and of what describes them.
+    chunk_bytes: AtomicU64,
+    table_bytes: AtomicU64,
     sealed: AtomicBool,
 }
 
@@ -220,7 +225,8 @@ impl Segment {
     pub fn new(id: SegmentId, file: Arc<dyn DiskFile>, capacity: u64, sealed: bool) -> Segment {
         let (live, live_bytes) = (AtomicU64::new(0), AtomicI64::new(0));
         let capacity = AtomicU64::new(capacity);
-        Segment { id, file, capacity, live, live_bytes, sealed: AtomicBool::new(sealed) }
+        let (chunk_bytes, table_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Segment { id, file, capacity, live, live_bytes, chunk_bytes, table_bytes, sealed: AtomicBool::new(sealed) }
     }
 
     /// Bytes that its file takes.
@@ -243,9 +249,22 @@ impl Segment {
         self.live.load(Ordering::Acquire)
     }
 
-    /// About how many bytes they take.
+    /// About how many bytes they take. What describes a chunk (in frame and footer) is charged to its messages: of small
+    /// ones it is the larger part, and a segment that has lost nothing must not look as if there were room to win.
     pub fn live_bytes(&self) -> u64 {
-        if self.live() == 0 { 0 } else { self.live_bytes.load(Ordering::Relaxed).max(0) as u64 }
+        if self.live() == 0 {
+            return 0;
+        }
+        let live = self.live_bytes.load(Ordering::Relaxed).max(0) as u128;
+        let chunks = u128::from(self.chunk_bytes.load(Ordering::Relaxed)).max(1);
+        let tables = u128::from(self.table_bytes.load(Ordering::Relaxed));
+        u64::try_from(live + live * tables / chunks).unwrap_or(u64::MAX)
+    }
+
+    /// Takes note of a frame's messages.
+    pub fn note_frame(&self, extent: Extent) {
+        self.chunk_bytes.fetch_add(extent.chunks, Ordering::Relaxed);
+        self.table_bytes.fetch_add(extent.all.saturating_sub(extent.chunks), Ordering::Relaxed);
     }
 
     pub fn add_live(&self, messages: u64, bytes: u64) {

@@ -70,6 +70,26 @@ fn every_flipped_bit_is_detected_or_harmless() {
     assert!(detected > 5000, "{detected}");
 }
 
+#[test]
+fn an_open_tells_how_much_of_a_torn_tail_it_cut() {
+    let disk = FaultDisk::new(12);
+    let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
+    for key in 0..2u8 {
+        e.append(vec![Op::Define { key: [key].into(), value: Some([1; 9].into()) }]).unwrap();
+        assert!(matches!(e.commit_once(), CommitOutcome::Committed(_)));
+    }
+    assert_eq!(e.cut_bytes(), 0);
+    drop(e);
+    disk.kill();
+    let last = disk.content("seg-00000001").unwrap().iter().rposition(|b| *b != 0).unwrap() as u64;
+    disk.flip_bit("seg-00000001", last * 8);
+    let report = verify(&disk.snapshot()).unwrap();
+    let (e, r) = Engine::open(Arc::new(disk), EngineConfig::small()).unwrap();
+    assert_eq!(r.definitions.len(), 1);
+    assert!(e.cut_bytes() > 0);
+    assert_eq!(e.cut_bytes(), report.cut_bytes);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]

@@ -66,6 +66,12 @@ pub(super) fn open(config: &Config) -> Result<Opened, ServeError> {
         ..defaults
     };
     let (engine, recovered) = Engine::open(Arc::new(disk), engine_config).map_err(|e| failed(e.to_string()))?;
+    if engine.cut_bytes() > 0 {
+        tracing::warn!(
+            bytes = engine.cut_bytes(),
+            "the last write before the stop was torn: it was cut, nothing in it had been confirmed"
+        );
+    }
     engine.on_stop(|what| tracing::error!(what, "storage failed"));
     Ok(Opened { store: Arc::new(Local { engine: Arc::new(engine), path }), recovered })
 }
