@@ -11,6 +11,7 @@
 pub mod batch;
 pub mod command;
 pub mod event;
+pub mod filter;
 pub mod ids;
 pub mod journal;
 pub mod message;
