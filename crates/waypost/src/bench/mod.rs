@@ -16,6 +16,8 @@ pub struct BenchArgs {
 enum Target {
     /// Load any AMQP 0-9-1 broker and measure it
     Amqp(amqp::AmqpArgs),
+    /// Load a service of Waypost over AMQP: late binding by selectors and keys
+    Services(amqp::ServicesArgs),
 }
 
 /// Runs the chosen load generator.
@@ -25,5 +27,6 @@ enum Target {
 pub fn run(args: BenchArgs) -> Result<(), Failure> {
     match args.target {
         Target::Amqp(args) => amqp::run(args),
+        Target::Services(args) => amqp::run_services(&args),
     }
 }

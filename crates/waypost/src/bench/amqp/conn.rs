@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::inbound::{Confirm, Delivery, FRAME_BYTES_MAX, Inbound, Sink};
+use super::run::Table;
 use super::uri::Uri;
 use super::wire::{self, Args, MethodId, put_long, put_method, put_short, put_table};
 use std::io::{ErrorKind, Write};
@@ -365,14 +366,14 @@ pub fn put_delete(out: &mut Vec<u8>, name: &str) -> Result<(), Fault> {
 ///
 /// # Errors
 /// A name that does not fit.
-pub fn put_consume(out: &mut Vec<u8>, queue: &str, tag: &str, no_ack: bool) -> Result<(), Fault> {
+pub fn put_consume(out: &mut Vec<u8>, queue: &str, tag: &str, no_ack: bool, arguments: &Table) -> Result<(), Fault> {
     put_method(out, CHANNEL, wire::BASIC_CONSUME, |out| {
         out.extend_from_slice(&[0, 0]);
         put_short(out, queue)?;
         put_short(out, tag)?;
         let no_wait = 8;
         out.push(no_wait | if no_ack { 2 } else { 0 });
-        put_table(out, &serde_json::Map::new())
+        put_table(out, arguments)
     })
 }
 

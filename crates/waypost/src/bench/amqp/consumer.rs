@@ -32,6 +32,8 @@ pub struct Expectation {
     pub body_bytes: u64,
     /// How many streams there are.
     pub streams: usize,
+    /// How many of them, from the first, are in order.
+    pub ordered_streams: usize,
     /// A time is recorded of messages whose sequence number has none of these bits.
     pub sample_mask: u64,
     /// Whether the closed loop needs to know of each delivery.
@@ -128,7 +130,7 @@ impl Consumer {
         };
         match track.seen.add(stamp.sequence) {
             Arrival::InOrder => {}
-            Arrival::OutOfOrder => self.tally.out_of_order += 1,
+            Arrival::OutOfOrder => self.tally.out_of_order += u64::from(stamp.stream < self.expect.ordered_streams),
             Arrival::Duplicate => self.tally.duplicated += 1,
         }
         if stamp.sequence & self.expect.sample_mask == 0 {
@@ -216,7 +218,8 @@ impl Sink for Consumer {
 mod tests {
     use super::*;
 
-    const EXPECT: Expectation = Expectation { body_bytes: 16, streams: 2, sample_mask: 0, credit: true };
+    const EXPECT: Expectation =
+        Expectation { body_bytes: 16, streams: 2, ordered_streams: 2, sample_mask: 0, credit: true };
 
     fn delivery(tag: u64, stream: u64, sequence: u64) -> Delivery {
         let mut head = [0; BODY_HEAD_BYTES];

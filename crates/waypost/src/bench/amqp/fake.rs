@@ -176,6 +176,12 @@ impl State {
         if message.exchange.is_empty() {
             return self.queues.contains_key(&message.key).then(|| message.key.clone()).into_iter().collect();
         }
+        if message.exchange == "amq.services" {
+            // Any consumer of a mailbox stands for an instance that matches.
+            let service = message.key.split('?').next().unwrap_or_default();
+            let mailbox = format!("{service}-queue");
+            return self.queues.contains_key(&mailbox).then_some(mailbox).into_iter().collect();
+        }
         let of_exchange = self.bindings.iter().filter(|(name, ..)| *name == message.exchange);
         of_exchange
             .filter(|(_, pattern, _)| match pattern.strip_suffix(['*', '#']) {

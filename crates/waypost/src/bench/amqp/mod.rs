@@ -6,6 +6,7 @@
 
 mod args;
 mod backlog;
+mod balance;
 mod conn;
 mod connections;
 mod consumer;
@@ -25,6 +26,7 @@ mod run;
 #[cfg(test)]
 mod scenarios;
 mod sequences;
+mod services;
 mod throughput;
 mod times;
 mod topology;
@@ -46,6 +48,21 @@ use serde_json::{Map, Value};
 pub struct AmqpArgs {
     #[command(subcommand)]
     mode: Mode,
+}
+
+/// Arguments of `waypost bench services`.
+#[derive(Debug, Args)]
+pub struct ServicesArgs {
+    #[command(subcommand)]
+    mode: ServicesMode,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServicesMode {
+    /// Messages per second to a service with many instances and selectors
+    Throughput(services::ThroughputArgs),
+    /// How long messages take when one instance is slow
+    Balance(balance::BalanceArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -101,12 +118,28 @@ impl Report {
     }
 }
 
+/// Runs the chosen load on a service and prints its result.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_services(args: &ServicesArgs) -> Result<(), Failure> {
+    let (report, output) = match &args.mode {
+        ServicesMode::Throughput(args) => (args.run()?, args.target.output),
+        ServicesMode::Balance(args) => (args.run()?, args.target.output),
+    };
+    conclude(&report, output)
+}
+
 /// Runs the chosen mode and prints its result.
 ///
 /// # Errors
 /// Whatever kept it from being measured; a result that shows a fault of the broker, which is printed all the same.
 pub fn run(args: AmqpArgs) -> Result<(), Failure> {
     let (report, output) = measure(&args.mode)?;
+    conclude(&report, output)
+}
+
+fn conclude(report: &Report, output: OutputFormat) -> Result<(), Failure> {
     report::print(&mut std::io::stdout().lock(), &report.json, output)?;
     match report.flaw {
         None => Ok(()),

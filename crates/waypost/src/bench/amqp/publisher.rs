@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn publisher(limits: PublishLimits) -> Publisher {
-        let route = Route { exchange: String::new(), key: "q".to_owned(), stream: 0 };
+        let route = Route { key: "q".to_owned(), ..Route::default() };
         let shape = Shape {
             body_bytes: 16,
             persistent: false,

@@ -44,7 +44,7 @@ impl Stamp {
 }
 
 /// Where a publisher's next message goes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Route {
     /// Exchange, empty for the default one.
     pub exchange: String,
@@ -52,6 +52,8 @@ pub struct Route {
     pub key: String,
     /// The stream it belongs to.
     pub stream: usize,
+    /// Each message has a key of its own, in the headers that Waypost's service exchange reads.
+    pub keyed: bool,
 }
 
 /// What every message looks like.
@@ -90,6 +92,7 @@ pub struct Ring {
     streams: Vec<(usize, u64)>,
     stamped: bool,
     next: usize,
+    last_key: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +100,12 @@ struct Slot {
     body: usize,
     end: usize,
     stream: usize,
+    /// Where the digits of its key are.
+    key: Option<usize>,
 }
+
+/// Digits of a message's own key.
+const KEY_DIGITS: usize = 16;
 
 impl Ring {
     /// Encodes at least `batch` messages, over all `routes` in turn.
@@ -114,10 +122,11 @@ impl Ring {
             streams: Vec::new(),
             stamped: shape.body_bytes >= BODY_HEAD_BYTES,
             next: 0,
+            last_key: 0,
         };
-        let content = Content::new(shape)?;
+        let (plain, keyed) = (Content::new(shape, false)?, Content::new(shape, true)?);
         for route in routes.iter().cycle().take(batch.max(1).next_multiple_of(routes.len())) {
-            ring.push(route, shape, &content)?;
+            ring.push(route, shape, if route.keyed { &keyed } else { &plain })?;
         }
         Ok(ring)
     }
@@ -131,6 +140,7 @@ impl Ring {
             Ok(())
         })?;
         let body = self.bytes.len() + content.body_at;
+        let key = content.key_at.map(|at| self.bytes.len() + at);
         self.bytes.extend_from_slice(&content.frames);
         let stream = match self.streams.iter().position(|(stream, _)| *stream == route.stream) {
             Some(known) => known,
@@ -139,7 +149,7 @@ impl Ring {
                 self.streams.len() - 1
             }
         };
-        self.slots.push(Slot { body, end: self.bytes.len(), stream });
+        self.slots.push(Slot { body, end: self.bytes.len(), stream, key });
         Ok(())
     }
 
@@ -157,6 +167,10 @@ impl Ring {
                 && let Some(head) = self.bytes[slot.body..].first_chunk_mut()
             {
                 stamp.put(head);
+            }
+            if let Some(digits) = slot.key.and_then(|at| self.bytes.get_mut(at..at + KEY_DIGITS)) {
+                self.last_key += 1;
+                put_key(digits, self.last_key);
             }
         }
         self.next = if to == self.slots.len() { 0 } else { to };
@@ -180,20 +194,31 @@ impl Ring {
     }
 }
 
+/// Writes a number in hexadecimal digits, the lowest first: neighbours differ at once.
+fn put_key(digits: &mut [u8], number: u64) {
+    for (at, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * at) & 15) as usize];
+    }
+}
+
 /// The header and body frames, the same for every message.
 struct Content {
     frames: Vec<u8>,
     body_at: usize,
+    /// Where the digits of the key are, for keyed messages.
+    key_at: Option<usize>,
 }
 
 impl Content {
-    fn new(shape: &Shape) -> Result<Self, Fault> {
+    fn new(shape: &Shape, keyed: bool) -> Result<Self, Fault> {
         let mut frames = Vec::new();
         put_frame(&mut frames, FRAME_HEADER, 1, |out| {
             out.extend_from_slice(&[0, 60, 0, 0]);
             out.extend_from_slice(&(shape.body_bytes as u64).to_be_bytes());
-            put_properties(out, shape)
+            if keyed { put_keyed_properties(out, shape) } else { put_properties(out, shape) }
         })?;
+        let blank = [b'0'; KEY_DIGITS];
+        let key_at = frames.windows(KEY_DIGITS).position(|w| keyed && w == blank);
         let body_at = frames.len() + FRAME_OVERHEAD_BYTES - 1;
         let body: Vec<u8> = (0..shape.body_bytes).map(|at| b"waypost."[at % 8]).collect();
         for part in body.chunks(shape.frame_bytes_max - FRAME_OVERHEAD_BYTES) {
@@ -202,8 +227,18 @@ impl Content {
                 Ok(())
             })?;
         }
-        Ok(Self { frames, body_at })
+        Ok(Self { frames, body_at, key_at })
     }
+}
+
+/// The headers of a keyed message, its digits yet to be written, and its delivery mode.
+fn put_keyed_properties(out: &mut Vec<u8>, shape: &Shape) -> Result<(), Fault> {
+    let flags: u16 = 1 << 13 | 1 << 12;
+    out.extend_from_slice(&flags.to_be_bytes());
+    let headers = serde_json::json!({"x-deliver": "key", "x-key": "0".repeat(KEY_DIGITS)});
+    put_table(out, headers.as_object().unwrap_or(&serde_json::Map::new()))?;
+    out.push(if shape.persistent { 2 } else { 1 });
+    Ok(())
 }
 
 /// Property flags and values, in the order of AMQP 0-9-1 §1.8.3 (basic).
@@ -243,7 +278,22 @@ mod tests {
     }
 
     fn route(key: &str, stream: usize) -> Route {
-        Route { exchange: String::new(), key: key.to_owned(), stream }
+        Route { key: key.to_owned(), stream, ..Route::default() }
+    }
+
+    #[test]
+    fn every_keyed_message_has_a_key_of_its_own() {
+        let routes = [Route { keyed: true, ..route("s", 0) }, route("s", 1)];
+        let mut ring = Ring::new(&routes, &shape(16), 4).unwrap();
+        let mut keys = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            let (range, taken) = ring.take(4, 0);
+            let text = String::from_utf8_lossy(&ring.bytes()[range]).into_owned();
+            let found: Vec<_> = text.split("x-keyS").skip(1).map(|rest| rest[4..20].to_owned()).collect();
+            assert_eq!((taken, found.len()), (4, 2));
+            keys.extend(found);
+        }
+        assert_eq!(keys.len(), 6);
     }
 
     /// The stamps of a run of messages, found by their frame sizes.

@@ -8,6 +8,7 @@ use super::inbound::{Confirm, Delivery, Sink, consumer_tag};
 use super::outcome::{UseReport, ratio};
 use super::progress::{Goal, Progress};
 use super::ring::{Ring, Route, Shape};
+use super::run::Table;
 use super::times::{Percentiles, Times};
 use super::topology::Topology;
 use super::usage::{Watch, thread_cpu_ns};
@@ -179,13 +180,14 @@ impl LatencyArgs {
         let mut ring = ring(queue, &shape)?;
         let expect = Expectation {
             body_bytes: shape.body_bytes as u64,
+            ordered_streams: 1,
             streams: 1,
             // Timed here, not by the stamp.
             sample_mask: u64::MAX,
             credit: false,
         };
         let mut first_bytes = Vec::new();
-        put_consume(&mut first_bytes, queue, &consumer_tag(0), self.ack == Acks::Auto)?;
+        put_consume(&mut first_bytes, queue, &consumer_tag(0), self.ack == Acks::Auto, &Table::new())?;
         let mut consumer = Consumer::new(self.ack, &[0], expect, first_bytes);
         consumer.flush(&mut reader.stream)?;
         let watch = Watch::start(self.target.process()?)?;
@@ -258,7 +260,7 @@ impl ConfirmArgs {
 }
 
 fn ring(queue: &str, shape: &Shape) -> Result<Ring, Fault> {
-    let route = Route { exchange: String::new(), key: queue.to_owned(), stream: 0 };
+    let route = Route { key: queue.to_owned(), ..Route::default() };
     Ring::new(&[route], shape, 1)
 }
 

@@ -35,7 +35,14 @@ pub struct Plan {
     pub streams: Vec<Vec<usize>>,
     /// Messages per stream that were published by an earlier run and not consumed.
     pub waiting: Vec<u64>,
+    /// Arguments of the consumers of each consuming connection; none where it is shorter.
+    pub consumer_arguments: Vec<Table>,
+    /// Streams from this one on need not come in order.
+    pub ordered_streams: Option<usize>,
 }
+
+/// Arguments as JSON.
+pub type Table = serde_json::Map<String, serde_json::Value>;
 
 impl Plan {
     /// How many queues each message goes to.
@@ -144,12 +151,15 @@ fn open_consumers(uri: &Uri, plan: &Plan, load: &Load) -> Result<Vec<(Conn, Role
     let expect = Expectation {
         body_bytes: load.body_bytes as u64,
         streams: plan.streams.len(),
+        ordered_streams: plan.ordered_streams.unwrap_or(plan.streams.len()),
         // All are timed where messages are written one by one, else a sample.
         sample_mask: if load.batch == Some(1) || load.rate.is_some() { 0 } else { 63 },
         credit: load.in_flight.is_some(),
     };
     let mut opened = Vec::new();
-    for queues in &plan.consumers {
+    let none = Table::new();
+    for (number, queues) in plan.consumers.iter().enumerate() {
+        let arguments = plan.consumer_arguments.get(number).unwrap_or(&none);
         let mut conn = Conn::open_channel(uri)?;
         if load.prefetch > 0 {
             conn.prefetch(load.prefetch)?;
@@ -157,7 +167,7 @@ fn open_consumers(uri: &Uri, plan: &Plan, load: &Load) -> Result<Vec<(Conn, Role
         let mut first_bytes = Vec::new();
         for (at, queue) in queues.iter().enumerate() {
             let name = &plan.queues[*queue];
-            put_consume(&mut first_bytes, name, &consumer_tag(at), load.acks == Acks::Auto)?;
+            put_consume(&mut first_bytes, name, &consumer_tag(at), load.acks == Acks::Auto, arguments)?;
         }
         let consumer = Consumer::new(load.acks, queues, expect, first_bytes);
         opened.push((conn, Role::Consume(Box::new(consumer))));

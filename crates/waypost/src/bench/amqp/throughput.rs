@@ -100,13 +100,13 @@ impl FanoutArgs {
         let publishers = size(self.publishers);
         let consumers = self.consumers.map_or(queues, size).min(queues);
         let exchange = topology.exchange.clone().unwrap_or_default();
-        let route = |stream| Route { exchange: exchange.clone(), key: String::new(), stream };
+        let route = |stream| Route { exchange: exchange.clone(), stream, ..Route::default() };
         let plan = Plan {
             publishers: (0..publishers).map(|stream| vec![route(stream)]).collect(),
             consumers: deal_queues(queues, consumers),
             queues: topology.queues.clone(),
             streams: vec![(0..queues).collect(); publishers],
-            waiting: Vec::new(),
+            ..Plan::default()
         };
         let setup = serde_json::json!({
             "publishers": publishers, "consumers": consumers, "queues": queues
@@ -163,6 +163,7 @@ impl TopicArgs {
                 exchange: exchange.clone(),
                 key: format!("bench.{}.{key}", key % bindings),
                 stream: publisher * queues + key % bindings % queues,
+                keyed: false,
             };
             (0..keys).map(route).collect()
         };
@@ -172,7 +173,7 @@ impl TopicArgs {
             consumers: deal_queues(queues, consumers),
             queues: topology.queues.clone(),
             streams: (0..publishers * queues).map(|stream| vec![stream % queues]).collect(),
-            waiting: Vec::new(),
+            ..Plan::default()
         };
         let setup = serde_json::json!({
             "publishers": publishers, "consumers": consumers, "queues": queues,
@@ -188,8 +189,7 @@ pub fn deal(queues: &[String], publishers: usize, consumers: usize) -> Plan {
     for targets in deal_queues(queues.len(), publishers) {
         let mut routes = Vec::new();
         for queue in targets {
-            let (exchange, key) = (String::new(), queues[queue].clone());
-            routes.push(Route { exchange, key, stream: plan.streams.len() });
+            routes.push(Route { key: queues[queue].clone(), stream: plan.streams.len(), ..Route::default() });
             plan.streams.push(vec![queue]);
         }
         plan.publishers.push(routes);
@@ -204,7 +204,11 @@ fn deal_queues(queues: usize, parties: usize) -> Vec<Vec<usize>> {
         .collect()
 }
 
-fn measure(
+/// Runs a plan and removes what was declared for it.
+///
+/// # Errors
+/// Whatever kept it from being measured.
+pub fn measure(
     mode: &'static str,
     target: &Target,
     plan: &Plan,

@@ -38,6 +38,18 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Declares the mailbox of a service, whose name is the prefix.
+    ///
+    /// # Errors
+    /// As [`queues`](Self::queues).
+    pub fn mailbox(uri: &Uri, spec: &QueueSpec) -> Result<Self, Fault> {
+        let mut topology = Self::queues(uri, 0, spec)?;
+        let name = format!("{}-queue", topology.prefix);
+        topology.conn.declare_queue(&name, spec)?;
+        topology.queues.push(name);
+        Ok(topology)
+    }
+
     /// Declares an exchange of type `kind` and binds queues to it: `(queue index, binding key)` each.
     ///
     /// # Errors
