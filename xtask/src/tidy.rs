@@ -12,18 +12,20 @@ use std::process::Command;
 /// Which of our crates each may import; a crate that is not named here may not exist. ARCHITECTURE.md has the reasons.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("waypost-model", &[]),
+    ("waypost-dns", &[]),
     ("waypost-amqp", &["waypost-model"]),
+    ("waypost-zmtp", &["waypost-model"]),
     ("waypost-broker", &["waypost-model"]),
     ("waypost-registry", &["waypost-model"]),
     ("waypost-storage", &["waypost-model"]),
-    ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry", "waypost-storage"]),
-    ("waypost", &["waypost-server", "waypost-model", "waypost-amqp", "waypost-storage"]),
+    ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-dns", "waypost-registry", "waypost-storage", "waypost-zmtp"]),
+    ("waypost", &["waypost-server", "waypost-model", "waypost-amqp", "waypost-storage", "waypost-zmtp"]),
     ("waypost-sim", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry", "waypost-storage"]),
     ("xtask", &[]),
 ];
 
 /// No clock, no randomness, no sockets, no files: these run in the simulator as they are.
-const PURE: &[&str] = &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry"];
+const PURE: &[&str] = &["waypost-model", "waypost-zmtp", "waypost-dns", "waypost-amqp", "waypost-broker", "waypost-registry"];
 
 /// What a pure crate must not depend on, not even through another.
 const IMPURE: &[&str] = &["tokio", "mio", "rand", "getrandom", "socket2", "rustix"];
