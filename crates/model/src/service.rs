@@ -59,10 +59,10 @@ pub struct Instance {
     pub version: Option<Version>,
     /// Where it runs; empty for unknown.
     pub zone: Box<str>,
-    /// Sorted, each once.
-    pub tags: Box<[Box<str>]>,
-    /// Sorted by key.
-    pub meta: Box<[(Box<str>, Box<str>)]>,
+    /// Sorted, each once. Instances of a service that have the same share them.
+    pub tags: Arc<[Box<str>]>,
+    /// Sorted by key. Shared likewise.
+    pub meta: Arc<[(Box<str>, Box<str>)]>,
     /// Share of the work: 1 to [`WEIGHT_MAX`].
     pub weight: u16,
     /// Most messages that it holds unsettled, whatever its consumers' prefetch says.
@@ -79,8 +79,8 @@ impl Instance {
             port: 0,
             version: None,
             zone: "".into(),
-            tags: Box::default(),
-            meta: Box::default(),
+            tags: Arc::default(),
+            meta: Arc::default(),
             weight: 1,
             max_in_flight: None,
         }
@@ -124,11 +124,17 @@ impl Instance {
         if self.meta.len() > META_MAX || !self.meta.iter().all(fits) {
             return wrong("at most 64 pairs of `meta`, keys of 1 to 128 bytes, values of at most 512");
         }
-        let mut tags = std::mem::take(&mut self.tags).into_vec();
-        tags.sort_unstable();
-        tags.dedup();
-        self.tags = tags.into();
-        self.meta.sort_unstable();
+        if !self.tags.is_sorted_by(|a, b| a < b) {
+            let mut tags = self.tags.to_vec();
+            tags.sort_unstable();
+            tags.dedup();
+            self.tags = tags.into();
+        }
+        if !self.meta.is_sorted() {
+            let mut meta = self.meta.to_vec();
+            meta.sort_unstable();
+            self.meta = meta.into();
+        }
         if self.meta.windows(2).any(|w| w[0].0 == w[1].0) {
             return wrong("a key of `meta` is given twice");
         }
