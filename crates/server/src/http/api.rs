@@ -12,10 +12,11 @@ use hyper::{Method, Request, StatusCode, Uri};
 use serde_json::{Value as Json, json};
 use waypost_model::{Lsn, Millis, Refusal};
 
-use super::auth::{Who, who};
+use super::auth::Who;
+use super::body::Answer;
+use super::cx::Cx;
 use super::json;
-use super::request::{self, Failure, Peer};
-use super::{Answer, HttpListener};
+use super::request::{self, Failure};
 use crate::node::Node;
 
 /// A request, taken apart.
@@ -38,33 +39,20 @@ enum Done {
     Told(Json, Option<Lsn>),
 }
 
-/// Answers a request below `/api/v1/`.
-pub(super) async fn answer(
-    listener: &HttpListener,
-    request: Request<Incoming>,
-    peer: Peer,
-    path: &str,
-) -> Result<Answer, Failure> {
-    let who = who(listener, &request, peer)?;
-    let node = Arc::clone(&listener.node);
+/// Answers a request below `/api/v1/` that no other face takes.
+pub(super) async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Failure> {
+    let node = Arc::clone(cx.node);
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let segments = request::segments(path)?;
+    let segments = request::segments(uri.path().strip_prefix("/api/v1/").unwrap_or_default())?;
     let body = match method {
         Method::PUT | Method::POST => request::body(request, node.config.http.body_max.0).await?,
         _ => json!({}),
     };
+    let who = cx.who.clone();
     let ask = Ask { who, method: method.clone(), uri, body, now: node.clock.now(), node: Arc::clone(&node) };
-    let (answer, lsn) = listener.aside(&method, move || ask.carry_out(&segments)).await??;
-    durable(&node, lsn).await?;
+    let (answer, lsn) = cx.listener.aside(&method, move || ask.carry_out(&segments)).await??;
+    cx.durable(lsn).await?;
     Ok(answer)
-}
-
-async fn durable(node: &Node, lsn: Option<Lsn>) -> Result<(), Failure> {
-    if node.reached(lsn).await {
-        Ok(())
-    } else {
-        Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, "the change is made, but the disk has not confirmed it in time"))
-    }
 }
 
 impl Ask {

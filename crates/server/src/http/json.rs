@@ -2,13 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Number, Value as Json, json};
 use waypost_model::table::{Table, Value};
 
-use super::Answer;
+use super::body::{Answer, Body};
 use super::request::Failure;
 
 /// How deep a table from JSON may be nested, like one from the wire.
@@ -21,7 +19,7 @@ pub(super) fn answer(status: StatusCode, body: &Json) -> Answer {
 
 /// An answer without a body.
 pub(super) fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::new()));
+    let mut answer = Response::new(Body::default());
     *answer.status_mut() = status;
     answer
 }

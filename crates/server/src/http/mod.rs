@@ -1,19 +1,31 @@
 //! HTTP: health, metrics and the management API, on hyper without a framework.
 
 mod api;
+#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod auth;
+#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
+mod body;
+#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
+mod cx;
 mod health;
 mod json;
 mod metrics;
+mod pages;
+#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
+mod rendered;
+#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod request;
+#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
+mod sse;
+#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
+mod tokens;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -22,14 +34,30 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::config::Config;
 use crate::listen::Listener;
 use crate::listen::tls::Tls;
 use crate::node::Node;
 use crate::runtime;
+use body::{Answer, Body};
 use request::{Failure, Peer};
 
-/// An answer.
-type Answer = Response<Full<Bytes>>;
+/// What all HTTP listeners of a node share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Bearer tokens.
+    pub(crate) tokens: tokens::Tokens,
+}
+
+impl Shared {
+    /// Ready for listeners.
+    ///
+    /// # Errors
+    /// When the data directory cannot be read.
+    pub(crate) fn open(config: &Config) -> io::Result<Shared> {
+        Ok(Shared { tokens: tokens::Tokens::open(&config.server.data_dir)? })
+    }
+}
 
 /// How long a client may take to send the head of a request, and a handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +67,8 @@ pub struct HttpListener {
     node: Arc<Node>,
     tls: Option<Arc<Tls>>,
     address: SocketAddr,
+    /// The vhost of what carries none.
+    vhost: Arc<str>,
     /// Host names under which it may be addressed, beside addresses.
     hosts: Vec<String>,
     places: Arc<Semaphore>,
@@ -59,6 +89,7 @@ impl HttpListener {
             node: Arc::clone(node),
             tls: listener.tls.clone(),
             address: listener.address,
+            vhost: listener.spec.vhost.as_deref().unwrap_or("/").into(),
             hosts: http.allowed_hosts.iter().cloned().chain(advertised).collect(),
             places: Arc::new(Semaphore::new(http.connections_max)),
             looks: Semaphore::new(runtime::MANAGERS),
@@ -133,9 +164,8 @@ impl HttpListener {
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {
-        let path = request.uri().path();
         let head = request.method() == Method::HEAD;
-        let result = match path {
+        let result = match request.uri().path() {
             "/livez" => health::livez(),
             "/readyz" => health::readyz(&self.node),
             _ if !request::host_is_ours(&request, self.address, &self.hosts) => {
@@ -145,14 +175,11 @@ impl HttpListener {
                 let node = Arc::clone(&self.node);
                 self.aside(&Method::GET, move || metrics::page(&node)).await
             }
-            _ => match path.strip_prefix("/api/v1/").map(str::to_owned) {
-                Some(path) => api::answer(self, request, peer, &path).await,
-                None => Err(Failure::new(StatusCode::NOT_FOUND, "no such page")),
-            },
+            _ => pages::answer(self, request, peer).await,
         };
         let mut answer = result.unwrap_or_else(Failure::into_answer);
         if head {
-            *answer.body_mut() = Full::default();
+            *answer.body_mut() = Body::default();
         }
         answer
     }
@@ -163,9 +190,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// A page of plain text.
+/// A page of text.
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Body::Whole(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
     answer

@@ -3,14 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 use waypost_model::{Refusal, RefusalKind};
 
-use super::Answer;
+use super::body::Answer;
 
 /// What is known of the client.
 #[derive(Debug, Clone, Copy)]
@@ -22,13 +22,36 @@ pub(super) struct Peer {
 /// Why a request is not done: status and reason.
 #[derive(Debug)]
 pub(super) struct Failure {
-    status: StatusCode,
-    reason: String,
+    pub status: StatusCode,
+    pub reason: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Failure {
     pub(super) fn new(status: StatusCode, reason: impl Into<String>) -> Failure {
-        Failure { status, reason: reason.into() }
+        Failure { status, reason: reason.into(), headers: Vec::new() }
+    }
+
+    /// 404 for a path.
+    pub(super) fn no_page() -> Failure {
+        Failure::new(StatusCode::NOT_FOUND, "no such page")
+    }
+
+    /// 405 with the methods that there are.
+    pub(super) fn wrong_method(allowed: &'static str) -> Failure {
+        let failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("this page takes {allowed}"));
+        failure.with(ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    /// The same with a header.
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Failure {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The same, to be tried again after so many seconds.
+    pub(super) fn retry_after(self, seconds: u16) -> Failure {
+        self.with(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
     /// 400.
@@ -40,9 +63,10 @@ impl Failure {
         let error = self.status.canonical_reason().unwrap_or("error").to_lowercase();
         let mut answer = super::json::answer(self.status, &json!({ "error": error, "reason": self.reason }));
         if self.status == StatusCode::UNAUTHORIZED {
-            let value = hyper::header::HeaderValue::from_static("Basic realm=\"waypost\"");
+            let value = HeaderValue::from_static("Basic realm=\"waypost\", Bearer realm=\"waypost\"");
             answer.headers_mut().insert(WWW_AUTHENTICATE, value);
         }
+        answer.headers_mut().extend(self.headers);
         answer
     }
 }
@@ -106,8 +130,22 @@ pub(super) fn segments(path: &str) -> Result<Vec<String>, Failure> {
 
 /// One value of a query string.
 pub(super) fn query(uri: &hyper::Uri, name: &str) -> Option<String> {
-    let pairs = uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
-    pairs.into_iter().find(|(key, _)| *key == name).and_then(|(_, value)| decode(value))
+    pairs(uri).find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// All pairs of a query string, percent-decoded; a name without a value has the value `true`. What cannot be decoded is
+/// left out.
+pub(super) fn pairs(uri: &hyper::Uri) -> impl Iterator<Item = (String, String)> + '_ {
+    form(uri.query().unwrap_or_default())
+}
+
+/// The pairs of a form (`application/x-www-form-urlencoded`), or of a query string.
+pub(super) fn form(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
+    text.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+        // In a query and a form, and only there, a plus stands for a space.
+        Some((decode(&key.replace('+', " "))?, decode(&value.replace('+', " "))?))
+    })
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -125,11 +163,26 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// The body, up to a limit.
+///
+/// # Errors
+/// 413 past the limit (at once where the client has said so), 400 if it breaks off.
+pub(super) async fn bytes(request: Request<Incoming>, max: u64) -> Result<Bytes, Failure> {
+    let too_large = || Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {max} bytes"));
+    let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if told.is_some_and(|length| length > max) {
+        return Err(too_large());
+    }
+    let collected = Limited::new(request.into_body(), usize::try_from(max).unwrap_or(usize::MAX)).collect().await;
+    let collected = collected.map_err(|e| {
+        if e.is::<LengthLimitError>() { too_large() } else { Failure::bad(format!("the body broke off: {e}")) }
+    })?;
+    Ok(collected.to_bytes())
+}
+
 /// The body, up to a limit, as JSON; `{}` if there is none.
 pub(super) async fn body(request: Request<Incoming>, max: u64) -> Result<Value, Failure> {
-    let max = usize::try_from(max).unwrap_or(usize::MAX);
-    let collected = Limited::new(request.into_body(), max).collect().await;
-    let bytes: Bytes = collected.map_err(|e| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()))?.to_bytes();
+    let bytes = bytes(request, max).await?;
     if bytes.is_empty() {
         return Ok(json!({}));
     }

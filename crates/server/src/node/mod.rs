@@ -51,6 +51,8 @@ pub struct Node {
     pub ready: AtomicBool,
     /// Where it keeps everything.
     pub store: Arc<dyn Store>,
+    /// What its HTTP listeners share.
+    pub(crate) http: http::Shared,
     bodies: Arc<dyn BodyStore>,
     /// Told after every commit.
     committed: Notify,
@@ -102,6 +104,7 @@ async fn serve(
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
     let node = Arc::new(Node {
         gauges: Gauges::new(&config),
+        http: http::Shared::open(&config).map_err(ServeError::io("cannot read the key of the tokens"))?,
         config,
         clock,
         broker,

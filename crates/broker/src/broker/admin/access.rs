@@ -23,6 +23,21 @@ impl Broker {
         self.topology_read().check(actor.name(), vhost, access, resource, name)
     }
 
+    /// Whether somebody may write or read with a routing key of an exchange, as far as topic permissions say so.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check_topic_permission(
+        &self,
+        actor: super::Actor<'_>,
+        vhost: &str,
+        access: Access,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), Refusal> {
+        self.topology_read().check_topic(actor.name(), vhost, access, exchange, key.as_bytes())
+    }
+
     /// The permissions of all users: user, vhost, patterns.
     #[must_use]
     pub fn permissions(&self) -> Vec<(Arc<str>, Arc<str>, PermissionSpec)> {

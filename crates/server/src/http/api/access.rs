@@ -16,7 +16,8 @@ impl Ask {
         if let ("GET", ["whoami"]) = (self.method(), path) {
             return show(match &self.who {
                 Who::Operator => json!({ "name": null, "administrator": true }),
-                Who::User { name, administrator } => json!({ "name": name, "administrator": administrator }),
+                Who::User { name, administrator, .. } => json!({ "name": name, "administrator": administrator }),
+                Who::Anyone => json!({ "name": null, "administrator": false }),
             });
         }
         self.who.must_administrate()?;

@@ -53,14 +53,14 @@ impl Ask {
     /// Refuses who has no permissions in the vhost.
     pub(super) fn must_see(&self, vhost: &str) -> Result<(), Failure> {
         match &self.who {
-            Who::User { name, administrator: false } => Ok(self.node.broker.permission(name, vhost).map(drop)?),
+            Who::User { name, administrator: false, .. } => Ok(self.node.broker.permission(name, vhost).map(drop)?),
             _ => Ok(()),
         }
     }
 
     /// Those items whose vhost may be seen.
     pub(super) fn seen<T>(&self, mut items: Vec<T>, vhost: impl Fn(&T) -> &str) -> Vec<T> {
-        if let Who::User { name, administrator: false } = &self.who {
+        if let Who::User { name, administrator: false, .. } = &self.who {
             let all = self.node.broker.permissions().into_iter();
             let vhosts: BTreeSet<_> = all.filter(|(user, ..)| **user == **name).map(|(_, v, _)| v).collect();
             items.retain(|item| vhosts.contains(vhost(item)));
@@ -69,7 +69,7 @@ impl Ask {
     }
 
     fn mine<T>(&self, mut items: Vec<T>, user: impl Fn(&T) -> Option<&str>) -> Vec<T> {
-        if let Who::User { name, administrator: false } = &self.who {
+        if let Who::User { name, administrator: false, .. } = &self.who {
             items.retain(|item| user(item) == Some(name));
         }
         items
@@ -77,7 +77,7 @@ impl Ask {
 
     fn must_own(&self, user: Option<&str>) -> Result<(), Failure> {
         match &self.who {
-            Who::User { name, administrator: false } if user != Some(name) => self.who.must_administrate(),
+            Who::User { name, administrator: false, .. } if user != Some(name) => self.who.must_administrate(),
             _ => Ok(()),
         }
     }

@@ -1,0 +1,82 @@
+//! What a page is given beside the request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::watch;
+use waypost_broker::topology::{Access, Resource};
+use waypost_model::{Lsn, Refusal};
+
+use super::HttpListener;
+use super::auth::Who;
+use super::request::Failure;
+use crate::node::Node;
+
+/// The circumstances of a request.
+pub(super) struct Cx<'a> {
+    /// The node.
+    pub node: &'a Arc<Node>,
+    /// Where the request came in.
+    pub listener: &'a HttpListener,
+    /// Who asks.
+    pub who: Who,
+}
+
+/// The exchange whose routing keys are names of services.
+const SERVICES: &str = "amq.services";
+
+impl Cx<'_> {
+    /// The vhost of what carries none.
+    pub(super) fn vhost(&self) -> &Arc<str> {
+        &self.listener.vhost
+    }
+
+    /// For what goes on after the answer has begun: true once the node stops.
+    pub(super) fn stop(&self) -> watch::Receiver<bool> {
+        self.listener.stop.clone()
+    }
+
+    /// Completes when the node stops, or after `wait`: how long polls wait for their time, beside what they wait for.
+    pub(super) async fn patience(&self, wait: Duration) {
+        let mut stop = self.stop();
+        let _ = tokio::time::timeout(wait, super::stopped(&mut stop)).await;
+    }
+
+    /// Waits until the journal is durable up to `lsn`.
+    ///
+    /// # Errors
+    /// 504.
+    pub(super) async fn durable(&self, lsn: Option<Lsn>) -> Result<(), Failure> {
+        if self.node.reached(lsn).await {
+            Ok(())
+        } else {
+            Err(Failure::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the change is made, but the disk has not confirmed it in time",
+            ))
+        }
+    }
+
+    /// Whether who asks may do something with a name in a vhost.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn may(&self, vhost: &str, access: Access, resource: Resource, name: &str) -> Result<(), Refusal> {
+        self.node.broker.check_permission(self.who.actor(), vhost, access, resource, name)
+    }
+
+    /// Whether who asks may write to a service or read of it: its name is checked like a routing key of the exchange of
+    /// the services.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn may_service(&self, vhost: &str, access: Access, service: &str) -> Result<(), Refusal> {
+        // What is open to everybody is looking.
+        if matches!(self.who, Who::Anyone) && access == Access::Read {
+            return Ok(());
+        }
+        self.may(vhost, access, Resource::Exchange, SERVICES)?;
+        self.node.broker.check_topic_permission(self.who.actor(), vhost, access, SERVICES, service)
+    }
+}

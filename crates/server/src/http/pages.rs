@@ -1,0 +1,52 @@
+//! Which page a path names, and what it asks of those who come.
+//!
+//! A face is a function `async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Failure>` in a module of
+//! its own. It runs on the workers and never blocks one: what may take long goes through [`HttpListener::aside`], what
+//! waits is a future (see [`Cx::patience`]; it is dropped when the client goes), what goes on is a stream (see
+//! [`super::sse`]). Failures are told as JSON; a face whose protocol has another form makes answers of them itself.
+
+use hyper::body::Incoming;
+use hyper::{Method, Request};
+
+use super::auth::{Need, who};
+use super::body::Answer;
+use super::cx::Cx;
+use super::request::{Failure, Peer};
+use super::{HttpListener, api};
+
+/// The faces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Face {
+    /// Management: `/api/v1/…` but for what others take.
+    Management,
+}
+
+impl Face {
+    /// Whose a path is.
+    fn of(path: &str) -> Option<Face> {
+        let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        below("/api/v1").then_some(Face::Management)
+    }
+
+    /// What it asks of those who come. Where [`Need::Nothing`] comes out, off-loopback clients without credentials are let
+    /// in as [`super::auth::Who::Anyone`]: only what shows the registry may be so.
+    fn need(self, _method: &Method, path: &str) -> Need {
+        match self {
+            // Whoever has a name may learn it.
+            Face::Management if path == "/api/v1/whoami" => Need::User,
+            Face::Management => Need::Management,
+        }
+    }
+}
+
+/// Finds the face, sees who comes, and has it answer.
+pub(super) async fn answer(listener: &HttpListener, request: Request<Incoming>, peer: Peer) -> Result<Answer, Failure> {
+    let path = request.uri().path();
+    let face = Face::of(path).ok_or_else(Failure::no_page)?;
+    let need = face.need(request.method(), path);
+    let who = who(&listener.node, listener.address, request.headers(), peer, need)?;
+    let cx = Cx { node: &listener.node, listener, who };
+    match face {
+        Face::Management => api::answer(&cx, request).await,
+    }
+}
