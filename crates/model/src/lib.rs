@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod batch;
 pub mod command;
 pub mod event;
@@ -18,6 +19,7 @@ pub mod message;
 pub mod outbox;
 pub mod props;
 pub mod refusal;
+pub mod selector;
 pub mod service;
 pub mod session;
 pub mod table;
