@@ -43,6 +43,13 @@ pub(super) struct Publishing {
     pub mandatory: bool,
 }
 
+impl Publishing {
+    pub fn remember(&mut self, frame: &[u8]) {
+        self.frame.clear();
+        self.frame.extend_from_slice(frame);
+    }
+}
+
 /// What an empty queue name stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LastQueue {

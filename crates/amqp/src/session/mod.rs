@@ -19,6 +19,7 @@ mod frames;
 mod publish;
 mod pulse;
 mod replies;
+mod routes;
 mod settle;
 mod topology;
 mod tx;

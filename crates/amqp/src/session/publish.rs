@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use waypost_model::props::{PropsOwned, ShortStr};
-use waypost_model::{AttrFlags, Attrs, Batch, ChannelId, Command, Publish, Refusal, Route, Slot, Turn};
+use waypost_model::{AttrFlags, Attrs, Batch, ChannelId, Command, Publish, Refusal, Slot, Turn};
 
 use super::attrs::{Described, describe};
 use super::channels::{Channel, Content, Publishing, ReplyTo};
 use super::fault::{Result, internal, undecodable};
+use super::routes::Routes;
 use super::{AmqpSession, Cx, Step};
 use crate::codec::content::CONTENT_HEADER_LEN;
 use crate::codec::frame::{FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD};
@@ -56,34 +57,6 @@ impl Hot {
     /// The whole message on the wire.
     fn wire_len(&self) -> usize {
         self.prefix.len() + self.body_len + usize::from(self.body_len > 0)
-    }
-}
-
-/// Recently used routes, so that equal ones are the same `Arc`.
-#[derive(Debug, Default)]
-struct Routes(Vec<Option<Arc<Route>>>);
-
-impl Routes {
-    const SLOTS: usize = 64;
-
-    fn get(&mut self, exchange: &str, routing_key: &[u8]) -> Arc<Route> {
-        if self.0.is_empty() {
-            self.0.resize(Self::SLOTS, None);
-        }
-        // FNV-1a: short inputs, and a peer that aims at collisions only makes its own cache useless.
-        let hash = exchange
-            .bytes()
-            .chain(routing_key.iter().copied())
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        let at = (hash ^ (hash >> 32)) as usize % Self::SLOTS;
-        match &self.0[at] {
-            Some(route) if &*route.exchange == exchange && &*route.routing_key == routing_key => Arc::clone(route),
-            _ => {
-                let route = Arc::new(Route::new(exchange, routing_key));
-                self.0[at] = Some(Arc::clone(&route));
-                route
-            }
-        }
     }
 }
 
@@ -319,6 +292,14 @@ impl AmqpSession {
         if channel.publishing.frame == bytes {
             return Ok(());
         }
+        let publishing = &mut channel.publishing;
+        if let Some((route, mandatory)) = self.publisher.routes.known(frame.payload) {
+            publishing.route = Arc::clone(route);
+            publishing.mandatory = mandatory;
+            publishing.remember(bytes);
+            self.publisher.hot.live = false;
+            return Ok(());
+        }
         let Method::BasicPublish(method) = Method::decode(frame.payload).map_err(undecodable)? else {
             return Err(internal("not a publish"));
         };
@@ -326,15 +307,9 @@ impl AmqpSession {
             return Err(Refusal::not_implemented("immediate=true"));
         }
         self.publisher.hot.live = false;
-        let publishing = &mut channel.publishing;
-        publishing.frame.clear();
-        publishing.frame.extend_from_slice(bytes);
+        publishing.remember(bytes);
         publishing.mandatory = method.mandatory;
-        let (exchange, key) = (method.exchange, method.routing_key.0);
-        let old = &publishing.route;
-        if &*old.exchange != exchange || &*old.routing_key != key {
-            publishing.route = self.publisher.routes.get(exchange, key);
-        }
+        publishing.route = self.publisher.routes.add(method.exchange, method.routing_key.0);
         Ok(())
     }
 

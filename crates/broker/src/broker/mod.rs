@@ -13,6 +13,7 @@ mod open;
 mod peer;
 mod publish;
 pub mod replies;
+mod routes;
 mod timers;
 mod transaction;
 mod waiting;

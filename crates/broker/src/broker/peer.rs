@@ -1,14 +1,14 @@
 //! Connections as the core sees them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use waypost_model::table::Table;
-use waypost_model::{ChannelId, ConnId, ConsumerId, Millis, Outbox, Route};
+use waypost_model::{ChannelId, ConnId, ConsumerId, Millis, Outbox};
 
-use super::publish::Resolved;
+use super::routes::RouteCache;
 use crate::shard::ChannelCredit;
 
 /// What the driver knows of a peer before it has said anything.
@@ -153,43 +153,4 @@ pub(super) struct Channel {
     pub prefetch: u16,
     /// What all consumers of the channel share.
     pub credit: Arc<ChannelCredit>,
-}
-
-/// A connection's memory of where its routes led.
-#[derive(Default)]
-pub(super) struct RouteCache {
-    generation: u64,
-    last: Option<(Arc<Route>, Arc<Resolved>)>,
-    rest: HashMap<Arc<Route>, Arc<Resolved>>,
-}
-
-impl RouteCache {
-    /// Routes that a connection remembers; the memory starts anew beyond.
-    const ROUTES_MAX: usize = 4096;
-
-    /// What is remembered for `route`, if it still holds.
-    pub fn find(&mut self, route: &Arc<Route>, generation: u64) -> Option<Arc<Resolved>> {
-        if self.generation != generation {
-            self.generation = generation;
-            self.last = None;
-            self.rest.clear();
-            return None;
-        }
-        if let Some((known, to)) = &self.last
-            && Arc::ptr_eq(known, route)
-        {
-            return Some(Arc::clone(to));
-        }
-        let to = Arc::clone(self.rest.get(route)?);
-        self.last = Some((Arc::clone(route), Arc::clone(&to)));
-        Some(to)
-    }
-
-    pub fn remember(&mut self, route: &Arc<Route>, to: &Arc<Resolved>) {
-        if self.rest.len() >= Self::ROUTES_MAX {
-            self.rest.clear();
-        }
-        self.rest.insert(Arc::clone(route), Arc::clone(to));
-        self.last = Some((Arc::clone(route), Arc::clone(to)));
-    }
 }

@@ -138,6 +138,10 @@ impl Broker {
                 if to == run.to {
                     break None;
                 }
+                if this.strip_bcc.is_none() && run.batch.props(to) == run.batch.props(to - 1) {
+                    to += 1;
+                    continue;
+                }
                 let next = self.route_one(conn, run, to);
                 if this.strip_bcc.is_some() || next.as_ref() != Ok(&this) {
                     break Some(next);
@@ -206,26 +210,30 @@ impl Broker {
             return Ok(known);
         }
         let (user, vhost) = identity(conn)?;
-        let resolved = {
-            let t = self.topology_read();
-            t.check_publish(user, vhost, route)?;
-            match replies::token_of(&route.routing_key) {
-                Some(token) if route.exchange.is_empty() => Resolved::Reply(token.into()),
-                _ => match t.route(vhost, &route.exchange, &route.routing_key)? {
-                    Routed::Queues(queues) => Resolved::Queues(by_shard(queues)),
-                    Routed::PerMessage => Resolved::PerMessage,
-                },
-            }
+        let token = replies::token_of(&route.routing_key).filter(|_| route.exchange.is_empty());
+        let routed = self.topology_read().route_publish(user, vhost, route)?;
+        let resolved = match (token, routed) {
+            (Some(token), _) => Arc::new(Resolved::Reply(token.into())),
+            (None, Routed::Queues(queues)) => conn.routes.set(queues),
+            (None, Routed::PerMessage) => Arc::new(Resolved::PerMessage),
         };
-        let resolved = Arc::new(resolved);
         conn.routes.remember(route, &resolved);
         Ok(resolved)
     }
 
-    pub(super) fn route_one(&self, conn: &Connection, run: &Run<'_>, i: u32) -> Result<MessageRoute, Refusal> {
-        let (_, vhost) = identity(conn)?;
+    /// Where one message leads, from the connection's memory if such a one has come before.
+    pub(super) fn route_one(&self, conn: &mut Connection, run: &Run<'_>, i: u32) -> Result<MessageRoute, Refusal> {
         let selected = run.attrs.flags.has(AttrFlags::SENDER_SELECTED);
-        self.topology_read().route_message(vhost, run.route, run.batch.props(i), selected)
+        let props = run.batch.props(i);
+        if !selected && let Some(way) = conn.routes.way(run.route, props) {
+            return Ok(way.clone());
+        }
+        let (_, vhost) = identity(conn)?;
+        let way = self.topology_read().route_message(vhost, run.route, props, selected)?;
+        if !selected {
+            conn.routes.remember_way(run.route, props, &way);
+        }
+        Ok(way)
     }
 
     fn note_publish(&self, conn: &Connection, p: &Publish) {

@@ -162,54 +162,31 @@ fn sort_unique(queues: &mut Vec<QueueId>) {
 }
 
 impl Topology {
-    /// Whether a user may publish to an exchange with a routing key, and clients at all may. Internal exchanges take
-    /// messages from exchanges only.
+    /// Where messages that a user publishes go. Clients may not publish to internal exchanges: those take messages from
+    /// exchanges only.
     ///
     /// # Errors
     /// 403, 404.
-    pub fn check_publish(&self, user: &str, vhost: &str, route: &Route) -> Result<(), Refusal> {
+    pub fn route_publish(&self, user: &str, vhost: &str, route: &Route) -> Result<Routed, Refusal> {
         let exchange = &route.exchange;
         self.check(user, vhost, Access::Write, Resource::Exchange, exchange)?;
-        let x = self.exchange_for_routing(vhost, exchange)?.1;
+        let (v, x) = self.exchange_for_routing(vhost, exchange)?;
         if x.internal {
             let what = object("exchange", exchange, vhost);
             return Err(Refusal::access_refused(format!("cannot publish to internal {what}")));
         }
-        self.check_topic(user, vhost, Access::Write, exchange, &route.routing_key)
+        self.check_topic(user, vhost, Access::Write, exchange, &route.routing_key)?;
+        Ok(route_by_key(v, x, &route.routing_key))
     }
 
     /// Where messages with this exchange and routing key go. Internal exchanges are routed through: whether a client may
-    /// publish is for [`Topology::check_publish`] to say.
+    /// publish is for [`Topology::route_publish`] to say.
     ///
     /// # Errors
     /// 404.
     pub fn route(&self, vhost: &str, exchange: &str, key: &[u8]) -> Result<Routed, Refusal> {
         let (v, start) = self.exchange_for_routing(vhost, exchange)?;
-        if start.is_default() {
-            let named = std::str::from_utf8(key).ok().and_then(|name| v.queues.get(name));
-            return Ok(Routed::Queues(named.map(|q| q.settings.id).into_iter().collect()));
-        }
-        let facts = Facts { keys: &[key], headers: None, props: Props(waypost_model::props::PROPS_EMPTY) };
-        // The usual case, an exchange that chooses queues only, needs no memory of where it has been.
-        if start.index.looks_at_message() || start.delay_queue.is_some() {
-            return Ok(Routed::PerMessage);
-        }
-        let mut sink = Sink::default();
-        start.index.route(&facts, &mut sink);
-        if sink.exchanges.is_empty() && (!sink.queues.is_empty() || start.alternate.is_none()) {
-            sort_unique(&mut sink.queues);
-            return Ok(Routed::Queues(sink.queues));
-        }
-        let mut per_message = false;
-        let mut walk = Walk::new(v, Delays::Over);
-        walk.run(
-            start,
-            &facts,
-            Some(&mut |x: &Exchange, _: &[Target]| {
-                per_message |= x.index.looks_at_message() || x.delay_queue.is_some();
-            }),
-        );
-        Ok(if per_message { Routed::PerMessage } else { Routed::Queues(walk.out.queues) })
+        Ok(route_by_key(v, start, key))
     }
 
     /// Where one message goes. `selected`: its headers may have `CC` or `BCC`.
@@ -291,6 +268,34 @@ impl Topology {
         let x = v.exchange(exchange).ok_or_else(|| no_such("exchange", exchange, vhost))?;
         Ok((v, x))
     }
+}
+
+fn route_by_key(v: &Vhost, start: &Exchange, key: &[u8]) -> Routed {
+    if start.is_default() {
+        let named = std::str::from_utf8(key).ok().and_then(|name| v.queues.get(name));
+        return Routed::Queues(named.map(|q| q.settings.id).into_iter().collect());
+    }
+    let facts = Facts { keys: &[key], headers: None, props: Props(waypost_model::props::PROPS_EMPTY) };
+    // The usual case, an exchange that chooses queues only, needs no memory of where it has been.
+    if start.index.looks_at_message() || start.delay_queue.is_some() {
+        return Routed::PerMessage;
+    }
+    let mut sink = Sink::default();
+    start.index.route(&facts, &mut sink);
+    if sink.exchanges.is_empty() && (!sink.queues.is_empty() || start.alternate.is_none()) {
+        sort_unique(&mut sink.queues);
+        return Routed::Queues(sink.queues);
+    }
+    let mut per_message = false;
+    let mut walk = Walk::new(v, Delays::Over);
+    walk.run(
+        start,
+        &facts,
+        Some(&mut |x: &Exchange, _: &[Target]| {
+            per_message |= x.index.looks_at_message() || x.delay_queue.is_some();
+        }),
+    );
+    if per_message { Routed::PerMessage } else { Routed::Queues(walk.out.queues) }
 }
 
 /// Whether a binding matches, taken for itself; where destinations compete, whether it won.

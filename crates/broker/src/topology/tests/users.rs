@@ -50,11 +50,11 @@ fn permissions_go_by_vhost_and_name() {
     let c = n.t.put_topic_permission("ann", "/", "amq.topic", &topic).unwrap();
     n.keep(c);
     let n = n.reload();
-    assert!(n.t.check_publish("ann", "/", &route("amq.topic", "ann.a")).is_ok());
-    let r = n.t.check_publish("ann", "/", &route("amq.topic", "bob.a")).unwrap_err();
+    assert!(n.t.route_publish("ann", "/", &route("amq.topic", "ann.a")).is_ok());
+    let r = n.t.route_publish("ann", "/", &route("amq.topic", "bob.a")).unwrap_err();
     assert_eq!(r.text, "write access to topic 'bob.a' in exchange 'amq.topic' in vhost '/' refused for user 'ann'");
     assert!(
-        n.t.check_publish("ann", "/", &route("amq.rabbitmq.trace", "k"))
+        n.t.route_publish("ann", "/", &route("amq.rabbitmq.trace", "k"))
             .unwrap_err()
             .text
             .starts_with("cannot publish to internal exchange")
