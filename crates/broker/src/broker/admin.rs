@@ -43,7 +43,7 @@ pub enum Actor<'a> {
 
 impl<'a> Actor<'a> {
     /// The name under which permissions are looked up.
-    fn name(self) -> &'a str {
+    pub(super) fn name(self) -> &'a str {
         match self {
             Self::Operator => Topology::OPERATOR,
             Self::User(name) => name,

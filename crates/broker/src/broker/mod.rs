@@ -9,6 +9,7 @@ mod calls;
 mod consuming;
 pub mod death;
 mod effects;
+mod local;
 mod open;
 mod peer;
 mod publish;
@@ -151,8 +152,10 @@ impl Broker {
         }
         self.delete_exclusive(&conn, &mut w);
         self.carry_out(&mut w);
-        self.peers_lock().remove(&conn.id());
-        self.counters.connections_closed.fetch_add(1, Ordering::Relaxed);
+        // One of this process was never listed.
+        if self.peers_lock().remove(&conn.id()).is_some() {
+            self.counters.connections_closed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The journal's watermark has moved: what waited for the disk becomes deliverable, and drivers that hold back

@@ -1,0 +1,56 @@
+//! Peers inside this process: other faces of the server that publish and consume as connections do.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use waypost_model::{ConnId, Millis, Outbox, Refusal};
+
+use super::admin::Actor;
+use super::peer::{Connection, Known, Peer, PeerInfo};
+use super::{Broker, waiting};
+
+impl Broker {
+    /// A peer of this process comes in, as somebody and into a vhost, without a handshake. It is in no list of
+    /// connections, and is told neither of alarms nor of the server's stop: whoever drives it looks itself. To be ended by
+    /// [`Broker::disconnect`] like every connection.
+    ///
+    /// # Errors
+    /// 404 (no such vhost).
+    pub fn connect_local(
+        &self,
+        actor: Actor<'_>,
+        vhost: &str,
+        outbox: Arc<Outbox>,
+        now: Millis,
+    ) -> Result<Connection, Refusal> {
+        let vhost = self.vhost(vhost)?.name;
+        let user: Arc<str> = actor.name().into();
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let info = PeerInfo {
+            protocol: "local",
+            remote: nowhere,
+            local: nowhere,
+            tls: false,
+            certificate_name: None,
+            loopback: true,
+            default_vhost: Arc::clone(&vhost),
+        };
+        let known = Known { user: Some(Arc::clone(&user)), vhost: Some(Arc::clone(&vhost)), ..Known::default() };
+        let peer = Peer {
+            id: ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed)),
+            info,
+            since: now,
+            outbox,
+            known: known.into(),
+            waits: waiting::Waits::default(),
+            // Who has published is told of alarms.
+            published: true.into(),
+            messages_in: AtomicU64::new(0),
+        };
+        let mut conn = Connection::new(Arc::new(peer));
+        conn.user = Some(user);
+        conn.vhost = Some(vhost);
+        Ok(conn)
+    }
+}
