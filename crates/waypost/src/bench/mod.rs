@@ -1,6 +1,7 @@
 //! `waypost bench`: load generators, one per protocol.
 
 mod amqp;
+mod registry;
 
 use crate::exit::Failure;
 use clap::{Args, Subcommand};
@@ -16,6 +17,8 @@ pub struct BenchArgs {
 enum Target {
     /// Load any AMQP 0-9-1 broker and measure it
     Amqp(amqp::AmqpArgs),
+    /// Load a service registry that speaks Consul's HTTP API and DNS, and measure it
+    Registry(registry::RegistryArgs),
     /// Load a service of Waypost over AMQP: late binding by selectors and keys
     Services(amqp::ServicesArgs),
 }
@@ -27,6 +30,7 @@ enum Target {
 pub fn run(args: BenchArgs) -> Result<(), Failure> {
     match args.target {
         Target::Amqp(args) => amqp::run(args),
+        Target::Registry(args) => registry::run(args),
         Target::Services(args) => amqp::run_services(&args),
     }
 }
