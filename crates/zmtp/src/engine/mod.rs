@@ -230,7 +230,9 @@ impl Engine {
         }
         self.cipher = outcome.cipher;
         self.stage = Stage::Open;
-        self.pulse.opened(self.config.heartbeat.as_ref(), now);
+        // ZMTP 3.0 knows no pings.
+        let heartbeat = self.config.heartbeat.as_ref().filter(|_| self.minor > 0);
+        self.pulse.opened(heartbeat, now);
         let identity = if theirs.has_identity() { told.identity } else { Box::default() };
         Ok(PeerInfo { socket_type: theirs, identity, user: outcome.user, minor: self.minor })
     }

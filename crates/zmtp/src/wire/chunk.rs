@@ -96,6 +96,13 @@ impl Chunk {
         front
     }
 
+    /// The octets `range` of it, which hold that many messages.
+    pub(crate) fn part(&self, range: Range<usize>, messages: u32) -> Chunk {
+        let at = self.range.start;
+        debug_assert!(at + range.end <= self.range.end, "a part is no larger than the whole");
+        Chunk { data: Arc::clone(&self.data), range: at + range.start..at + range.end, messages }
+    }
+
     /// The octets of each message.
     pub fn each(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.bytes();
