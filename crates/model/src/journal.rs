@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::batch::Batch;
-use crate::ids::{Lsn, Millis, QueueId, Seq};
+use crate::ids::{Lsn, Millis, QueueId, SHARDS, Seq};
 use crate::message::{Attrs, Route, SeqRange};
 
 /// One operation of an append. An append is atomic: after a crash all of it is there, or nothing.
@@ -173,13 +173,80 @@ pub struct RecoveredRun {
     pub payload_bytes: u64,
 }
 
+/// The messages that recovery found.
+#[derive(Debug, Default)]
+pub struct RecoveredRuns {
+    /// By shard; in each sorted by queue and place.
+    shards: Vec<Vec<RecoveredRun>>,
+}
+
+impl RecoveredRuns {
+    /// Runs by their queue's shard, in each shard sorted by queue and place.
+    #[must_use]
+    pub fn new(shards: Vec<Vec<RecoveredRun>>) -> RecoveredRuns {
+        debug_assert!(shards.iter().all(|s| s.is_sorted_by_key(|r| (r.range.queue, r.range.first))));
+        debug_assert!(
+            shards.iter().enumerate().all(|(n, s)| s.iter().all(|r| usize::from(r.range.queue.shard().0) == n))
+        );
+        RecoveredRuns { shards }
+    }
+
+    /// A queue's runs, in order of their places.
+    #[must_use]
+    pub fn of(&self, queue: QueueId) -> &[RecoveredRun] {
+        let runs = self.shards.get(usize::from(queue.shard().0)).map_or(&[][..], |s| s);
+        let from = runs.partition_point(|r| r.range.queue < queue);
+        let to = runs.partition_point(|r| r.range.queue <= queue);
+        &runs[from..to]
+    }
+
+    /// All runs, queue by queue, and in order of their places there.
+    pub fn iter(&self) -> std::iter::Flatten<std::slice::Iter<'_, Vec<RecoveredRun>>> {
+        self.shards.iter().flatten()
+    }
+
+    /// How many runs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there is no message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl FromIterator<RecoveredRun> for RecoveredRuns {
+    fn from_iter<I: IntoIterator<Item = RecoveredRun>>(runs: I) -> RecoveredRuns {
+        let mut shards = vec![Vec::new(); SHARDS];
+        for run in runs {
+            shards[usize::from(run.range.queue.shard().0)].push(run);
+        }
+        for shard in &mut shards {
+            shard.sort_by_key(|r| (r.range.queue, r.range.first));
+        }
+        RecoveredRuns::new(shards)
+    }
+}
+
+impl<'a> IntoIterator for &'a RecoveredRuns {
+    type Item = &'a RecoveredRun;
+    type IntoIter = std::iter::Flatten<std::slice::Iter<'a, Vec<RecoveredRun>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 /// What recovery found.
 #[derive(Debug, Default)]
 pub struct Recovered {
     /// The definitions, sorted by key.
     pub definitions: Vec<(Box<[u8]>, Box<[u8]>)>,
-    /// The messages, sorted by queue and place.
-    pub runs: Vec<RecoveredRun>,
+    /// The messages.
+    pub runs: RecoveredRuns,
     /// Per queue that ever had a message logged and was not forgotten: the lowest place that was never given out in
     /// the journal. Sorted by queue.
     pub next_seq: Vec<(QueueId, Seq)>,

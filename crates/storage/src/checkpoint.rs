@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::disk::{Disk, read_exact, write_all};
+use crate::hash::IdMap;
 use crate::index::{Index, QueueIndex};
 use crate::segment::{FORMAT_VERSION, SegmentId};
 use crate::wire::{Malformed, Reader, put_bytes, put_u32, put_u64, put_varint};
@@ -60,14 +61,15 @@ pub struct QueueState {
 pub struct Checkpoint {
     pub head: CheckpointHead,
     pub definitions: Definitions,
-    pub queues: BTreeMap<u64, QueueState>,
+    pub queues: IdMap<u64, QueueState>,
 }
 
 /// Why there is no checkpoint.
 #[derive(Debug)]
 pub enum CheckpointFault {
     Io(io::Error),
-    Newer(u32),
+    /// It was written in this other version of the format.
+    Version(u32),
     Damaged(Malformed),
 }
 
@@ -167,8 +169,8 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, CheckpointFault> {
     if magic != MAGIC || version == 0 {
         return Err(Malformed("checkpoint: magic").into());
     }
-    if version > FORMAT_VERSION {
-        return Err(CheckpointFault::Newer(version));
+    if version != FORMAT_VERSION {
+        return Err(CheckpointFault::Version(version));
     }
     let (crc, _zero, body) = (r.u32()?, r.u32()?, r.u64()?);
     if crc != crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..]) || body != r.left() as u64 {
@@ -189,7 +191,7 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, CheckpointFault> {
     for _ in 0..r.count(2)? {
         definitions.insert(r.bytes()?.into(), r.bytes()?.into());
     }
-    let mut queues = BTreeMap::new();
+    let mut queues = IdMap::default();
     for _ in 0..waypost_model::SHARDS {
         for _ in 0..r.count(4)? {
             queues.extend([read_queue(&mut r)?]);

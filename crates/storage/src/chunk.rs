@@ -5,10 +5,13 @@
 //! ```
 //! Kind 0: all messages have the two lengths of the header. Kind 1: a pair of u16 per message. Kind 2: a pair of u32.
 
+use std::io;
 use std::sync::Arc;
 
 use waypost_model::{Batch, Slot};
 
+use crate::disk::{DiskFile, read_exact};
+use crate::segment::SegmentId;
 use crate::wire::{Malformed, Reader, put_u32};
 
 /// A chunk is closed when it holds this much; a single larger message still gets one.
@@ -40,6 +43,18 @@ impl Lengths {
         self.max = self.max.max(pair.0).max(pair.1);
         self.entries += 1;
         self.payload += u64::from(pair.0) + u64::from(pair.1);
+    }
+
+    /// Takes note of another chunk's messages, which follow in this one.
+    pub fn append(&mut self, other: &Lengths) {
+        if self.entries == 0 {
+            *self = *other;
+            return;
+        }
+        self.uniform &= other.uniform && self.first == other.first;
+        self.max = self.max.max(other.max);
+        self.entries += other.entries;
+        self.payload += other.payload;
     }
 
     /// How many messages.
@@ -147,6 +162,23 @@ pub fn is_intact(bytes: &[u8], seed: u32) -> bool {
         }
         _ => false,
     }
+}
+
+/// Reads a chunk that lies in a segment, and checks it.
+///
+/// # Errors
+/// Any I/O error; `InvalidData` if it is damaged.
+pub fn read(file: &dyn DiskFile, segment: SegmentId, offset: u64, len: u32) -> io::Result<Arc<Batch>> {
+    let invalid = |what: &dyn std::fmt::Display| {
+        let what = format!("{segment} is damaged at offset {offset}: {what}");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
+    let mut bytes = vec![0; len as usize];
+    read_exact(file, offset, &mut bytes)?;
+    if !is_intact(&bytes, seed(segment.0, offset)) {
+        return Err(invalid(&"a chunk's checksum is wrong"));
+    }
+    decode(bytes, CHUNK_ENTRIES_MAX).map_err(|e| invalid(&e))
 }
 
 /// Turns the bytes of a chunk of at most `entries_max` messages into a batch, without copying them. The checksum has

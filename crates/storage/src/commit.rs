@@ -11,8 +11,7 @@ use waypost_model::journal::Op;
 use crate::disk::{DiskFile, write_all};
 use crate::encoder::{Encoder, Pending, Place};
 use crate::engine::Shared;
-use crate::frame::{ALIGN, FrameHeader};
-use crate::ranges::Range;
+use crate::frame::FrameHeader;
 use crate::recovery::Tail;
 use crate::segment::{FOOTER_ENTRY, FRAMES_AT, Seal, Segment, SegmentHeader, put_footer_entry};
 use crate::sync::lock;
@@ -129,8 +128,8 @@ impl Shared {
 
     /// Writes the frame; `None` if there is no room for it.
     fn write_frame(&self, log: &mut Log, taken: &[Pending]) -> io::Result<Option<FrameHeader>> {
-        let (frame_max, table_max) = log.encoder.plan(taken);
-        if !log.has_room(frame_max, table_max) && !self.make_room(log, frame_max, table_max)? {
+        let (frame, table) = log.encoder.plan(taken);
+        if !log.has_room(frame, table) && !self.make_room(log, frame, table)? {
             return Ok(None);
         }
         let place = Place {
@@ -153,22 +152,10 @@ impl Shared {
     /// Notes in the index where the frame's messages lie, and moves the end of the log behind the frame.
     fn note(&self, log: &mut Log, taken: &[Pending]) {
         let mut messages = 0;
-        for chunk in log.encoder.chunks() {
-            let shares = chunk.shares();
-            messages += u64::from(shares);
-            for t in &chunk.targets {
-                let range = Range {
-                    first: t.first.0,
-                    count: t.count,
-                    segment: log.active.id.0,
-                    offset: ((log.end + chunk.at) / ALIGN) as u32,
-                    len: chunk.len,
-                    entry: t.entry,
-                    shares,
-                };
-                self.index.enqueued(t.queue, range);
-            }
-        }
+        log.encoder.ranges(log.active.id.0, log.end, |queue, range| {
+            messages += u64::from(range.count);
+            self.index.enqueued(queue, range);
+        });
         log.active.note_frame(log.encoder.extent());
         self.metrics.messages.fetch_add(messages, Relaxed);
         debug_assert!(!taken.is_empty());

@@ -1,22 +1,30 @@
 //! Turns queued appends into a frame.
 //!
-//! Two passes: the first assigns messages to chunks (one open chunk per queue, so that what came interleaved lies
-//! together; bytes that several operations name are placed once), the second copies bytes, each once, and computes the
-//! checksums. Buffers are used again from frame to frame.
+//! Two passes: the first assigns messages to groups (one open group per queue, so that what came interleaved lies
+//! together; bytes that several operations name are placed once) and groups to chunks (a large one has its own, small
+//! ones share), the second copies bytes, each once, and computes the checksums. Buffers are used again from frame to
+//! frame.
 
 use std::sync::Arc;
 
-use waypost_model::Lsn;
 use waypost_model::journal::{Enqueue, Op};
+use waypost_model::{Lsn, QueueId};
 
-use crate::chunk::{self, CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, CHUNK_HEADER, Lengths, Piece};
-use crate::frame::{self, Extent, FRAME_HEADER, FrameHeader, Run, Target, align};
+use crate::chunk::{self, CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Lengths, Piece};
+use crate::frame::{self, ALIGN, FRAME_HEADER, FrameHeader, align};
 use crate::hash::IdMap;
+use crate::ranges::Range;
+use crate::table::{self, Extent, Run, TableWriter, Target};
 use crate::wire::put_varint;
 
-/// A chunk with more targets than this is closed: its entry in the table would outgrow it.
+/// Groups share a chunk up to this much: about what a read of a single message costs anyway. So a commit of single
+/// messages for many queues has few chunks, of which recovery reads little.
+const SHARED_BYTES_MAX: u64 = 4 << 10;
+/// And up to this many messages.
+const SHARED_ENTRIES_MAX: u32 = 512;
+/// A group with more targets than this is closed: its entry in the table would outgrow it.
 const TARGETS_MAX: usize = 4096;
-/// How many of a chunk's last targets are looked through for one that can be extended.
+/// How many of a group's last targets are looked through for one that can be extended.
 const TARGETS_SEARCHED: usize = 16;
 
 /// An append that waits for its commit.
@@ -36,29 +44,36 @@ pub struct Place {
     pub synced: u64,
 }
 
-/// A planned chunk; after [`Encoder::encode`] also its place in the frame.
+/// A part of an operation's messages: which append, which of its operations, from and to.
+type Part = (u32, u32, u32, u32);
+
+/// Messages for the same queues.
 #[derive(Default)]
-pub struct Planned {
-    pieces: Vec<(u32, u32, u32, u32)>,
+struct Group {
+    pieces: Vec<Part>,
     lengths: Lengths,
     runs: Vec<Run>,
-    pub targets: Vec<Target>,
-    /// From the beginning of the frame, bytes.
-    pub at: u64,
-    pub len: u32,
+    /// Entries count from the group's beginning; once it is laid out, from the chunk's.
+    targets: Vec<Target>,
 }
 
-impl Planned {
+/// One or more groups.
+struct Chunk {
+    groups: std::ops::Range<usize>,
+    lengths: Lengths,
+    /// How many messages in queues it holds.
+    shares: u32,
+    /// From the beginning of the frame's chunks, bytes.
+    at: u64,
+    len: u32,
+}
+
+impl Group {
     fn clear(&mut self) {
         self.pieces.clear();
         self.runs.clear();
         self.targets.clear();
         self.lengths = Lengths::default();
-    }
-
-    /// How many messages in queues it holds.
-    pub fn shares(&self) -> u32 {
-        self.targets.iter().fold(0, |n, t| n.saturating_add(t.count))
     }
 
     /// Notes that `count` messages from `entry` on belong to the targets, extending what is there where possible.
@@ -100,7 +115,7 @@ impl Planned {
 /// Messages that were placed: where others that name the same bytes find them.
 #[derive(Clone, Copy)]
 struct Placed {
-    chunk: u32,
+    group: u32,
     entry: u32,
     count: u32,
 }
@@ -108,20 +123,22 @@ struct Placed {
 /// Makes frames.
 #[derive(Default)]
 pub struct Encoder {
-    chunks: Vec<Planned>,
+    groups: Vec<Group>,
     used: usize,
+    chunks: Vec<Chunk>,
     by_queue: IdMap<u64, u32>,
     by_source: IdMap<(usize, u32, u32), (u32, u32)>,
     placed: Vec<Placed>,
     routes: IdMap<usize, u32>,
     head: Vec<u8>,
     payload: Vec<u8>,
-    table: (usize, usize),
+    /// Where in `head` the chunk table lies, and in it the checksums.
+    table: std::ops::Range<usize>,
+    crcs_at: usize,
 }
 
 impl Encoder {
-    /// Assigns the messages of these appends to chunks and says how long the frame will be at most, and how long its
-    /// chunk table.
+    /// Assigns the messages of these appends to chunks and says how long the frame will be, and how long its chunk table.
     pub fn plan(&mut self, appends: &[Pending]) -> (u64, u64) {
         self.used = 0;
         self.by_queue.clear();
@@ -138,29 +155,64 @@ impl Encoder {
                     let next = self.routes.len() as u32;
                     let route = *self.routes.entry(Arc::as_ptr(&e.route) as usize).or_insert(next);
                     if route == next {
-                        frame::put_route(&mut routes, &e.route);
+                        table::put_route(&mut routes, &e.route);
                     }
                     self.place(e, (a as u32, o as u32), route);
                 }
             }
         }
-        let ops_end = self.head.len();
-        if self.used > 0 {
-            put_varint(&mut self.head, self.routes.len() as u64);
-            self.head.extend_from_slice(&routes);
-        }
-        self.table = (ops_end, 0);
-        self.bound()
+        self.lay_out(&routes);
+        let payload = self.chunks.last().map_or(0, |c| align(c.at + u64::from(c.len)));
+        (align(self.head.len() as u64) + payload, self.table.len() as u64)
     }
 
-    /// Upper bounds of the frame's and the chunk table's length.
-    fn bound(&self) -> (u64, u64) {
-        let (mut payload, mut table) = (0u64, 16u64);
-        for c in &self.chunks[..self.used] {
-            payload += align(CHUNK_HEADER as u64 + c.lengths.payload() + 8 * u64::from(c.lengths.entries()));
-            table += 40 + 48 * c.runs.len() as u64 + 32 * c.targets.len() as u64;
+    /// Assigns groups to chunks and writes the chunk table, but for the checksums.
+    fn lay_out(&mut self, routes: &[u8]) {
+        self.chunks.clear();
+        let ops_end = self.head.len();
+        self.crcs_at = ops_end;
+        if self.used > 0 {
+            self.share_chunks();
+            put_varint(&mut self.head, self.routes.len() as u64);
+            self.head.extend_from_slice(routes);
+            put_varint(&mut self.head, self.chunks.len() as u64);
+            let (out, mut writer) = (&mut self.head, TableWriter::default());
+            for c in &self.chunks {
+                let groups = &self.groups[c.groups.clone()];
+                let (runs, targets) =
+                    (|| groups.iter().flat_map(|g| &g.runs), || groups.iter().flat_map(|g| &g.targets));
+                writer.begin(out, c.len, c.lengths.entries(), runs().count());
+                runs().for_each(|r| writer.put_run(out, r));
+                writer.put_targets(out, targets().count());
+                targets().for_each(|t| writer.put_target(out, t));
+            }
+            self.crcs_at = table::put_checksums(out, self.chunks.len());
         }
-        (align(self.head.len() as u64 + table) + payload, self.head.len() as u64 - self.table.0 as u64 + table)
+        self.table = ops_end..self.head.len();
+    }
+
+    fn share_chunks(&mut self) {
+        for (i, g) in self.groups[..self.used].iter_mut().enumerate() {
+            let shares = g.targets.iter().fold(0u32, |n, t| n.saturating_add(t.count));
+            let fits = |c: &Chunk| {
+                c.lengths.payload() + g.lengths.payload() <= SHARED_BYTES_MAX
+                    && c.lengths.entries() + g.lengths.entries() <= SHARED_ENTRIES_MAX
+            };
+            match self.chunks.last_mut() {
+                Some(c) if fits(c) => {
+                    g.targets.iter_mut().for_each(|t| t.entry += c.lengths.entries());
+                    c.lengths.append(&g.lengths);
+                    c.groups.end = i + 1;
+                    c.shares = c.shares.saturating_add(shares);
+                }
+                _ => self.chunks.push(Chunk { groups: i..i + 1, lengths: g.lengths, shares, at: 0, len: 0 }),
+            }
+        }
+        let mut at = 0;
+        for c in &mut self.chunks {
+            (c.at, c.len) = (at, c.lengths.encoded_len() as u32);
+            at = align(at + u64::from(c.len));
+        }
     }
 
     fn place(&mut self, e: &Enqueue, op: (u32, u32), route: u32) {
@@ -178,11 +230,11 @@ impl Encoder {
         self.by_source.insert(source, (start, self.placed.len() as u32 - start));
     }
 
-    /// Adds targets to chunks that already hold these messages; not if they were something else there.
+    /// Adds targets to groups that already hold these messages; not if they were something else there.
     fn share(&mut self, e: &Enqueue, route: u32, start: u32, n: u32) -> bool {
         let places = &self.placed[start as usize..(start + n) as usize];
         let same = places.iter().all(|p| {
-            let c = &self.chunks[p.chunk as usize];
+            let c = &self.groups[p.group as usize];
             let mut entry = 0;
             let run = c.runs.iter().find(|r| {
                 entry += r.count;
@@ -194,23 +246,23 @@ impl Encoder {
         if same {
             let mut skip = 0;
             for p in places {
-                self.chunks[p.chunk as usize].add_targets(e, skip, p.entry, p.count);
+                self.groups[p.group as usize].add_targets(e, skip, p.entry, p.count);
                 skip += p.count;
             }
         }
         same
     }
 
-    /// Places messages from `from` on into the queue's open chunk until it is full; returns the first not placed.
+    /// Places messages from `from` on into the queue's open group until it is full; returns the first not placed.
     fn place_some(&mut self, e: &Enqueue, op: (u32, u32), route: u32, from: u32) -> u32 {
         let queue = e.targets.first().map_or(u64::MAX, |(q, _)| q.0);
         let open = self.by_queue.get(&queue).copied();
         let index = match open {
-            Some(i) if self.chunks[i as usize].targets.len() + e.targets.len() <= TARGETS_MAX => i,
-            _ => self.open_chunk(queue),
+            Some(i) if self.groups[i as usize].targets.len() + e.targets.len() <= TARGETS_MAX => i,
+            _ => self.open_group(queue),
         };
         let slots = &e.batch.slots()[from as usize..e.to as usize];
-        let c = &mut self.chunks[index as usize];
+        let c = &mut self.groups[index as usize];
         let entry = c.lengths.entries();
         let mut own = Lengths::default();
         for slot in slots {
@@ -224,21 +276,21 @@ impl Encoder {
         }
         let count = own.entries();
         if count == 0 {
-            self.open_chunk(queue);
+            self.open_group(queue);
             return from;
         }
         c.pieces.push((op.0, op.1, from, from + count));
         c.add_run(e, route, &own);
         c.add_targets(e, from - e.from, entry, count);
-        self.placed.push(Placed { chunk: index, entry, count });
+        self.placed.push(Placed { group: index, entry, count });
         from + count
     }
 
-    fn open_chunk(&mut self, queue: u64) -> u32 {
-        if self.used == self.chunks.len() {
-            self.chunks.push(Planned::default());
+    fn open_group(&mut self, queue: u64) -> u32 {
+        if self.used == self.groups.len() {
+            self.groups.push(Group::default());
         }
-        self.chunks[self.used].clear();
+        self.groups[self.used].clear();
         self.by_queue.insert(queue, self.used as u32);
         self.used += 1;
         self.used as u32 - 1
@@ -246,56 +298,38 @@ impl Encoder {
 
     /// Writes what was planned for the same appends. Returns the header; the bytes are in [`Encoder::bytes`].
     pub fn encode(&mut self, appends: &[Pending], place: Place) -> FrameHeader {
-        let ops_len = self.table.0 - FRAME_HEADER;
-        let crcs_at = self.lay_out();
-        self.table.1 = self.head.len() - self.table.0;
         let payload_at = align(self.head.len() as u64);
         self.head.resize(payload_at as usize, 0);
         self.payload.clear();
-        for (i, c) in self.chunks[..self.used].iter_mut().enumerate() {
-            c.at += payload_at;
-            let pieces = c.pieces.iter().filter_map(|&(a, o, from, to)| match &appends[a as usize].ops[o as usize] {
-                Op::Enqueue(e) => Some(Piece { batch: &e.batch, from, to }),
-                _ => None,
+        for (i, c) in self.chunks.iter().enumerate() {
+            let groups = &self.groups[c.groups.clone()];
+            let pieces = groups.iter().flat_map(|g| &g.pieces).filter_map(|&(a, o, from, to)| {
+                match &appends[a as usize].ops[o as usize] {
+                    Op::Enqueue(e) => Some(Piece { batch: &e.batch, from, to }),
+                    _ => None,
+                }
             });
-            let seed = chunk::seed(place.segment, place.offset + c.at);
+            let seed = chunk::seed(place.segment, place.offset + payload_at + c.at);
             let crc = chunk::encode(&mut self.payload, &c.lengths, pieces, seed);
             self.payload.resize(align(self.payload.len() as u64) as usize, 0);
-            self.head[crcs_at + 4 * i..crcs_at + 4 * i + 4].copy_from_slice(&crc.to_le_bytes());
+            let crc_at = self.crcs_at + 4 * i;
+            self.head[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
         }
         let mut header = FrameHeader {
             len: (payload_at + self.payload.len() as u64) as u32,
             crc: 0,
             epoch: place.epoch,
             segment: place.segment,
-            offset: (place.offset / frame::ALIGN) as u32,
+            offset: (place.offset / ALIGN) as u32,
             prev: place.prev,
-            synced: (place.synced / frame::ALIGN) as u32,
-            ops_len: ops_len as u32,
-            table_len: self.table.1 as u32,
+            synced: (place.synced / ALIGN) as u32,
+            ops_len: (self.table.start - FRAME_HEADER) as u32,
+            table_len: self.table.len() as u32,
             appends: appends.len() as u32,
             first_lsn: appends.first().map_or(0, |a| a.lsn.0),
         };
         header.seal(&mut self.head);
         header
-    }
-
-    /// Writes the chunk table but for the checksums, for which it leaves room; says where that is.
-    fn lay_out(&mut self) -> usize {
-        if self.used == 0 {
-            return self.head.len();
-        }
-        put_varint(&mut self.head, self.used as u64);
-        let mut at = 0;
-        for c in &mut self.chunks[..self.used] {
-            c.at = at;
-            c.len = c.lengths.encoded_len() as u32;
-            frame::put_chunk(&mut self.head, at, c.len, c.lengths.entries(), &c.runs, &c.targets);
-            at = align(at + u64::from(c.len));
-        }
-        let crcs_at = self.head.len();
-        self.head.resize(crcs_at + 4 * self.used, 0);
-        crcs_at
     }
 
     /// The frame: its head, and its chunks.
@@ -305,16 +339,23 @@ impl Encoder {
 
     /// The chunk table of the frame.
     pub fn table(&self) -> &[u8] {
-        &self.head[self.table.0..self.table.0 + self.table.1]
+        &self.head[self.table.clone()]
     }
 
     /// What the frame's messages take.
     pub fn extent(&self) -> Extent {
-        Extent::of(self.table.1, self.chunks().iter().map(|c| c.len))
+        Extent::of(self.table.len(), self.chunks.iter().map(|c| c.len))
     }
 
-    /// The chunks, with their places in the frame.
-    pub fn chunks(&self) -> &[Planned] {
-        &self.chunks[..self.used]
+    /// Calls back with where the messages of the frame lie, which was encoded for this segment and offset.
+    pub fn ranges(&self, segment: u32, frame_at: u64, mut f: impl FnMut(QueueId, Range)) {
+        let payload_at = frame_at + self.head.len() as u64;
+        for c in &self.chunks {
+            let offset = ((payload_at + c.at) / ALIGN) as u32;
+            for t in self.groups[c.groups.clone()].iter().flat_map(|g| &g.targets) {
+                let (first, count, entry) = (t.first.0, t.count, t.entry);
+                f(t.queue, Range { first, count, segment, offset, len: c.len, entry, shares: c.shares });
+            }
+        }
     }
 }

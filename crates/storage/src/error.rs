@@ -34,9 +34,9 @@ pub enum OpenError {
         /// Which file.
         file: String,
     },
-    /// A later release wrote this.
-    #[error("{file} has format version {version}; this release reads up to {}", crate::segment::FORMAT_VERSION)]
-    Newer {
+    /// Another release wrote this.
+    #[error("{file} has format version {version}; this release reads {} only", crate::segment::FORMAT_VERSION)]
+    Version {
         /// Which file.
         file: String,
         /// Its version.

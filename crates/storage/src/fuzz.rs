@@ -6,6 +6,7 @@ use crate::config::{EngineConfig, SEGMENT_BYTES_MIN};
 use crate::disk::fault::FaultDisk;
 use crate::engine::Engine;
 use crate::segment::{FRAMES_AT, SegmentHeader, SegmentId};
+use crate::table::ChunkTable;
 use crate::{chunk, frame};
 
 /// Recovers from a directory whose checkpoint or first segment holds these bytes. Must neither panic nor hang, nor allocate
@@ -14,9 +15,9 @@ pub fn fuzz_recover(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
     // The parsers themselves, which behind checksums would hardly ever be reached.
     let _ = frame::read_ops(bytes);
-    let _ = frame::read_table(bytes, Some(bytes.len() as u64));
+    let _ = ChunkTable::default().read(bytes, Some(bytes.len() as u64));
     let _ = chunk::decode(bytes.to_vec(), chunk::CHUNK_ENTRIES_MAX);
-    let _ = crate::recovery::read_footer_entries(bytes, |_, _| {});
+    let _ = crate::recovery::read_footer_entries(bytes, |_, _, _| Ok(()));
     let _ = crate::checkpoint::decode(bytes);
     let disk = FaultDisk::new(1);
     let open = |disk: &FaultDisk| Engine::open(Arc::new(disk.clone()), EngineConfig::small());

@@ -37,6 +37,10 @@ impl Weight {
                     w.messages = true;
                     w.urgent = true;
                     w.bytes += e.batch.payload_len(e.from, e.to);
+                    let route = e.route.exchange.len() + e.route.routing_key.len();
+                    let address = e.route.address.as_ref().map_or(0, |a| a.len());
+                    // It stands in the frame and in the footer.
+                    w.bytes += 2 * (route + address) as u64;
                     w.bytes += SLOT_BYTES * u64::from(e.to - e.from) + TARGET_BYTES * e.targets.len() as u64;
                 }
                 Op::Define { key, value } => {

@@ -12,6 +12,7 @@
 mod cache;
 mod checkpoint;
 mod chunk;
+mod collect;
 mod commit;
 mod config;
 pub mod disk;
@@ -26,13 +27,16 @@ mod inbox;
 mod index;
 mod maintain;
 mod metrics;
+mod parallel;
 mod ranges;
 mod recovery;
+mod restore;
 mod rewrite;
 mod scan;
 mod scratch;
 mod segment;
 mod sync;
+mod table;
 mod verify;
 mod wire;
 

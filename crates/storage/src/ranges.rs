@@ -63,6 +63,23 @@ pub struct RangeList {
 }
 
 impl RangeList {
+    /// A list of ranges that are in order and do not overlap, of about so many. Calls back with each.
+    pub fn of(len: usize, ranges: impl Iterator<Item = Range>, mut added: impl FnMut(&Range)) -> RangeList {
+        let mut list = RangeList::default();
+        for (n, range) in ranges.enumerate() {
+            added(&range);
+            if list.blocks.back().is_none_or(|b| b.len() == BLOCK_RANGES_MAX) {
+                list.blocks.push_back(Vec::with_capacity(len.saturating_sub(n).clamp(1, BLOCK_RANGES_MAX)));
+            }
+            list.push_back(range);
+        }
+        // Where many ranges became one.
+        if let Some(last) = list.blocks.back_mut() {
+            last.shrink_to_fit();
+        }
+        list
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Range> {
         self.blocks.iter().flatten()
     }

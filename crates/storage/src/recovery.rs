@@ -1,21 +1,21 @@
 //! From a directory to an index: reads, checks, and changes nothing.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use waypost_model::journal::{Recovered, RecoveredRun};
-use waypost_model::{QueueId, Route, Seq, SeqRange};
+use waypost_model::journal::{Recovered, RecoveredRuns};
 
-use crate::checkpoint::{self, Checkpoint, CheckpointFault, CheckpointHead, Definitions, Position, QueueState};
-use crate::chunk;
+use crate::checkpoint::{self, Checkpoint, CheckpointFault, CheckpointHead, Definitions, Position};
+use crate::collect::{Collected, Live, Noted};
 use crate::disk::{Disk, DiskFile, read_exact};
 use crate::error::OpenError;
-use crate::frame::{ALIGN, ChunkEntry, ChunkTable, LogOp, Run, read_table};
-use crate::hash::IdMap;
+use crate::frame::LogOp;
 use crate::index::Index;
-use crate::ranges::Range;
-use crate::scan::{ScanEnd, find_witness, scan};
+use crate::parallel::in_parallel;
+use crate::restore::restore;
+use crate::scan::{find_witness, scan};
 use crate::segment::{FRAMES_AT, HeaderFault, Seal, Segment, SegmentHeader, SegmentId, put_footer_entry, read_head};
+use crate::sync::lock;
+use crate::table::ChunkTable;
 use crate::wire::{Malformed, Reader};
 
 /// The segment that the log goes on in.
@@ -50,21 +50,12 @@ pub struct Opened {
     pub spares: Vec<String>,
 }
 
-/// Where the messages of a live chunk came from.
-struct ChunkFacts {
-    routes: Arc<Vec<Arc<Route>>>,
-    runs: Vec<Run>,
-    len: u32,
-}
+/// Below so many segments to look into more threads would not pay.
+const PARALLEL_SEGMENTS_MIN: usize = 3;
 
 struct Recovery<'a> {
     disk: &'a dyn Disk,
-    live: std::collections::BTreeMap<u64, QueueState>,
-    pieces: IdMap<u64, Vec<Range>>,
-    /// By segment and offset.
-    chunks: IdMap<(u32, u32), ChunkFacts>,
-    routes: HashMap<Route, Arc<Route>>,
-    ops: Vec<LogOp>,
+    live: &'a Live,
 }
 
 /// Reads a directory.
@@ -76,8 +67,8 @@ pub fn recover(disk: &dyn Disk) -> Result<Opened, OpenError> {
     let found = match checkpoint::read(disk) {
         Ok(c) => c,
         Err(CheckpointFault::Io(source)) => return Err(OpenError::io(checkpoint::CHECKPOINT)(source)),
-        Err(CheckpointFault::Newer(version)) => {
-            return Err(OpenError::Newer { file: checkpoint::CHECKPOINT.into(), version });
+        Err(CheckpointFault::Version(version)) => {
+            return Err(OpenError::Version { file: checkpoint::CHECKPOINT.into(), version });
         }
         Err(CheckpointFault::Damaged(Malformed(what))) => {
             return Err(OpenError::damaged(checkpoint::CHECKPOINT, 0, what));
@@ -86,15 +77,7 @@ pub fn recover(disk: &dyn Disk) -> Result<Opened, OpenError> {
     let Some(Checkpoint { head, definitions, queues }) = found else {
         return new_directory(disk, &names);
     };
-    let mut r = Recovery {
-        disk,
-        live: queues,
-        pieces: IdMap::default(),
-        chunks: IdMap::default(),
-        routes: HashMap::new(),
-        ops: Vec::new(),
-    };
-    r.run(head, definitions, &names)
+    Recovery { disk, live: &queues }.run(head, definitions, &names)
 }
 
 /// A directory without a checkpoint is new, or its making was interrupted: then it has at most a first, empty segment.
@@ -115,9 +98,14 @@ fn new_directory(disk: &dyn Disk, names: &[String]) -> Result<Opened, OpenError>
         let name = id.file_name();
         let file = disk.open_read(&name).map_err(OpenError::io(&*name))?;
         let mut frames = 0;
-        if let Ok(header) = read_header(&*file, id).map(|(h, _)| h) {
-            let size = file.size().map_err(OpenError::io(&*name))?;
-            scan(&*file, &header, size, |_| frames += 1).map_err(OpenError::io(&*name))?;
+        match read_header(&*file, id) {
+            Ok((header, _)) => {
+                let size = file.size().map_err(OpenError::io(&*name))?;
+                scan(&*file, &header, size, |_| frames += 1).map_err(OpenError::io(&*name))?;
+            }
+            // Torn in the making.
+            Err(OpenError::Damaged { .. }) => {}
+            Err(e) => return Err(e),
         }
         if frames > 0 || id != SegmentId(1) {
             return Err(OpenError::Missing { file: checkpoint::CHECKPOINT.into() });
@@ -137,7 +125,7 @@ fn read_header(file: &dyn DiskFile, id: SegmentId) -> Result<(SegmentHeader, Vec
     let head = read_head(file).map_err(OpenError::io(&*name))?;
     match SegmentHeader::parse(&head, id) {
         Ok(header) => Ok((header, head)),
-        Err(HeaderFault::Newer(version)) => Err(OpenError::Newer { file: name, version }),
+        Err(HeaderFault::Version(version)) => Err(OpenError::Version { file: name, version }),
         Err(HeaderFault::Foreign(other)) => Err(OpenError::damaged(name, 0, format!("it holds {}", SegmentId(other)))),
         Err(HeaderFault::Damaged) => Err(OpenError::damaged(name, 0, "the header's checksum is wrong")),
     }
@@ -153,22 +141,28 @@ pub fn read_footer(file: &dyn DiskFile, seal: &Seal, size: u64) -> std::io::Resu
     Ok((crc32c::crc32c(&footer) == seal.footer_crc).then_some(footer))
 }
 
-/// Calls back with each frame's chunk table and the place of its chunks.
+/// Calls back with each frame's chunk table, the bytes that it was read from, and the place of its chunks.
 ///
 /// # Errors
-/// [`Malformed`].
-pub fn read_footer_entries(footer: &[u8], mut f: impl FnMut(u64, ChunkTable)) -> Result<(), Malformed> {
+/// [`Malformed`], also the callback's.
+pub fn read_footer_entries(
+    footer: &[u8],
+    mut f: impl FnMut(u64, &ChunkTable, &[u8]) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
     let mut r = Reader::new(footer);
+    let mut table = ChunkTable::default();
     while !r.is_empty() {
         let payload_at = r.u64()?;
         let len = r.u32()? as usize;
-        f(payload_at, read_table(r.take(len)?, None)?);
+        let bytes = r.take(len)?;
+        table.read(bytes, None)?;
+        f(payload_at, &table, bytes)?;
     }
     Ok(())
 }
 
 impl Recovery<'_> {
-    fn run(&mut self, head: CheckpointHead, definitions: Definitions, names: &[String]) -> Result<Opened, OpenError> {
+    fn run(&self, head: CheckpointHead, definitions: Definitions, names: &[String]) -> Result<Opened, OpenError> {
         let present: Vec<SegmentId> = names.iter().filter_map(|n| SegmentId::of_file(n)).collect();
         let start = head.position.segment;
         let is_listed = |id: &SegmentId| head.segments.contains(id);
@@ -184,22 +178,60 @@ impl Recovery<'_> {
             leftovers: leftovers(names, dead),
             spares: names.iter().filter(|n| n.starts_with("spare-")).cloned().collect(),
         };
-        for id in head.segments.iter().filter(|id| id.is_cold() || **id < start) {
-            let segment = self.listed(*id)?;
-            opened.index.add_segment(segment);
-        }
+        let listed: Vec<_> = head.segments.iter().filter(|id| id.is_cold() || **id < start).copied().collect();
+        let mut collected = self.listed_all(&listed, &opened.index)?;
+        let mut behind = Collected::new(self.live);
         let last = present.iter().filter(|id| !id.is_cold()).max().copied().unwrap_or(start).max(start);
         let mut id = start;
         while id <= last {
-            let tail = self.behind(id, head.position)?;
+            let tail = self.behind(id, head.position, &mut behind)?;
             self.follow(&mut opened, tail)?;
             id = id.next();
         }
+        for op in &behind.ops {
+            if let LogOp::Define { key, value } = op {
+                match value {
+                    Some(value) => opened.definitions.insert(key.clone(), value.clone()),
+                    None => opened.definitions.remove(key),
+                };
+            }
+        }
+        collected.push(behind);
         let end = opened.tail.as_ref().map(|t| Position { segment: t.segment.id, offset: t.end });
         opened.recovered.clean = head.clean && end == Some(head.position);
-        self.finish(&mut opened)?;
+        self.tell(&mut opened, collected)?;
         opened.head = Some(head);
         Ok(opened)
+    }
+
+    /// Builds the index, and tells what is there.
+    fn tell(&self, opened: &mut Opened, collected: Vec<Collected<'_>>) -> Result<(), OpenError> {
+        let recovered = &mut opened.recovered;
+        recovered.definitions = opened.definitions.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut runs = Vec::new();
+        for shard in restore(&opened.index, self.live, collected)? {
+            runs.push(shard.runs);
+            recovered.next_seq.extend(shard.next_seq);
+        }
+        recovered.runs = RecoveredRuns::new(runs);
+        recovered.next_seq.sort_unstable();
+        Ok(())
+    }
+
+    /// The segments before the checkpoint's position, by several threads.
+    fn listed_all(&self, ids: &[SegmentId], index: &Index) -> Result<Vec<Collected<'_>>, OpenError> {
+        let failed = Mutex::new(Vec::new());
+        let threads = if ids.len() < PARALLEL_SEGMENTS_MIN { 1 } else { ids.len() };
+        let read = |collected: &mut Collected<'_>, n: usize| match self.listed(ids[n], collected) {
+            Ok(segment) => index.add_segment(segment),
+            Err(e) => lock(&failed).push((n, e)),
+        };
+        let collected = in_parallel(ids.len(), threads, || Collected::new(self.live), read);
+        let failed = failed.into_inner().unwrap_or_default();
+        match failed.into_iter().min_by_key(|(n, _)| *n) {
+            Some((_, e)) => Err(e),
+            None => Ok(collected),
+        }
     }
 
     fn open(&self, id: SegmentId) -> Result<(Arc<dyn DiskFile>, u64), OpenError> {
@@ -213,7 +245,7 @@ impl Recovery<'_> {
     }
 
     /// A segment before the checkpoint's position: only its footer is read.
-    fn listed(&mut self, id: SegmentId) -> Result<Arc<Segment>, OpenError> {
+    fn listed(&self, id: SegmentId, collected: &mut Collected<'_>) -> Result<Arc<Segment>, OpenError> {
         let (file, size) = self.open(id)?;
         let (header, head) = read_header(&*file, id)?;
         let name = id.file_name();
@@ -223,32 +255,43 @@ impl Recovery<'_> {
         let footer = read_footer(&*file, &seal, size).map_err(OpenError::io(&*name))?;
         let footer = footer.ok_or_else(|| OpenError::damaged(&*name, seal.end, "the footer's checksum is wrong"))?;
         let segment = Arc::new(Segment::new(id, file, size, true));
-        read_footer_entries(&footer, |at, table| {
+        read_footer_entries(&footer, |payload_at, table, table_bytes| {
             segment.note_frame(table.extent);
-            self.note(id, at, table, true);
+            collected.note(&Noted { segment: id, payload_at, table, table_bytes, old: true })
         })
         .map_err(|e| OpenError::damaged(&*name, seal.end, e.to_string()))?;
         Ok(segment)
     }
 
     /// A segment from the checkpoint's position on: every frame is read.
-    fn behind(&mut self, id: SegmentId, position: Position) -> Result<(Tail, u64, ScanEnd), OpenError> {
+    fn behind(
+        &self,
+        id: SegmentId,
+        position: Position,
+        collected: &mut Collected<'_>,
+    ) -> Result<(Tail, u64), OpenError> {
         let (file, size) = self.open(id)?;
         let (header, head) = read_header(&*file, id)?;
         let name = id.file_name();
         let start = if id == position.segment { position.offset } else { FRAMES_AT };
-        let mut footer = Vec::new();
+        let (mut footer, mut noted) = (Vec::new(), Ok(()));
         let segment = Arc::new(Segment::new(id, Arc::clone(&file), size, false));
         let end = scan(&*file, &header, size, |f| {
             segment.note_frame(f.table.extent);
-            put_footer_entry(&mut footer, f.offset, f.header.payload_at(), f.table_bytes);
-            let old = f.offset < start;
-            self.note(id, f.offset + f.header.payload_at(), f.table, old);
+            let payload_at = f.header.payload_at();
+            put_footer_entry(&mut footer, f.offset, payload_at, f.table_bytes);
+            let (table, table_bytes, old) = (f.table, f.table_bytes, f.offset < start);
+            let payload_at = f.offset + payload_at;
+            let result = collected.note(&Noted { segment: id, payload_at, table, table_bytes, old });
+            if noted.is_ok() {
+                noted = result.map_err(|e| (f.offset, e));
+            }
             if !old {
-                self.ops.extend(f.ops);
+                collected.ops.extend(f.ops);
             }
         })
         .map_err(OpenError::io(&*name))?;
+        noted.map_err(|(at, e)| OpenError::damaged(&*name, at, e.to_string()))?;
         if end.end < start {
             return Err(OpenError::damaged(
                 name,
@@ -277,12 +320,12 @@ impl Recovery<'_> {
         if sealed {
             segment.set_sealed();
         }
-        Ok((Tail { segment, header, end: end.end, last_crc: end.last_crc, footer, sealed, has_seal }, size, end))
+        Ok((Tail { segment, header, end: end.end, last_crc: end.last_crc, footer, sealed, has_seal }, size))
     }
 
     /// Takes the next segment behind the checkpoint's position: it continues the log, or is prepared for that.
-    fn follow(&self, opened: &mut Opened, next: (Tail, u64, ScanEnd)) -> Result<(), OpenError> {
-        let (next, size, _) = next;
+    fn follow(&self, opened: &mut Opened, next: (Tail, u64)) -> Result<(), OpenError> {
+        let (next, size) = next;
         match &opened.tail {
             Some(tail) if opened.prepared.is_some() || (!tail.sealed && next.end > FRAMES_AT) => {
                 let name = tail.segment.id.file_name();
@@ -301,178 +344,6 @@ impl Recovery<'_> {
         opened.tail = Some(next);
         Ok(())
     }
-
-    /// Notes the chunks of a frame. `old`: what is live of them stands in the checkpoint.
-    fn note(&mut self, id: SegmentId, payload_at: u64, table: ChunkTable, old: bool) {
-        if table.chunks.is_empty() {
-            return;
-        }
-        let intern = |routes: &mut HashMap<Route, Arc<Route>>, r: Arc<Route>| match routes.get(&*r) {
-            Some(known) => Arc::clone(known),
-            None => {
-                routes.insert(Route::clone(&r), Arc::clone(&r));
-                r
-            }
-        };
-        let routes: Vec<_> = table.routes.into_iter().map(|r| intern(&mut self.routes, r)).collect();
-        let routes = Arc::new(routes);
-        for c in table.chunks {
-            let offset = ((payload_at + c.at) / ALIGN) as u32;
-            if self.note_chunk(id, offset, &c, old) {
-                let facts = ChunkFacts { routes: Arc::clone(&routes), runs: c.runs, len: c.len };
-                self.chunks.insert((id.0, offset), facts);
-            }
-        }
-    }
-
-    fn note_chunk(&mut self, id: SegmentId, offset: u32, c: &ChunkEntry, old: bool) -> bool {
-        let shares = c.shares();
-        let mut any = false;
-        for t in &c.targets {
-            let (first, end) = (t.first.0, t.first.0 + u64::from(t.count));
-            let whole = Range { first, count: t.count, segment: id.0, offset, len: c.len, entry: t.entry, shares };
-            let state = self.live.get(&t.queue.0);
-            if old {
-                let live = state.map_or(&[][..], |s| &s.live);
-                let from = live.partition_point(|(_, stop)| *stop <= first);
-                for (start, stop) in live[from..].iter().take_while(|(start, _)| *start < end) {
-                    let part = whole.part(first.max(*start), end.min(*stop));
-                    self.pieces.entry(t.queue.0).or_default().push(part);
-                    any = true;
-                }
-            } else {
-                self.pieces.entry(t.queue.0).or_default().push(whole);
-                any = true;
-                let state = self.live.entry(t.queue.0).or_default();
-                state.next = state.next.max(end);
-            }
-        }
-        any
-    }
-
-    /// Builds the index, replays the operations, and tells what is there.
-    fn finish(&mut self, opened: &mut Opened) -> Result<(), OpenError> {
-        for (id, state) in &self.live {
-            let mut shard = opened.index.shard(usize::from(QueueId(*id).shard().0));
-            shard.entry(*id).or_default().next = state.next;
-        }
-        for (id, mut pieces) in std::mem::take(&mut self.pieces) {
-            // Of two copies the cold one counts, so that the other segment can go.
-            pieces.sort_by_key(|p| (p.first, !SegmentId(p.segment).is_cold()));
-            pieces.into_iter().for_each(|p| opened.index.enqueued(QueueId(id), p));
-        }
-        for (id, state) in &self.live {
-            for (first, end, count) in &state.failed {
-                let (mut from, queue) = (*first, QueueId(*id));
-                while from < *end {
-                    let n = (*end - from).min(u64::from(u32::MAX)) as u32;
-                    opened.index.requeued(&SeqRange { queue, first: Seq(from), count: n }, *count);
-                    from += u64::from(n);
-                }
-            }
-        }
-        for op in std::mem::take(&mut self.ops) {
-            match op {
-                LogOp::Settle(range) => opened.index.settled(&range),
-                LogOp::Requeued { range, delivery_count } => opened.index.requeued(&range, delivery_count),
-                LogOp::Forget(queue) => opened.index.forgotten(queue),
-                LogOp::Define { key, value: Some(value) } => drop(opened.definitions.insert(key, value)),
-                LogOp::Define { key, value: None } => drop(opened.definitions.remove(&key)),
-            }
-        }
-        self.tell(opened)
-    }
-
-    fn tell(&self, opened: &mut Opened) -> Result<(), OpenError> {
-        let recovered = &mut opened.recovered;
-        recovered.definitions = opened.definitions.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let mut queues: Vec<(u64, usize)> = Vec::new();
-        for n in 0..waypost_model::SHARDS {
-            queues.extend(opened.index.shard(n).keys().map(|id| (*id, n)));
-        }
-        queues.sort_unstable();
-        for (id, n) in queues {
-            let shard = opened.index.shard(n);
-            let Some(q) = shard.get(&id) else { continue };
-            recovered.next_seq.push((QueueId(id), Seq(q.next)));
-            for range in q.live.iter() {
-                self.tell_range(QueueId(id), range, q, &mut recovered.runs)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn tell_range(
-        &self,
-        queue: QueueId,
-        range: &Range,
-        q: &crate::index::QueueIndex,
-        out: &mut Vec<RecoveredRun>,
-    ) -> Result<(), OpenError> {
-        let Some(facts) = self.chunks.get(&(range.segment, range.offset)) else { return Ok(()) };
-        let mut run_at = 0;
-        for run in &facts.runs {
-            let (start, end) = (run_at.max(range.entry), (run_at + run.count).min(range.entry + range.count));
-            run_at += run.count;
-            if start >= end {
-                continue;
-            }
-            let place = |entry: u32| range.first + u64::from(entry - range.entry);
-            let mut from = place(start);
-            while from < place(end) {
-                let (delivery_count, to) = q.failed_at(from, place(end));
-                let entry = range.entry + (from - range.first) as u32;
-                let count = (to - from) as u32;
-                let payload_bytes = self.payload(range, facts, run, entry, count)?;
-                let route = facts.routes.get(run.route as usize).cloned().unwrap_or_default();
-                let range = SeqRange { queue, first: Seq(from), count };
-                let (attrs, at) = (run.attrs, run.at);
-                push_run(out, RecoveredRun { range, route, attrs, at, delivery_count, payload_bytes });
-                from = to;
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes of a part of a run. Only where messages differ in length and some are gone must the chunk be read.
-    fn payload(&self, range: &Range, facts: &ChunkFacts, run: &Run, entry: u32, count: u32) -> Result<u64, OpenError> {
-        if count == run.count {
-            return Ok(run.payload);
-        }
-        if run.uniform {
-            return Ok(run.payload / u64::from(run.count) * u64::from(count));
-        }
-        let name = SegmentId(range.segment).file_name();
-        let offset = u64::from(range.offset) * ALIGN;
-        let file = self.disk.open_read(&name).map_err(OpenError::io(&*name))?;
-        let mut bytes = vec![0; facts.len as usize];
-        read_exact(&*file, offset, &mut bytes).map_err(OpenError::io(&*name))?;
-        let damaged = |what: &str| OpenError::damaged(&*name, offset, what);
-        if !chunk::is_intact(&bytes, chunk::seed(range.segment, offset)) {
-            return Err(damaged("a chunk's checksum is wrong"));
-        }
-        let batch = chunk::decode(bytes, chunk::CHUNK_ENTRIES_MAX).map_err(|e| damaged(e.0))?;
-        if entry as usize + count as usize > batch.len() {
-            return Err(damaged("the chunk has fewer messages than the footer says"));
-        }
-        Ok(batch.payload_len(entry, entry + count))
-    }
-}
-
-/// Adds a run, to the one before where it continues that with equal facts. Routes are interned.
-fn push_run(out: &mut Vec<RecoveredRun>, run: RecoveredRun) {
-    if let Some(last) = out.last_mut()
-        && last.range.queue == run.range.queue
-        && last.range.first.plus(u64::from(last.range.count)) == run.range.first
-        && (last.attrs, last.at, last.delivery_count) == (run.attrs, run.at, run.delivery_count)
-        && Arc::ptr_eq(&last.route, &run.route)
-        && let Some(count) = last.range.count.checked_add(run.range.count)
-    {
-        last.range.count = count;
-        last.payload_bytes += run.payload_bytes;
-        return;
-    }
-    out.push(run);
 }
 
 /// How many bytes behind the last frame still begin like a frame of this segment: what was lost in a torn write.

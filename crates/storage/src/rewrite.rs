@@ -1,33 +1,104 @@
 //! Copies the survivors of mostly dead segments, sorted by queue, to a cold segment.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use waypost_model::journal::{Enqueue, Op};
-use waypost_model::{Lsn, QueueId, Route, Seq};
+use waypost_model::{Attrs, Batch, BatchBuilder, Lsn, Millis, QueueId, Route, Seq};
 
-use crate::disk::{discard, read_exact, write_all};
+use crate::chunk;
+use crate::disk::{discard, write_all};
 use crate::encoder::{Encoder, Pending, Place};
 use crate::engine::Shared;
-use crate::frame::{ALIGN, ChunkEntry, Extent, Run};
+use crate::frame::ALIGN;
+use crate::hash::IdMap;
 use crate::maintain::Maintenance;
 use crate::ranges::Range;
 use crate::recovery::{read_footer, read_footer_entries};
 use crate::segment::{FRAMES_AT, Seal, Segment, SegmentHeader, SegmentId, put_footer_entry, read_head};
+use crate::table::{ChunkEntry, ChunkTable, Extent, decode_route};
+use crate::wire::Malformed;
 
 const COLD_TMP: &str = "cold.tmp";
-/// A frame is written when the chunks that it copies from take this much memory.
-const SOURCE_BYTES_MAX: u64 = 16 << 20;
+/// Survivors are copied to batches of about this many bytes.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// What a survivor takes in a frame beside its bytes, about.
+const SURVIVOR_BYTES: u64 = 24;
 /// A segment that is at least this live is left alone, however full the disk: there is nothing to win.
 const LIVE_PERCENT_MAX: u64 = 90;
 
-/// A part of a run that is still live.
+/// A part of a run that is still live; what it names lies in [`Survivors`].
+#[derive(Clone, Copy)]
 struct Survivor {
     queue: QueueId,
-    range: Range,
-    route: Arc<Route>,
-    run: Run,
+    first: u64,
+    batch: u32,
+    from: u32,
+    count: u32,
+    route: u32,
+    attrs: Attrs,
+    at: Millis,
+}
+
+/// What is still live of the segments to rewrite, copied while they are read from front to back: sorted by queue, a small
+/// message's neighbours come from everywhere.
+#[derive(Default)]
+struct Survivors {
+    found: Vec<Survivor>,
+    routes: Vec<Arc<Route>>,
+    interned: HashMap<Box<[u8]>, u32>,
+    batches: Vec<Arc<Batch>>,
+    open: BatchBuilder,
+}
+
+impl Survivors {
+    fn route(&mut self, bytes: &[u8]) -> Result<u32, Malformed> {
+        if let Some(known) = self.interned.get(bytes) {
+            return Ok(*known);
+        }
+        let n = self.routes.len() as u32;
+        self.routes.push(Arc::new(decode_route(bytes)?));
+        self.interned.insert(bytes.into(), n);
+        Ok(n)
+    }
+
+    /// Copies messages of a batch; says where they are now.
+    fn copy(&mut self, batch: &Batch, from: u32, to: u32) -> (u32, u32) {
+        let bytes = usize::try_from(batch.payload_len(from, to)).unwrap_or(usize::MAX);
+        if !self.open.is_empty() && self.open.bytes().saturating_add(bytes) > BATCH_BYTES_MAX {
+            self.seal();
+        }
+        let at = self.open.len() as u32;
+        self.open.extend(batch, from, to);
+        (self.batches.len() as u32, at)
+    }
+
+    fn seal(&mut self) {
+        self.batches.push(Arc::new(std::mem::take(&mut self.open).finish()));
+    }
+
+    /// The operation that enters survivors again.
+    fn op(&self, s: &Survivor) -> Option<Op> {
+        let (batch, route) = (self.batches.get(s.batch as usize)?, self.routes.get(s.route as usize)?);
+        let targets = Box::new([(s.queue, Seq(s.first))]);
+        let (batch, route) = (Arc::clone(batch), Arc::clone(route));
+        Some(Op::Enqueue(Enqueue {
+            targets,
+            batch,
+            from: s.from,
+            to: s.from + s.count,
+            route,
+            attrs: s.attrs,
+            at: s.at,
+        }))
+    }
+
+    fn bytes(&self, s: &Survivor) -> u64 {
+        let batch = self.batches.get(s.batch as usize);
+        batch.map_or(0, |b| b.payload_len(s.from, s.from + s.count)) + SURVIVOR_BYTES * u64::from(s.count)
+    }
 }
 
 /// A cold segment in the making.
@@ -50,12 +121,13 @@ impl Shared {
         if victims.is_empty() {
             return Ok(0);
         }
-        let mut survivors = Vec::new();
+        let mut survivors = Survivors::default();
         for v in &victims {
             self.survivors(v, &mut survivors)?;
         }
-        survivors.sort_by_key(|s| (s.queue, s.range.first));
-        let result = self.write_cold(m, survivors, &victims);
+        survivors.seal();
+        survivors.found.sort_unstable_by_key(|s| (s.queue, s.first));
+        let result = self.write_cold(m, &survivors, &victims);
         if result.is_err() {
             discard(&*self.disk, COLD_TMP).and_then(|()| self.disk.sync_dir())?;
         }
@@ -90,51 +162,69 @@ impl Shared {
         if gain >= self.cfg.segment_bytes / 2 { victims } else { Vec::new() }
     }
 
-    /// What is live in a segment, by its footer.
-    fn survivors(&self, segment: &Segment, out: &mut Vec<Survivor>) -> io::Result<()> {
+    /// Copies what is live in a segment.
+    fn survivors(&self, segment: &Segment, out: &mut Survivors) -> io::Result<()> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", segment.id));
         let head = read_head(&*segment.file)?;
         let header = SegmentHeader::parse(&head, segment.id).map_err(|_| invalid("header"))?;
         let seal = Seal::parse(&head, &header).ok_or_else(|| invalid("seal"))?;
         let footer = read_footer(&*segment.file, &seal, segment.file.size()?)?.ok_or_else(|| invalid("footer"))?;
-        read_footer_entries(&footer, |payload_at, table| {
+        let mut failed = None;
+        read_footer_entries(&footer, |payload_at, table, bytes| {
+            let routes: Vec<&[u8]> = table.routes.iter().map(|r| &bytes[r.clone()]).collect();
             for c in &table.chunks {
-                self.chunk_survivors(segment, ((payload_at + c.at) / ALIGN) as u32, c, &table.routes, out);
+                if failed.is_none()
+                    && let Err(e) = self.chunk_survivors(segment, payload_at + c.at, (table, c, &routes), out)
+                {
+                    failed = Some(e);
+                }
             }
+            Ok(())
         })
-        .map_err(|e| invalid(e.0))
+        .map_err(|e| invalid(e.0))?;
+        failed.map_or(Ok(()), Err)
     }
 
     fn chunk_survivors(
         &self,
         segment: &Segment,
-        offset: u32,
-        c: &ChunkEntry,
-        routes: &[Arc<Route>],
-        out: &mut Vec<Survivor>,
-    ) {
-        for t in &c.targets {
-            let end = t.first.0 + u64::from(t.count);
-            for range in self.index.live_in(t.queue, t.first.0, end, segment.id) {
-                if range.offset != offset {
-                    continue;
-                }
-                let mut run_at = 0;
-                for run in &c.runs {
-                    let (from, to) = (run_at.max(range.entry), (run_at + run.count).min(range.entry + range.count));
-                    run_at += run.count;
-                    if from < to {
-                        let place = |entry: u32| range.first + u64::from(entry - range.entry);
-                        let range = range.part(place(from), place(to));
-                        let route = routes.get(run.route as usize).cloned().unwrap_or_default();
-                        out.push(Survivor { queue: t.queue, range, route, run: *run });
-                    }
+        at: u64,
+        (table, c, routes): (&ChunkTable, &ChunkEntry, &[&[u8]]),
+        out: &mut Survivors,
+    ) -> io::Result<()> {
+        let offset = (at / ALIGN) as u32;
+        let mut live: Vec<(Survivor, u32)> = Vec::new();
+        table.parts(c, |t, run, entries| {
+            let first = t.first.0 + u64::from(entries.start - t.entry);
+            let end = first + u64::from(entries.end - entries.start);
+            for r in self.index.live_in(t.queue, first, end, segment.id) {
+                if r.offset == offset {
+                    let (queue, first, count, route) = (t.queue, r.first, r.count, run.route);
+                    let (attrs, at) = (run.attrs, run.at);
+                    live.push((Survivor { queue, first, batch: 0, from: 0, count, route, attrs, at }, r.entry));
                 }
             }
+        });
+        if live.is_empty() {
+            return Ok(());
         }
+        let batch = chunk::read(&*segment.file, segment.id, at, c.len)?;
+        // What is in several queues is copied once.
+        let mut copied: IdMap<(u32, u32), (u32, u32)> = IdMap::default();
+        for (mut s, entry) in live {
+            if (entry + s.count) as usize > batch.len() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is shorter than its footer says"));
+            }
+            let route = routes.get(s.route as usize).copied().unwrap_or_default();
+            s.route = out.route(route).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            let copy = || out.copy(&batch, entry, entry + s.count);
+            (s.batch, s.from) = *copied.entry((entry, s.count)).or_insert_with(copy);
+            out.found.push(s);
+        }
+        Ok(())
     }
 
-    fn write_cold(&self, m: &mut Maintenance, survivors: Vec<Survivor>, victims: &[Arc<Segment>]) -> io::Result<()> {
+    fn write_cold(&self, m: &mut Maintenance, survivors: &Survivors, victims: &[Arc<Segment>]) -> io::Result<()> {
         let id = SegmentId::cold(m.head.next_cold);
         let file = self.disk.create(COLD_TMP)?;
         let mut header = SegmentHeader { id, epoch: self.epoch, capacity: 0, crc: 0 };
@@ -143,14 +233,14 @@ impl Shared {
         let (footer, moved, extents) = (Vec::new(), Vec::new(), Vec::new());
         let mut cold = Cold { id, file, header, encoder, end: FRAMES_AT, last_crc, footer, moved, extents };
         let (mut ops, mut bytes) = (Vec::new(), 0);
-        for s in survivors {
-            let frame_full = bytes >= SOURCE_BYTES_MAX.min(self.cfg.frame_bytes_max());
+        for s in &survivors.found {
+            let frame_full = bytes >= self.cfg.frame_bytes_max();
             if frame_full {
                 cold.write(std::mem::take(&mut ops))?;
                 bytes = 0;
             }
-            ops.push(self.copy(&s)?);
-            bytes += u64::from(s.range.len);
+            ops.extend(survivors.op(s));
+            bytes += survivors.bytes(s);
         }
         cold.write(ops)?;
         let size = cold.finish()?;
@@ -166,19 +256,6 @@ impl Shared {
         }
         Ok(())
     }
-
-    /// The operation that enters survivors again, with the bytes of the chunk that they lie in.
-    fn copy(&self, s: &Survivor) -> io::Result<Op> {
-        let segment = self.index.segment(s.range.segment).ok_or(io::ErrorKind::NotFound)?;
-        let batch = self.read_chunk(&s.range, &segment)?;
-        let (from, to) = (s.range.entry, s.range.entry + s.range.count);
-        if to as usize > batch.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is shorter than its footer says"));
-        }
-        let targets = Box::new([(s.queue, Seq(s.range.first))]);
-        let route = Arc::clone(&s.route);
-        Ok(Op::Enqueue(Enqueue { targets, batch, from, to, route, attrs: s.run.attrs, at: s.run.at }))
-    }
 }
 
 impl Cold {
@@ -192,14 +269,7 @@ impl Cold {
         let place = Place { epoch: self.header.epoch, segment, offset: self.end, prev: self.last_crc, synced };
         let header = self.encoder.encode(&appends, place);
         write_all(&*self.file, self.end, &mut self.encoder.bytes())?;
-        for chunk in self.encoder.chunks() {
-            let shares = chunk.shares();
-            let offset = ((self.end + chunk.at) / ALIGN) as u32;
-            self.moved.extend(chunk.targets.iter().map(|t| {
-                let (first, count, entry) = (t.first.0, t.count, t.entry);
-                (t.queue, Range { first, count, segment, offset, len: chunk.len, entry, shares })
-            }));
-        }
+        self.encoder.ranges(segment, self.end, |queue, range| self.moved.push((queue, range)));
         put_footer_entry(&mut self.footer, self.end, header.payload_at(), self.encoder.table());
         self.extents.push(self.encoder.extent());
         self.end += u64::from(header.len);
@@ -226,15 +296,7 @@ impl Shared {
             self.metrics.cache_hits.fetch_add(1, Relaxed);
             return Ok(batch);
         }
-        let offset = u64::from(range.offset) * ALIGN;
-        let mut bytes = vec![0; range.len as usize];
-        read_exact(&*segment.file, offset, &mut bytes)?;
-        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        if !crate::chunk::is_intact(&bytes, crate::chunk::seed(range.segment, offset)) {
-            return Err(invalid(format!("{} is damaged at offset {offset}: a chunk's checksum is wrong", segment.id)));
-        }
-        let batch = crate::chunk::decode(bytes, crate::chunk::CHUNK_ENTRIES_MAX)
-            .map_err(|e| invalid(format!("{} is damaged at offset {offset}: {e}", segment.id)))?;
+        let batch = chunk::read(&*segment.file, segment.id, u64::from(range.offset) * ALIGN, range.len)?;
         self.cache.put(key, &batch);
         Ok(batch)
     }

@@ -4,8 +4,9 @@ use std::io;
 
 use crate::chunk;
 use crate::disk::{DiskFile, read_most};
-use crate::frame::{self, ALIGN, ChunkTable, FRAME_HEADER, FrameHeader, LogOp};
+use crate::frame::{self, ALIGN, FRAME_HEADER, FrameHeader, LogOp};
 use crate::segment::{FRAMES_AT, SegmentHeader};
+use crate::table::ChunkTable;
 
 /// How much is read at once.
 const WINDOW: usize = 1 << 20;
@@ -16,7 +17,7 @@ pub struct ScannedFrame<'a> {
     pub offset: u64,
     pub header: FrameHeader,
     pub ops: Vec<LogOp>,
-    pub table: ChunkTable,
+    pub table: &'a ChunkTable,
     /// The bytes of the chunk table.
     pub table_bytes: &'a [u8],
 }
@@ -68,6 +69,7 @@ pub fn scan(
     let mut window = Window { file, at: 0, bytes: Vec::new() };
     let mut end = ScanEnd { end: FRAMES_AT, last_crc: segment.crc, reason: "end of file" };
     let mut epoch = 0;
+    let mut table = ChunkTable::default();
     loop {
         let room = size.saturating_sub(end.end);
         let head = window.get(end.end, FRAME_HEADER)?;
@@ -80,11 +82,11 @@ pub fn scan(
             return Ok(end);
         }
         let bytes = window.get(end.end, header.len as usize)?;
-        match check(bytes, &header, segment.id.0, end.end) {
-            Ok((ops, table)) => {
+        match check(bytes, &header, segment.id.0, end.end, &mut table) {
+            Ok(ops) => {
                 let at = FRAME_HEADER + header.ops_len as usize;
                 let table_bytes = &bytes[at..at + header.table_len as usize];
-                found(ScannedFrame { offset: end.end, header, ops, table, table_bytes });
+                found(ScannedFrame { offset: end.end, header, ops, table: &table, table_bytes });
             }
             Err(reason) => {
                 end.reason = reason;
@@ -105,7 +107,14 @@ fn is_intact(bytes: &[u8], h: &FrameHeader, segment: u32, offset: u64) -> bool {
         && bytes.get(..meta).is_some_and(|b| frame::checksum(b) == h.crc)
 }
 
-fn check(bytes: &[u8], h: &FrameHeader, segment: u32, offset: u64) -> Result<(Vec<LogOp>, ChunkTable), &'static str> {
+/// Checks a frame, and reads its operations and its chunk table.
+fn check(
+    bytes: &[u8],
+    h: &FrameHeader,
+    segment: u32,
+    offset: u64,
+    table: &mut ChunkTable,
+) -> Result<Vec<LogOp>, &'static str> {
     if bytes.len() < h.len as usize || !is_intact(bytes, h, segment, offset) {
         return Err("the frame's checksum is wrong");
     }
@@ -113,7 +122,7 @@ fn check(bytes: &[u8], h: &FrameHeader, segment: u32, offset: u64) -> Result<(Ve
     let ops = frame::read_ops(&bytes[FRAME_HEADER..ops_end]).map_err(|e| e.0)?;
     let payload_at = h.payload_at();
     let room = u64::from(h.len) - payload_at;
-    let table = frame::read_table(&bytes[ops_end..ops_end + h.table_len as usize], Some(room)).map_err(|e| e.0)?;
+    table.read(&bytes[ops_end..ops_end + h.table_len as usize], Some(room)).map_err(|e| e.0)?;
     for c in &table.chunks {
         let at = payload_at + c.at;
         let chunk = &bytes[at as usize..(at + u64::from(c.len)) as usize];
@@ -122,7 +131,7 @@ fn check(bytes: &[u8], h: &FrameHeader, segment: u32, offset: u64) -> Result<(Ve
             return Err("a chunk's checksum is wrong");
         }
     }
-    Ok((ops, table))
+    Ok(ops)
 }
 
 /// Looks behind `end` for a frame of this segment that was written when what lies at `end` was already durable; says

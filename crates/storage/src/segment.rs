@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use crate::disk::{Disk, DiskFile, read_most, write_all};
-use crate::frame::Extent;
+use crate::table::Extent;
 use crate::wire::{Reader, put_u32, put_u64};
 
-/// The version that this release writes, and the only one so far.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version that this release writes, and the only one that it reads: version 1 was never released.
+pub const FORMAT_VERSION: u32 = 2;
 /// Where the first frame lies.
 pub const FRAMES_AT: u64 = 128;
 /// Where the seal lies.
@@ -87,8 +87,8 @@ pub struct SegmentHeader {
 pub enum HeaderFault {
     /// It is not there, or its checksum is wrong.
     Damaged,
-    /// A later release wrote it.
-    Newer(u32),
+    /// Another release wrote it, in this version of the format.
+    Version(u32),
     /// It belongs to another segment.
     Foreign(u32),
 }
@@ -124,8 +124,7 @@ impl SegmentHeader {
         let capacity = r.u64().map_err(|_| HeaderFault::Damaged)?;
         match () {
             () if magic != HEADER_MAGIC => Err(HeaderFault::Damaged),
-            () if version > FORMAT_VERSION => Err(HeaderFault::Newer(version)),
-            () if version == 0 => Err(HeaderFault::Damaged),
+            () if version != FORMAT_VERSION => Err(HeaderFault::Version(version)),
             () if found != id.0 => Err(HeaderFault::Foreign(found)),
             () => Ok(SegmentHeader { id, epoch, capacity, crc }),
         }
@@ -337,11 +336,13 @@ mod tests {
         let bytes = h.encode();
         assert_eq!(SegmentHeader::parse(&bytes, SegmentId(3)), Ok(h));
         assert_eq!(SegmentHeader::parse(&bytes, SegmentId(4)), Err(HeaderFault::Foreign(3)));
-        let mut newer = bytes[..60].to_vec();
-        newer[4] = 2;
-        newer.extend_from_slice(&crc32c::crc32c(&newer.clone()).to_le_bytes());
-        assert_eq!(SegmentHeader::parse(&newer, SegmentId(3)), Err(HeaderFault::Newer(2)));
-        newer[5] = 1;
-        assert_eq!(SegmentHeader::parse(&newer, SegmentId(3)), Err(HeaderFault::Damaged));
+        for version in [FORMAT_VERSION - 1, FORMAT_VERSION + 1] {
+            let mut other = bytes[..60].to_vec();
+            other[4..8].copy_from_slice(&version.to_le_bytes());
+            other.extend_from_slice(&crc32c::crc32c(&other.clone()).to_le_bytes());
+            assert_eq!(SegmentHeader::parse(&other, SegmentId(3)), Err(HeaderFault::Version(version)));
+            other[5] = 1;
+            assert_eq!(SegmentHeader::parse(&other, SegmentId(3)), Err(HeaderFault::Damaged));
+        }
     }
 }

@@ -21,6 +21,11 @@ pub fn put_varint(out: &mut Vec<u8>, mut v: u64) {
     out.push(v as u8);
 }
 
+/// Small numbers of either sign take little.
+pub fn put_signed(out: &mut Vec<u8>, v: i64) {
+    put_varint(out, ((v << 1) ^ (v >> 63)) as u64);
+}
+
 pub fn put_bytes(out: &mut Vec<u8>, v: &[u8]) {
     put_varint(out, v.len() as u64);
     out.extend_from_slice(v);
@@ -89,6 +94,11 @@ impl<'a> Reader<'a> {
         u32::try_from(self.varint()?).map_err(|_| Malformed("varint: more than 32 bits"))
     }
 
+    pub fn signed(&mut self) -> Result<i64, Malformed> {
+        let v = self.varint()?;
+        Ok((v >> 1) as i64 ^ -((v & 1) as i64))
+    }
+
     /// A count of things that take at least `min` bytes each, so that nothing is allocated for what is not there.
     pub fn count(&mut self, min: usize) -> Result<usize, Malformed> {
         let n = self.varint()?;
@@ -119,6 +129,15 @@ mod tests {
         }
         assert!(Reader::new(&[0xff; 10]).varint().is_err());
         assert!(Reader::new(&[0xff; 3]).varint().is_err());
+    }
+
+    #[test]
+    fn signed_numbers_come_back() {
+        for (v, len) in [(0, 1), (-1, 1), (63, 1), (-64, 1), (64, 2), (i64::MAX, 10), (i64::MIN, 10)] {
+            let mut out = Vec::new();
+            put_signed(&mut out, v);
+            assert_eq!((Reader::new(&out).signed(), out.len()), (Ok(v), len));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
-use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered, RecoveredRun};
+use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered};
 use waypost_model::{Millis, QueueId, SHARDS, Seq, ShardId};
 
 use super::timers::Timers;
@@ -78,7 +78,7 @@ impl Broker {
         for s in settings {
             let id = s.id;
             known.push(id);
-            let runs = runs_of(&recovered.runs, id);
+            let runs = recovered.runs.of(id);
             let next_seq = next.get(&id).copied().unwrap_or_default();
             self.with_shard(id.shard(), &mut w, |shard, cx| {
                 shard.restore(s, runs.iter().cloned(), next_seq, recovered.clean, cx);
@@ -94,10 +94,4 @@ impl Broker {
         self.carry_out(&mut w);
         Ok(())
     }
-}
-
-fn runs_of(runs: &[RecoveredRun], queue: QueueId) -> &[RecoveredRun] {
-    let from = runs.partition_point(|r| r.range.queue < queue);
-    let to = runs.partition_point(|r| r.range.queue <= queue);
-    &runs[from..to]
 }
