@@ -8,6 +8,8 @@ pub mod driver;
 mod error;
 mod http;
 mod listen;
+#[allow(dead_code, unused_imports, reason = "push, requests and Majordomo are about to use all of it")]
+mod local;
 pub mod logging;
 mod node;
 mod runtime;

@@ -19,7 +19,7 @@ const MESSAGE_COST: u64 = 64;
 
 /// An event whose bodies were looked for.
 #[derive(Debug)]
-pub(super) enum Resolved {
+pub(crate) enum Resolved {
     /// Bodies are in memory.
     Ready(Event),
     /// Bodies could not be read.
@@ -28,13 +28,13 @@ pub(super) enum Resolved {
 
 /// A trip under way. The order of the events is kept.
 #[derive(Debug)]
-pub(super) struct Loading {
+pub(crate) struct Loading {
     task: JoinHandle<VecDeque<Resolved>>,
 }
 
 impl Loading {
     /// Takes those events from the front of `events` that need loading, and starts. `None` if the first does not.
-    pub(super) fn start(events: &mut VecDeque<Event>, durable: Lsn, store: &Arc<dyn BodyStore>) -> Option<Loading> {
+    pub(crate) fn start(events: &mut VecDeque<Event>, durable: Lsn, store: &Arc<dyn BodyStore>) -> Option<Loading> {
         let (mut batch, mut bytes) = (Vec::new(), 0u64);
         while bytes < TRIP_BYTES
             && let Some(delivery) = events.front().and_then(|event| absent(event, durable))
@@ -58,7 +58,7 @@ impl Loading {
     ///
     /// # Errors
     /// If the loading code panicked or the runtime is going down.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<VecDeque<Resolved>>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<VecDeque<Resolved>>> {
         Pin::new(&mut self.task).poll(cx).map_err(io::Error::other)
     }
 }

@@ -3,7 +3,7 @@
 //! A connection is one task around one hand-written `poll`. A round drains the outbox into the session, writes, reads,
 //! and looks at the clock; rounds go on until nothing is left to do. Nothing here happens per message.
 
-mod bodies;
+pub(crate) mod bodies;
 mod credit;
 mod end;
 mod pace;

@@ -23,6 +23,12 @@ impl BrokerCore {
     pub fn new(broker: Arc<Broker>, bodies: Arc<dyn BodyStore>) -> BrokerCore {
         BrokerCore { broker, bodies }
     }
+
+    /// The broker.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
 }
 
 impl Core for BrokerCore {

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch as channel};
 use waypost_broker::broker::{Broker, BrokerConfig};
-use waypost_model::journal::{BodyStore, Journal};
+use waypost_model::journal::Journal;
 use waypost_model::{Event, Lsn, Refusal, RefusalKind};
 
 pub use self::machine::Gauges;
 pub(crate) use self::machine::open_files;
 pub use self::store::{Opened, Store};
 
-use self::core::BrokerCore;
+pub(crate) use self::core::BrokerCore;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ServeError;
@@ -30,6 +30,7 @@ use crate::listen::accept::accept;
 use crate::listen::announce::Announcement;
 use crate::listen::tls::Tls;
 use crate::listen::{Listener, Protocol, Reserved};
+use crate::local::Clients;
 use crate::{http, runtime};
 
 /// How long an operator waits for the disk.
@@ -53,7 +54,9 @@ pub struct Node {
     pub store: Arc<dyn Store>,
     /// What its HTTP listeners share.
     pub(crate) http: http::Shared,
-    bodies: Arc<dyn BodyStore>,
+    /// The broker's clients inside this process.
+    pub(crate) clients: Clients,
+    core: Arc<BrokerCore>,
     /// Told after every commit.
     committed: Notify,
     /// Connections of all protocols but HTTP.
@@ -102,6 +105,7 @@ async fn serve(
     let (journal, bodies) = (store.journal(), store.bodies());
     let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
+    let core = Arc::new(BrokerCore::new(Arc::clone(&broker), bodies));
     let node = Arc::new(Node {
         gauges: Gauges::new(&config),
         http: http::Shared::open(&config).map_err(ServeError::io("cannot read the key of the tokens"))?,
@@ -111,7 +115,8 @@ async fn serve(
         journal,
         store,
         ready: AtomicBool::new(false),
-        bodies,
+        clients: Clients::new(Arc::clone(&core), clock),
+        core,
         committed: Notify::new(),
         connections: AtomicUsize::new(0),
         abandoned: channel::Sender::new(false),
@@ -213,6 +218,7 @@ const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 impl Node {
     /// Tells every peer that the server goes, and waits for them to go too.
     async fn say_farewell(&self, reason: &str) {
+        self.clients.requests.close();
         let text = format!("broker forced connection closure with reason '{reason}'");
         for peer in self.broker.peers() {
             peer.outbox.push(Event::Close { refusal: Refusal::new(RefusalKind::ConnectionForced, text.clone()) });
@@ -251,6 +257,6 @@ impl Node {
 
     /// The broker as drivers see it.
     fn core(&self) -> Arc<BrokerCore> {
-        Arc::new(BrokerCore::new(Arc::clone(&self.broker), Arc::clone(&self.bodies)))
+        Arc::clone(&self.core)
     }
 }
