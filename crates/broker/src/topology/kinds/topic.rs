@@ -162,20 +162,20 @@ impl Topic {
         let mut next = States::default();
         for word in words(key) {
             next.clear();
-            for &at in &now.plain {
+            for &at in now.plain.iter() {
                 self.step(at, word, &mut next);
             }
-            for &at in &now.hashes {
+            for &at in now.hashes.iter() {
                 self.step(at, word, &mut next);
                 next.hashes.push(at);
             }
-            next.settle();
+            next.hashes.sort_unique();
             std::mem::swap(&mut now, &mut next);
             if now.plain.is_empty() && now.hashes.is_empty() {
                 return;
             }
         }
-        for &at in now.plain.iter().chain(&now.hashes) {
+        for &at in now.plain.iter().chain(now.hashes.iter()) {
             self.nodes[at as usize].targets.give(out);
         }
     }
@@ -195,8 +195,8 @@ impl Topic {
 /// well as be entered, can be found twice.
 #[derive(Default)]
 struct States {
-    plain: Vec<u32>,
-    hashes: Vec<u32>,
+    plain: Nodes,
+    hashes: Nodes,
 }
 
 impl States {
@@ -209,15 +209,67 @@ impl States {
         }
     }
 
-    fn settle(&mut self) {
-        if self.hashes.len() > 1 {
-            self.hashes.sort_unstable();
-            self.hashes.dedup();
-        }
-    }
-
     fn clear(&mut self) {
         self.plain.clear();
         self.hashes.clear();
+    }
+}
+
+/// Numbers of nodes. The few that most keys lead to need no allocation.
+#[derive(Default)]
+struct Nodes {
+    few: [u32; 8],
+    len: usize,
+    /// All of them, once there are more.
+    many: Vec<u32>,
+}
+
+impl Nodes {
+    fn push(&mut self, node: u32) {
+        if let Some(place) = self.few.get_mut(self.len) {
+            *place = node;
+        } else {
+            if self.len == self.few.len() {
+                self.many.extend_from_slice(&self.few);
+            }
+            self.many.push(node);
+        }
+        self.len += 1;
+    }
+
+    fn iter(&self) -> std::slice::Iter<'_, u32> {
+        self.few.get(..self.len).unwrap_or(&self.many).iter()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn clear(&mut self) {
+        self.many.clear();
+        self.len = 0;
+    }
+
+    fn sort_unique(&mut self) {
+        match self.few.get_mut(..self.len) {
+            Some(few) => {
+                few.sort_unstable();
+                let mut kept = 0;
+                for i in 0..few.len() {
+                    if kept == 0 || few[kept - 1] != few[i] {
+                        few[kept] = few[i];
+                        kept += 1;
+                    }
+                }
+                self.len = kept;
+            }
+            None => {
+                self.many.sort_unstable();
+                self.many.dedup();
+                let all = std::mem::take(&mut self.many);
+                self.len = 0;
+                all.into_iter().for_each(|node| self.push(node));
+            }
+        }
     }
 }
