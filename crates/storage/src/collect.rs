@@ -19,6 +19,9 @@ pub const BYTES_UNKNOWN: u32 = u32::MAX;
 /// No index yet.
 const NONE: u32 = u32::MAX;
 
+/// All that a queue may hold: behind the checkpoint's position, everything is live unless an operation says otherwise.
+const WHOLE: (u64, u64) = (0, u64::MAX);
+
 /// The queues of a checkpoint.
 pub type Live = IdMap<u64, QueueState>;
 
@@ -79,14 +82,26 @@ impl Piece {
     }
 }
 
+/// A queue that a chunk table named. What is asked of it for each message lies together.
+struct KnownQueue<'a> {
+    id: QueueId,
+    /// What of it was live at the checkpoint: the first interval, and the others.
+    live: (u64, u64),
+    more: &'a [(u64, u64)],
+    /// The route of its last piece, which is probably the next one's; [`NONE`] if it has no piece.
+    route: u32,
+}
+
 /// What one thread has read, in the order of the segments.
 pub struct Collected<'a> {
     live: &'a Live,
-    pub queues: Vec<QueueId>,
+    queues: Vec<KnownQueue<'a>>,
     by_queue: IdMap<u64, u32>,
     pub routes: Vec<Arc<Route>>,
-    /// Indices of `routes`, by their bytes in a chunk table. Peers choose those, so the hash is a keyed one.
-    pub interned: HashMap<Box<[u8]>, u32>,
+    /// Their bytes in a chunk table.
+    route_bytes: Vec<Arc<[u8]>>,
+    /// Indices of `routes` by these bytes. Peers choose them, so the hash is a keyed one.
+    pub interned: HashMap<Arc<[u8]>, u32>,
     pub facts: Vec<Facts>,
     pub chunks: Vec<ChunkPlace>,
     /// By the queue's shard.
@@ -95,6 +110,14 @@ pub struct Collected<'a> {
     pub ops: Vec<LogOp>,
     /// Which of `routes` those of the table at hand are.
     table_routes: Vec<u32>,
+}
+
+/// A part of a chunk that is one piece.
+struct Part {
+    queue: u32,
+    first: u64,
+    count: u16,
+    entry: u16,
 }
 
 /// A frame's chunks, as they are noted.
@@ -115,6 +138,7 @@ impl<'a> Collected<'a> {
             queues: Vec::new(),
             by_queue: IdMap::default(),
             routes: Vec::new(),
+            route_bytes: Vec::new(),
             interned: HashMap::new(),
             facts: Vec::new(),
             chunks: Vec::new(),
@@ -152,43 +176,63 @@ impl<'a> Collected<'a> {
     ) -> Result<(), Malformed> {
         let first = target.first.0 + u64::from(entries.start - target.entry);
         let end = first + u64::from(entries.end - entries.start);
-        let live =
-            if frame.old { self.live.get(&target.queue.0).map_or(&[][..], |s| &s.live) } else { &[(0, u64::MAX)] };
-        let from = if live.len() == 1 { 0 } else { live.partition_point(|(_, stop)| *stop <= first) };
-        for (start, stop) in live[from..].iter().take_while(|(start, _)| *start < end) {
-            let (from, to) = (first.max(*start), end.min(*stop));
-            if from >= to {
-                continue;
-            }
-            if *chunk == NONE {
-                *chunk = index(self.chunks.len())?;
-                let offset = ((frame.payload_at + c.at) / ALIGN) as u32;
-                self.chunks.push(ChunkPlace { segment: frame.segment.0, offset, len: c.len, shares: c.shares });
-            }
-            let entry = (entries.start as u64 + (from - first)) as u16;
-            let count = (to - from) as u16;
-            let piece = Piece {
-                first: from,
-                queue: self.queue(target.queue)?,
-                chunk: *chunk,
-                facts: self.facts(Facts { attrs: run.attrs, at: run.at, uniform: run.uniform })?,
-                route: self.route(frame, run.route as usize)?,
-                payload: payload(run, u32::from(count)),
-                count,
-                entry,
-            };
-            self.shards[usize::from(target.queue.shard().0)].push(piece);
+        let queue = self.queue(target.queue)?;
+        let known = &self.queues[queue as usize];
+        let (mut interval, mut more) = if frame.old { (known.live, known.more) } else { (WHOLE, &[][..]) };
+        if interval.1 <= first {
+            more = &more[more.partition_point(|(_, stop)| *stop <= first)..];
+            let Some((next, rest)) = more.split_first() else { return Ok(()) };
+            (interval, more) = (*next, rest);
         }
+        loop {
+            let (from, to) = (first.max(interval.0), end.min(interval.1));
+            if from >= to {
+                return Ok(());
+            }
+            let entry = (u64::from(entries.start) + (from - first)) as u16;
+            let part = Part { queue, first: from, count: (to - from) as u16, entry };
+            self.push(frame, (c, chunk), target.queue, run, &part)?;
+            let Some((next, rest)) = more.split_first() else { return Ok(()) };
+            (interval, more) = (*next, rest);
+        }
+    }
+
+    fn push(
+        &mut self,
+        frame: &Noted<'_>,
+        (c, chunk): (&ChunkEntry, &mut u32),
+        id: QueueId,
+        run: &Run,
+        part: &Part,
+    ) -> Result<(), Malformed> {
+        if *chunk == NONE {
+            *chunk = index(self.chunks.len())?;
+            let offset = ((frame.payload_at + c.at) / ALIGN) as u32;
+            self.chunks.push(ChunkPlace { segment: frame.segment.0, offset, len: c.len, shares: c.shares });
+        }
+        let Part { queue, first, count, entry } = *part;
+        let facts = self.facts(Facts { attrs: run.attrs, at: run.at, uniform: run.uniform })?;
+        let route = self.route(frame, run.route as usize, queue)?;
+        let payload = payload(run, u32::from(count));
+        let piece = Piece { first, queue, chunk: *chunk, facts, route, payload, count, entry };
+        self.shards[usize::from(id.shard().0)].push(piece);
         Ok(())
     }
 
-    fn queue(&mut self, queue: QueueId) -> Result<u32, Malformed> {
-        if let Some(known) = self.by_queue.get(&queue.0) {
+    /// The queues that are named, in the order of their numbers; `None` for one without live messages.
+    pub fn queues(&self) -> impl Iterator<Item = Option<QueueId>> {
+        self.queues.iter().map(|q| (q.route != NONE).then_some(q.id))
+    }
+
+    fn queue(&mut self, id: QueueId) -> Result<u32, Malformed> {
+        if let Some(known) = self.by_queue.get(&id.0) {
             return Ok(*known);
         }
         let n = index(self.queues.len())?;
-        self.queues.push(queue);
-        self.by_queue.insert(queue.0, n);
+        let live = self.live.get(&id.0).map_or(&[][..], |s| &s.live);
+        let (live, more) = live.split_first().map_or(((0, 0), live), |(first, more)| (*first, more));
+        self.queues.push(KnownQueue { id, live, more, route: NONE });
+        self.by_queue.insert(id.0, n);
         Ok(n)
     }
 
@@ -199,21 +243,29 @@ impl<'a> Collected<'a> {
         index(self.facts.len() - 1)
     }
 
-    fn route(&mut self, frame: &Noted<'_>, n: usize) -> Result<u32, Malformed> {
+    /// The number of the table's `n`-th route, which a queue's messages have.
+    fn route(&mut self, frame: &Noted<'_>, n: usize, queue: u32) -> Result<u32, Malformed> {
         const UNKNOWN: Malformed = Malformed("chunk: unknown route");
+        let last = &mut self.queues[queue as usize].route;
         let known = self.table_routes.get_mut(n).ok_or(UNKNOWN)?;
         if *known == NONE {
             let bytes = &frame.table_bytes[frame.table.routes[n].clone()];
-            *known = match self.interned.get(bytes) {
-                Some(known) => *known,
-                None => {
-                    let n = index(self.routes.len())?;
-                    self.routes.push(Arc::new(decode_route(bytes)?));
-                    self.interned.insert(bytes.into(), n);
-                    n
-                }
+            *known = match self.route_bytes.get(*last as usize) {
+                Some(same) if **same == *bytes => *last,
+                _ => match self.interned.get(bytes) {
+                    Some(other) => *other,
+                    None => {
+                        let n = index(self.routes.len())?;
+                        let kept: Arc<[u8]> = bytes.into();
+                        self.routes.push(Arc::new(decode_route(bytes)?));
+                        self.route_bytes.push(Arc::clone(&kept));
+                        self.interned.insert(kept, n);
+                        n
+                    }
+                },
             };
         }
+        *last = *known;
         Ok(*known)
     }
 }

@@ -72,7 +72,7 @@ impl Restore<'_> {
     /// Numbers everything anew.
     fn join(&mut self, parts: Vec<Collected<'_>>) {
         self.queues = self.live.keys().map(|id| QueueId(*id)).collect();
-        self.queues.extend(parts.iter().flat_map(|p| &p.queues));
+        self.queues.extend(parts.iter().flat_map(Collected::queues).flatten());
         self.queues.sort_unstable_by_key(|q| (q.shard(), *q));
         self.queues.dedup();
         let mut from = 0;
@@ -84,6 +84,8 @@ impl Restore<'_> {
         let numbers: IdMap<u64, u32> = self.queues.iter().enumerate().map(|(n, q)| (q.0, n as u32)).collect();
         let mut interned = std::collections::HashMap::new();
         for part in parts {
+            let number = |q: Option<QueueId>| q.and_then(|q| numbers.get(&q.0)).copied().unwrap_or_default();
+            let queues: Vec<u32> = part.queues().map(number).collect();
             let mut routes = vec![0; part.routes.len()];
             for (bytes, n) in part.interned {
                 routes[n as usize] = *interned.entry(bytes).or_insert_with(|| {
@@ -91,7 +93,6 @@ impl Restore<'_> {
                     self.routes.len() as u32 - 1
                 });
             }
-            let queues: Vec<u32> = part.queues.iter().map(|q| numbers.get(&q.0).copied().unwrap_or(0)).collect();
             let (facts, chunks) = (self.facts.len() as u32, self.chunks.len() as u32);
             self.facts.extend(part.facts);
             self.chunks.extend(part.chunks);
