@@ -13,6 +13,7 @@ use std::process::Command;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("waypost-model", &[]),
     ("waypost-dns", &[]),
+    ("waypost-kafka", &[]),
     ("waypost-amqp", &["waypost-model"]),
     ("waypost-zmtp", &["waypost-model"]),
     ("waypost-broker", &["waypost-model"]),
@@ -25,7 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// No clock, no randomness, no sockets, no files: these run in the simulator as they are.
-const PURE: &[&str] = &["waypost-model", "waypost-zmtp", "waypost-dns", "waypost-amqp", "waypost-broker", "waypost-registry"];
+const PURE: &[&str] = &["waypost-model", "waypost-kafka", "waypost-zmtp", "waypost-dns", "waypost-amqp", "waypost-broker", "waypost-registry"];
 
 /// What a pure crate must not depend on, not even through another.
 const IMPURE: &[&str] = &["tokio", "mio", "rand", "getrandom", "socket2", "rustix"];

@@ -1,0 +1,264 @@
+//! Record batches (magic 2): a header of 61 bytes and records, compressed or not, which nobody but clients reads.
+//!
+//! The checksum covers everything from the attributes on. Base offset and leader epoch lie before them: the server stamps
+//! both without touching what the producer wrote.
+
+use thiserror::Error;
+
+/// Bytes of a header.
+pub const HEADER_BYTES: usize = 61;
+/// Bytes before those that `batchLength` counts.
+pub const LENGTH_AT: usize = 12;
+
+const LEADER_EPOCH_AT: usize = 12;
+const MAGIC_AT: usize = 16;
+const CRC_AT: usize = 17;
+const ATTRIBUTES_AT: usize = 21;
+const LAST_DELTA_AT: usize = 23;
+const BASE_TIMESTAMP_AT: usize = 27;
+const MAX_TIMESTAMP_AT: usize = 35;
+const PRODUCER_ID_AT: usize = 43;
+const PRODUCER_EPOCH_AT: usize = 51;
+const BASE_SEQUENCE_AT: usize = 53;
+const COUNT_AT: usize = 57;
+
+const CODEC_MASK: i16 = 7;
+const CODEC_LAST: i16 = 4;
+const LOG_APPEND_TIME: i16 = 8;
+const TRANSACTIONAL: i16 = 16;
+const CONTROL: i16 = 32;
+
+/// Why bytes are no batch that may be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BatchError {
+    /// Shorter than its header, or than it says.
+    #[error("the batch is cut")]
+    Cut,
+    /// An older format, or a newer one.
+    #[error("magic {0} is not supported")]
+    Magic(i8),
+    /// The checksum does not fit.
+    #[error("the checksum is wrong")]
+    Checksum,
+    /// Counts that contradict each other.
+    #[error("the batch counts {count} records up to delta {last_delta}")]
+    Counts {
+        /// `recordCount`.
+        count: i32,
+        /// `lastOffsetDelta`.
+        last_delta: i32,
+    },
+    /// A codec that does not exist.
+    #[error("compression type {0} does not exist")]
+    Codec(i16),
+    /// Only the server writes control batches.
+    #[error("a producer may not write control records")]
+    Control,
+}
+
+/// A batch: header and records.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a>(&'a [u8]);
+
+impl<'a> Batch<'a> {
+    /// Cuts the first batch off `bytes`. What follows it comes second.
+    ///
+    /// # Errors
+    /// [`BatchError::Cut`] or [`BatchError::Magic`].
+    pub fn split(bytes: &'a [u8]) -> Result<(Batch<'a>, &'a [u8]), BatchError> {
+        let Some(head) = bytes.get(..HEADER_BYTES) else { return Err(BatchError::Cut) };
+        let magic = i8::from_be_bytes([head[MAGIC_AT]]);
+        if magic != 2 {
+            return Err(BatchError::Magic(magic));
+        }
+        let length = usize::try_from(i32::from_be_bytes(at(head, 8))).map_err(|_| BatchError::Cut)?;
+        let whole = length.checked_add(LENGTH_AT).filter(|n| *n >= HEADER_BYTES).ok_or(BatchError::Cut)?;
+        let (batch, rest) = bytes.split_at_checked(whole).ok_or(BatchError::Cut)?;
+        Ok((Batch(batch), rest))
+    }
+
+    /// What must hold of a batch that a producer sends.
+    ///
+    /// # Errors
+    /// [`BatchError`].
+    pub fn check(&self) -> Result<(), BatchError> {
+        if crc32c::crc32c(&self.0[ATTRIBUTES_AT..]) != u32::from_be_bytes(at(self.0, CRC_AT)) {
+            return Err(BatchError::Checksum);
+        }
+        let (count, last_delta) = (self.records(), self.last_delta());
+        if count < 1 || last_delta != count - 1 {
+            return Err(BatchError::Counts { count, last_delta });
+        }
+        if self.codec() > CODEC_LAST {
+            return Err(BatchError::Codec(self.codec()));
+        }
+        if self.is_control() { Err(BatchError::Control) } else { Ok(()) }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The offset of its first record.
+    #[must_use]
+    pub fn base_offset(&self) -> i64 {
+        i64::from_be_bytes(at(self.0, 0))
+    }
+
+    /// The offset of its last record.
+    #[must_use]
+    pub fn last_offset(&self) -> i64 {
+        self.base_offset().saturating_add(i64::from(self.last_delta()))
+    }
+
+    /// Offset of the last record, less that of the first.
+    #[must_use]
+    pub fn last_delta(&self) -> i32 {
+        i32::from_be_bytes(at(self.0, LAST_DELTA_AT))
+    }
+
+    /// How many records.
+    #[must_use]
+    pub fn records(&self) -> i32 {
+        i32::from_be_bytes(at(self.0, COUNT_AT))
+    }
+
+    fn attributes(&self) -> i16 {
+        i16::from_be_bytes(at(self.0, ATTRIBUTES_AT))
+    }
+
+    /// 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+    #[must_use]
+    pub fn codec(&self) -> i16 {
+        self.attributes() & CODEC_MASK
+    }
+
+    /// Whether it belongs to a transaction.
+    #[must_use]
+    pub fn is_transactional(&self) -> bool {
+        self.attributes() & TRANSACTIONAL != 0
+    }
+
+    /// Whether it holds a marker of the server's own.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        self.attributes() & CONTROL != 0
+    }
+
+    /// Milliseconds since 1970 of its first record.
+    #[must_use]
+    pub fn base_timestamp(&self) -> i64 {
+        i64::from_be_bytes(at(self.0, BASE_TIMESTAMP_AT))
+    }
+
+    /// The latest of its records, milliseconds since 1970.
+    #[must_use]
+    pub fn max_timestamp(&self) -> i64 {
+        i64::from_be_bytes(at(self.0, MAX_TIMESTAMP_AT))
+    }
+
+    /// Who wrote it; -1 without idempotence.
+    #[must_use]
+    pub fn producer_id(&self) -> i64 {
+        i64::from_be_bytes(at(self.0, PRODUCER_ID_AT))
+    }
+
+    /// The producer's epoch.
+    #[must_use]
+    pub fn producer_epoch(&self) -> i16 {
+        i16::from_be_bytes(at(self.0, PRODUCER_EPOCH_AT))
+    }
+
+    /// The producer's number of its first record.
+    #[must_use]
+    pub fn base_sequence(&self) -> i32 {
+        i32::from_be_bytes(at(self.0, BASE_SEQUENCE_AT))
+    }
+}
+
+/// Stamps what the server decides into a batch of at least [`HEADER_BYTES`]. `append_time`: the time that counts for all
+/// records, where the topic's time is the log's; it lies within the checksum, which is made anew.
+pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32, append_time: Option<i64>) {
+    put(batch, 0, &base_offset.to_be_bytes());
+    put(batch, LEADER_EPOCH_AT, &leader_epoch.to_be_bytes());
+    if let Some(time) = append_time {
+        let attributes = i16::from_be_bytes(at(batch, ATTRIBUTES_AT)) | LOG_APPEND_TIME;
+        put(batch, ATTRIBUTES_AT, &attributes.to_be_bytes());
+        put(batch, MAX_TIMESTAMP_AT, &time.to_be_bytes());
+        let crc = crc32c::crc32c(batch.get(ATTRIBUTES_AT..).unwrap_or_default());
+        put(batch, CRC_AT, &crc.to_be_bytes());
+    }
+}
+
+/// The bytes of a number; zero where there are none.
+fn at<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
+    bytes.get(from..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
+}
+
+fn put(bytes: &mut [u8], from: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(from..from + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch of `count` records whose bytes mean nothing.
+    fn batch(count: i32, attributes: i16) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes.extend_from_slice(b"records");
+        let length = i32::try_from(bytes.len() - LENGTH_AT).unwrap();
+        put(&mut bytes, 8, &length.to_be_bytes());
+        bytes[MAGIC_AT] = 2;
+        put(&mut bytes, ATTRIBUTES_AT, &attributes.to_be_bytes());
+        put(&mut bytes, LAST_DELTA_AT, &(count - 1).to_be_bytes());
+        put(&mut bytes, COUNT_AT, &count.to_be_bytes());
+        put(&mut bytes, MAX_TIMESTAMP_AT, &77_i64.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[ATTRIBUTES_AT..]);
+        put(&mut bytes, CRC_AT, &crc.to_be_bytes());
+        bytes
+    }
+
+    fn checked(bytes: &[u8]) -> Result<(), BatchError> {
+        Batch::split(bytes)?.0.check()
+    }
+
+    #[test]
+    fn stamping_leaves_the_checksum_right() {
+        for time in [None, Some(99)] {
+            let mut bytes = batch(3, 4);
+            stamp(&mut bytes, 1000, 7, time);
+            let (read, rest) = Batch::split(&bytes).unwrap();
+            assert_eq!(read.check(), Ok(()));
+            assert_eq!((read.base_offset(), read.last_offset(), read.codec()), (1000, 1002, 4));
+            assert_eq!((read.max_timestamp(), rest.len()), (time.unwrap_or(77), 0));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_apart() {
+        let good = batch(1, 0);
+        assert_eq!(checked(&good), Ok(()));
+        for cut in 0..good.len() {
+            assert_eq!(checked(&good[..cut]), Err(BatchError::Cut));
+        }
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        assert_eq!(checked(&flipped), Err(BatchError::Checksum));
+        let mut old = good.clone();
+        old[MAGIC_AT] = 1;
+        assert_eq!(checked(&old), Err(BatchError::Magic(1)));
+        assert_eq!(checked(&batch(0, 0)), Err(BatchError::Counts { count: 0, last_delta: -1 }));
+        assert_eq!(checked(&batch(1, 5)), Err(BatchError::Codec(5)));
+        assert_eq!(checked(&batch(1, 32)), Err(BatchError::Control));
+        let mut huge = good;
+        put(&mut huge, 8, &i32::MAX.to_be_bytes());
+        assert_eq!(checked(&huge), Err(BatchError::Cut));
+        put(&mut huge, 8, &(-5_i32).to_be_bytes());
+        assert_eq!(checked(&huge), Err(BatchError::Cut));
+    }
+}
