@@ -1,1 +1,36 @@
-//! The configuration center.
+//! The configuration center: values under paths, with the history of each, gray releases, watches, and Consul's
+//! sessions. Pure: time is handed in, the disk is the core's journal. `docs/configuration-center.md` tells how it is kept.
+
+mod codec;
+mod diff;
+mod entry;
+mod fault;
+mod gray;
+mod history;
+mod limits;
+mod open;
+mod path;
+mod record;
+mod retain;
+mod session;
+mod space;
+mod stage;
+mod store;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use diff::{Difference, difference};
+pub use entry::{Gray, Item};
+pub use fault::{Fault, Stale};
+pub use gray::{Rule, RuleError, Subject};
+pub use history::Past;
+pub use limits::*;
+pub use open::{OpenError, Share};
+pub use path::{checked as checked_path, join, routing_key, split};
+pub use record::Kind;
+pub use session::{Behavior, NewSession, Session};
+pub use stage::{Answer, When, Write};
+pub use store::{By, Chosen, Committed, Listing, Look, Store, Totals};
+pub use watch::{Changed, Watch, What};
