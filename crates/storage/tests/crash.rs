@@ -31,6 +31,7 @@ struct Message {
     tag: u64,
     failed: u32,
     at: u64,
+    address: Option<Arc<[u8]>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,8 @@ impl Model {
                         let tag = u64::from_le_bytes(e.batch.body(e.from + i)[..8].try_into().unwrap());
                         for (q, first) in &e.targets {
                             let seq = first.0 + u64::from(i);
-                            self.live.insert((q.0, seq), Message { tag, failed: 0, at: e.at.0 });
+                            let address = e.route.address.clone();
+                            self.live.insert((q.0, seq), Message { tag, failed: 0, at: e.at.0, address });
                             self.next.insert(q.0, seq + 1);
                         }
                     }
@@ -88,7 +90,8 @@ impl Model {
                 assert!(l.from < l.to);
                 for i in l.from..l.to {
                     let tag = u64::from_le_bytes(l.batch.body(i)[..8].try_into().unwrap());
-                    m.live.insert((q.0, seq), Message { tag, failed: run.delivery_count, at: run.at.0 });
+                    let (failed, at, address) = (run.delivery_count, run.at.0, run.route.address.clone());
+                    m.live.insert((q.0, seq), Message { tag, failed, at, address });
                     seq += 1;
                 }
                 bytes += l.batch.payload_len(l.from, l.to);
@@ -113,7 +116,7 @@ struct World {
     next: BTreeMap<u64, u64>,
     tag: u64,
     first_queue: u64,
-    route: Arc<Route>,
+    routes: [Arc<Route>; 4],
 }
 
 impl World {
@@ -139,7 +142,8 @@ impl World {
             targets.push((QueueId(q), Seq(*next)));
             *next += n;
         }
-        let (batch, route) = (Arc::new(b.finish()), Arc::clone(&self.route));
+        let route = Arc::clone(&self.routes[self.rng.below(4) as usize]);
+        let batch = Arc::new(b.finish());
         let to = batch.len() as u32;
         let at = Millis(self.rng.below(3));
         Op::Enqueue(Enqueue { targets: targets.into(), batch, from: 0, to, route, attrs: Attrs::default(), at })
@@ -248,6 +252,12 @@ impl World {
     }
 }
 
+/// Without an address, with an empty one, a short one, and the longest.
+fn routes() -> [Arc<Route>; 4] {
+    let address = |a: Option<&[u8]>| Arc::new(Route { address: a.map(Arc::from), ..Route::new("x", "y") });
+    [address(None), address(Some(b"")), address(Some(b"version=^2")), address(Some(&[7; Route::ADDRESS_MAX]))]
+}
+
 fn run(seed: u64) {
     let mut w = World {
         rng: Rng(seed.wrapping_mul(0x9e3779b97f4a7c15) ^ 77),
@@ -257,7 +267,7 @@ fn run(seed: u64) {
         next: BTreeMap::new(),
         tag: 0,
         first_queue: 1,
-        route: Arc::new(Route::new("x", "y")),
+        routes: routes(),
     };
     for _ in 0..12 {
         w.live();
@@ -291,7 +301,7 @@ fn each_watermark_follows_its_sync() {
         next: BTreeMap::new(),
         tag: 0,
         first_queue: 1,
-        route: Arc::new(Route::new("x", "y")),
+        routes: routes(),
     };
     drop(disk.take_events());
     let mut marks = 0;

@@ -90,6 +90,41 @@ fn an_open_tells_how_much_of_a_torn_tail_it_cut() {
     assert_eq!(e.cut_bytes(), report.cut_bytes);
 }
 
+/// Sets a file's format version, with a checksum over the first `len` bytes if they have one behind them.
+fn set_version(disk: &FaultDisk, name: &str, version: u32, checked: Option<usize>) {
+    let mut bytes = disk.content(name).unwrap();
+    bytes[4..8].copy_from_slice(&version.to_le_bytes());
+    if let Some(len) = checked {
+        let crc = crc32c::crc32c(&bytes[..len]);
+        bytes[len..len + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+    disk.put(name, bytes);
+}
+
+#[test]
+fn other_versions_of_the_format_are_refused_and_left_as_they_are() {
+    for version in [1, 3] {
+        for (name, checked) in [("checkpoint", None), ("seg-00000001", Some(60))] {
+            for has_checkpoint in [true, false] {
+                let disk = small_directory();
+                set_version(&disk, name, version, checked);
+                if !has_checkpoint {
+                    waypost_storage::Disk::remove(&disk, "checkpoint").unwrap();
+                    if name == "checkpoint" {
+                        continue;
+                    }
+                }
+                let before = disk.files();
+                let e = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).map(|_| ()).unwrap_err();
+                let expected = format!("{name} has format version {version}; this release reads 2 only");
+                assert_eq!(e.to_string(), expected, "with a checkpoint: {has_checkpoint}");
+                assert_eq!(disk.files(), before);
+                assert_eq!(verify(&disk).unwrap().problems[0], expected);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]

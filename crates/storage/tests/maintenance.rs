@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use waypost_model::journal::{Enqueue, Journal, Op};
+use waypost_model::journal::{BodyStore, Enqueue, Journal, Op};
 use waypost_model::{Attrs, BatchBuilder, Millis, QueueId, Route, Seq, SeqRange};
 use waypost_storage::fault::FaultDisk;
 use waypost_storage::{CommitOutcome, Engine, EngineConfig};
@@ -52,6 +52,49 @@ fn maintain_until_idle(e: &Engine) {
         }
     }
     panic!("maintenance never ends");
+}
+
+/// Each queue's messages, as a start finds them and as they are read one by one.
+fn contents(disk: &FaultDisk) -> Vec<(u64, u64, u8)> {
+    let (e, r) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
+    let mut found = Vec::new();
+    for run in &r.runs {
+        let queue = run.range.queue;
+        assert_eq!(run.route.routing_key.as_ref(), format!("queue-{queue}").as_bytes());
+        assert_eq!(run.payload_bytes, 18 * u64::from(run.range.count));
+        for i in 0..u64::from(run.range.count) {
+            let seq = Seq(run.range.first.0 + i);
+            let l = e.load(queue, seq, 1).unwrap();
+            found.push((queue.0, seq.0, l.batch.body(l.from)[0]));
+        }
+    }
+    drop(e);
+    disk.kill();
+    found.sort_unstable();
+    found
+}
+
+#[test]
+fn messages_that_share_chunks_are_told_apart_before_and_after_they_are_copied() {
+    let disk = FaultDisk::new(4);
+    let e = open(&disk);
+    fill(&e, 0..200);
+    let m = e.metrics();
+    assert!(m.written_bytes < 60 * m.messages, "{m:?}");
+    for n in (0..200).step_by(5) {
+        settle(&e, n..n + 4);
+    }
+    let expected: Vec<_> = (0..QUEUES).flat_map(|q| (4..200).step_by(5).map(move |n| (q, n, n as u8))).collect();
+    drop(e);
+    disk.kill();
+    assert_eq!(contents(&disk), expected);
+    let e = open(&disk);
+    maintain_until_idle(&e);
+    assert!(e.metrics().rewritten_bytes > 0);
+    e.close().unwrap();
+    drop(e);
+    disk.kill();
+    assert_eq!(contents(&disk), expected);
 }
 
 #[test]
