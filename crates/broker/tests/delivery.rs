@@ -276,6 +276,25 @@ fn what_never_left_for_the_socket_returns() {
 }
 
 #[test]
+fn what_a_lost_connection_gives_back_is_not_delivered_to_its_other_channels() {
+    let node = Node::new();
+    let mut c = node.client();
+    c.queue("q", Table::new().with("x-single-active-consumer", Value::Bool(true)));
+    c.publish("", "q", message("a"));
+    c.publish("", "q", message("b"));
+    let mut gone = node.client();
+    gone.call(2, Call::OpenChannel);
+    for channel in [1, 2] {
+        gone.call(channel, Call::Qos { prefetch_count: 1, global: false });
+        gone.consume_with(channel, "q", false, Table::new());
+    }
+    assert_eq!(gone.bodies(), ["a"]);
+    gone.disconnect();
+    let got: Vec<_> = (0..2).map(|_| c.get("q", true).unwrap().0).map(|d| (support::body(&d), d.redelivered)).collect();
+    assert_eq!(got, [("a".into(), true), ("b".into(), false)]);
+}
+
+#[test]
 fn consumers_that_come_and_go_leave_nothing_behind() {
     let node = Node::new();
     let mut c = node.client();
