@@ -140,6 +140,7 @@ impl Shared {
             synced: log.synced,
         };
         let header = log.encoder.encode(taken, place);
+        debug_assert_eq!(u64::from(header.len), frame, "what was planned is what is written");
         write_all(&*log.active.file, log.end, &mut log.encoder.bytes())?;
         self.metrics.commits.fetch_add(1, Relaxed);
         self.metrics.appends.fetch_add(taken.len() as u64, Relaxed);

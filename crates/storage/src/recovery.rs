@@ -291,6 +291,9 @@ impl Recovery<'_> {
             }
         })
         .map_err(OpenError::io(&*name))?;
+        if end.malformed {
+            return Err(OpenError::damaged(name, end.end, end.reason));
+        }
         noted.map_err(|(at, e)| OpenError::damaged(&*name, at, e.to_string()))?;
         if end.end < start {
             return Err(OpenError::damaged(

@@ -49,6 +49,10 @@ struct Restore<'a> {
 /// [`OpenError`].
 pub fn restore(index: &Index, live: &Live, parts: Vec<Collected<'_>>) -> Result<Vec<ShardFound>, OpenError> {
     let total: usize = parts.iter().flat_map(|p| &p.shards).map(Vec::len).sum();
+    if u32::try_from(total).is_err() {
+        let source = std::io::ErrorKind::OutOfMemory.into();
+        return Err(OpenError::Io { file: "more messages than can be counted".into(), source });
+    }
     let mut r = Restore {
         live,
         index,

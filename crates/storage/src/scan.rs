@@ -7,6 +7,7 @@ use crate::disk::{DiskFile, read_most};
 use crate::frame::{self, ALIGN, FRAME_HEADER, FrameHeader, LogOp};
 use crate::segment::{FRAMES_AT, SegmentHeader};
 use crate::table::ChunkTable;
+use crate::wire::Malformed;
 
 /// How much is read at once.
 const WINDOW: usize = 1 << 20;
@@ -31,6 +32,20 @@ pub struct ScanEnd {
     pub last_crc: u32,
     /// What is wrong with what follows.
     pub reason: &'static str,
+    /// Whether what follows has the right checksum, but no meaning: no torn write looks like this.
+    pub malformed: bool,
+}
+
+/// Why a frame does not belong.
+enum Fault {
+    Checksum(&'static str),
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for Fault {
+    fn from(e: Malformed) -> Fault {
+        Fault::Malformed(e)
+    }
 }
 
 /// Reads forward through a file, some at a time.
@@ -67,7 +82,7 @@ pub fn scan(
     mut found: impl FnMut(ScannedFrame<'_>),
 ) -> io::Result<ScanEnd> {
     let mut window = Window { file, at: 0, bytes: Vec::new() };
-    let mut end = ScanEnd { end: FRAMES_AT, last_crc: segment.crc, reason: "end of file" };
+    let mut end = ScanEnd { end: FRAMES_AT, last_crc: segment.crc, reason: "end of file", malformed: false };
     let mut epoch = 0;
     let mut table = ChunkTable::default();
     loop {
@@ -88,8 +103,11 @@ pub fn scan(
                 let table_bytes = &bytes[at..at + header.table_len as usize];
                 found(ScannedFrame { offset: end.end, header, ops, table: &table, table_bytes });
             }
-            Err(reason) => {
-                end.reason = reason;
+            Err(fault) => {
+                (end.reason, end.malformed) = match fault {
+                    Fault::Checksum(what) => (what, false),
+                    Fault::Malformed(Malformed(what)) => (what, true),
+                };
                 return Ok(end);
             }
         }
@@ -114,21 +132,21 @@ fn check(
     segment: u32,
     offset: u64,
     table: &mut ChunkTable,
-) -> Result<Vec<LogOp>, &'static str> {
+) -> Result<Vec<LogOp>, Fault> {
     if bytes.len() < h.len as usize || !is_intact(bytes, h, segment, offset) {
-        return Err("the frame's checksum is wrong");
+        return Err(Fault::Checksum("the frame's checksum is wrong"));
     }
     let ops_end = FRAME_HEADER + h.ops_len as usize;
-    let ops = frame::read_ops(&bytes[FRAME_HEADER..ops_end]).map_err(|e| e.0)?;
+    let ops = frame::read_ops(&bytes[FRAME_HEADER..ops_end])?;
     let payload_at = h.payload_at();
     let room = u64::from(h.len) - payload_at;
-    table.read(&bytes[ops_end..ops_end + h.table_len as usize], Some(room)).map_err(|e| e.0)?;
+    table.read(&bytes[ops_end..ops_end + h.table_len as usize], Some(room))?;
     for c in &table.chunks {
         let at = payload_at + c.at;
         let chunk = &bytes[at as usize..(at + u64::from(c.len)) as usize];
         let seed = chunk::seed(segment, offset + at);
         if chunk.get(..4) != Some(&c.crc.to_le_bytes()) || !chunk::is_intact(chunk, seed) {
-            return Err("a chunk's checksum is wrong");
+            return Err(Fault::Checksum("a chunk's checksum is wrong"));
         }
     }
     Ok(ops)
@@ -163,5 +181,48 @@ pub fn find_witness(file: &dyn DiskFile, segment: &SegmentHeader, size: u64, end
             return Ok(None);
         }
         at += read;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::EngineConfig;
+    use crate::disk::fault::FaultDisk;
+    use crate::engine::Engine;
+    use crate::segment::SegmentId;
+
+    #[test]
+    fn what_has_the_right_checksum_but_no_meaning_is_damage_and_no_torn_tail() {
+        let disk = FaultDisk::new(1);
+        drop(Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap());
+        disk.kill();
+        let name = SegmentId(1).file_name();
+        let mut file = disk.content(&name).unwrap();
+        let segment = SegmentHeader::parse(&file, SegmentId(1)).unwrap();
+        // One operation of a kind that there is not.
+        let mut frame = vec![0; FRAME_HEADER + 8];
+        frame[FRAME_HEADER] = 99;
+        let place = (FRAMES_AT / ALIGN) as u32;
+        let mut header = FrameHeader {
+            len: frame.len() as u32,
+            crc: 0,
+            epoch: segment.epoch,
+            segment: 1,
+            offset: place,
+            prev: segment.crc,
+            synced: place,
+            ops_len: 1,
+            table_len: 0,
+            appends: 1,
+            first_lsn: 1,
+        };
+        header.seal(&mut frame);
+        file[FRAMES_AT as usize..FRAMES_AT as usize + frame.len()].copy_from_slice(&frame);
+        disk.put(&name, file);
+        let opened = Engine::open(Arc::new(disk), EngineConfig::small()).map(|_| ());
+        assert_eq!(opened.unwrap_err().to_string(), "seg-00000001 is damaged at offset 128: operation: unknown kind");
     }
 }
