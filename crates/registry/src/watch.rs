@@ -54,7 +54,6 @@ impl Topic {
     }
 
     /// Waits until the index is higher than `since`, and gives it.
-    #[must_use]
     pub fn changed(self: &Arc<Self>, since: u64) -> Changed {
         Changed { topic: Arc::clone(self), since, seat: None }
     }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use arc_swap::ArcSwapOption;
 use hashbrown::HashTable;
 use slab::Slab;
+use waypost_model::Millis;
 use waypost_model::journal::Journal;
 use waypost_model::service::{Health, InstanceChange, ServiceName, is_service_name};
-use waypost_model::Millis;
 
 use super::codec::Malformed;
 use super::feed::Feed;

@@ -38,7 +38,7 @@ impl Check {
         self.due = match (&self.spec.kind, self.spec.kind.interval_ms()) {
             (CheckKind::Ttl { ttl_ms }, _) => now.plus(*ttl_ms),
             // The first run comes soon, but not all first runs at once.
-            (_, Some(interval)) => now.plus(jitter % interval.min(5_000).max(1)),
+            (_, Some(interval)) => now.plus(jitter % interval.clamp(1, 5_000)),
             (_, None) => NEVER,
         };
     }

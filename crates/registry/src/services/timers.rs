@@ -43,8 +43,13 @@ impl Timers {
         self.heap.len()
     }
 
-    /// Drops the deadlines for which `stands` says no. Those of who is gone would otherwise stay until they come.
-    pub fn retain(&mut self, mut stands: impl FnMut(Millis, Subject) -> bool) {
-        self.heap.retain(|Reverse((at, subject))| stands(*at, *subject));
+    /// Drops the deadlines for which `stands` says no, and all but one of equal ones. Those of who is gone would
+    /// otherwise stay until they come.
+    pub fn retain(&mut self, stands: impl Fn(Millis, Subject) -> bool) {
+        let mut all = std::mem::take(&mut self.heap).into_vec();
+        all.retain(|Reverse((at, subject))| stands(*at, *subject));
+        all.sort_unstable();
+        all.dedup();
+        self.heap = all.into();
     }
 }
