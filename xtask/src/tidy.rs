@@ -14,6 +14,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("waypost-model", &[]),
     ("waypost-dns", &[]),
     ("waypost-kafka", &[]),
+    ("waypost-stream", &["waypost-model"]),
     ("waypost-amqp", &["waypost-model"]),
     ("waypost-zmtp", &["waypost-model"]),
     ("waypost-broker", &["waypost-model"]),
@@ -26,7 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// No clock, no randomness, no sockets, no files: these run in the simulator as they are.
-const PURE: &[&str] = &["waypost-model", "waypost-kafka", "waypost-zmtp", "waypost-dns", "waypost-amqp", "waypost-broker", "waypost-registry"];
+const PURE: &[&str] = &["waypost-model", "waypost-kafka", "waypost-stream", "waypost-zmtp", "waypost-dns", "waypost-amqp", "waypost-broker", "waypost-registry"];
 
 /// What a pure crate must not depend on, not even through another.
 const IMPURE: &[&str] = &["tokio", "mio", "rand", "getrandom", "socket2", "rustix"];

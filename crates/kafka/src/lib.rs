@@ -6,7 +6,6 @@
 //! | [`apis`] | which APIs and versions are spoken |
 //! | [`messages`] | the messages of all APIs |
 //! | [`produce`], [`fetch`] | those two, without touching the records |
-//! | [`batch`] | record batches: their header, what is checked of it and what is stamped into it |
 //! | [`frame`] | where one request ends and the next begins; request headers |
 //!
 //! Nothing here allocates more than a small multiple of the bytes that came: every count is compared with what is left.
@@ -14,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 pub mod apis;
-pub mod batch;
 pub mod fetch;
 pub mod frame;
 pub mod messages;

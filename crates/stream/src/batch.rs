@@ -147,6 +147,19 @@ impl<'a> Batch<'a> {
         self.attributes() & CONTROL != 0
     }
 
+    /// What a control batch says: 0 abort, 1 commit, others are no end of a transaction. `None` for other batches, and for
+    /// control records that cannot be read.
+    #[must_use]
+    pub fn control_kind(&self) -> Option<i16> {
+        if !self.is_control() {
+            return None;
+        }
+        // One record: length, attributes, timestamp and offset deltas of one octet each, then the key with its length.
+        let record = self.0.get(HEADER_BYTES..)?;
+        let key = record.get(CONTROL_KEY_AT..)?.first_chunk::<4>()?;
+        Some(i16::from_be_bytes([key[2], key[3]]))
+    }
+
     /// Milliseconds since 1970 of its first record.
     #[must_use]
     pub fn base_timestamp(&self) -> i64 {
@@ -178,6 +191,33 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Where in a control record its key lies, after five variable numbers of one octet each.
+const CONTROL_KEY_AT: usize = 5;
+
+/// A control batch of one record, offset yet to be stamped. `kind` as in [`Batch::control_kind`].
+#[must_use]
+pub fn control(kind: i16, producer_id: i64, producer_epoch: i16, time: i64) -> Vec<u8> {
+    // Attributes, timestamp delta, offset delta; key length 4 and value length 6 (zigzag), no headers. Key: version and
+    // kind; value: version and the coordinator's epoch.
+    let [high, low] = kind.to_be_bytes();
+    let record = [32, 0, 0, 0, 8, 0, 0, high, low, 12, 0, 0, 0, 0, 0, 0, 0];
+    let mut batch = vec![0; HEADER_BYTES];
+    batch.extend_from_slice(&record);
+    let length = i32::try_from(batch.len() - LENGTH_AT).unwrap_or(i32::MAX);
+    put(&mut batch, 8, &length.to_be_bytes());
+    put(&mut batch, MAGIC_AT, &[2]);
+    put(&mut batch, ATTRIBUTES_AT, &(TRANSACTIONAL | CONTROL).to_be_bytes());
+    put(&mut batch, BASE_TIMESTAMP_AT, &time.to_be_bytes());
+    put(&mut batch, MAX_TIMESTAMP_AT, &time.to_be_bytes());
+    put(&mut batch, PRODUCER_ID_AT, &producer_id.to_be_bytes());
+    put(&mut batch, PRODUCER_EPOCH_AT, &producer_epoch.to_be_bytes());
+    put(&mut batch, BASE_SEQUENCE_AT, &(-1_i32).to_be_bytes());
+    put(&mut batch, COUNT_AT, &1_i32.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[ATTRIBUTES_AT..]);
+    put(&mut batch, CRC_AT, &crc.to_be_bytes());
+    batch
+}
+
 /// Stamps what the server decides into a batch of at least [`HEADER_BYTES`]. `append_time`: the time that counts for all
 /// records, where the topic's time is the log's; it lies within the checksum, which is made anew.
 pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32, append_time: Option<i64>) {
@@ -203,12 +243,18 @@ fn put(bytes: &mut [u8], from: usize, value: &[u8]) {
     }
 }
 
+/// Batches for tests.
 #[cfg(test)]
-mod tests {
+pub(crate) mod sample {
     use super::*;
 
     /// A batch of `count` records whose bytes mean nothing.
-    fn batch(count: i32, attributes: i16) -> Vec<u8> {
+    pub fn batch(count: i32, attributes: i16) -> Vec<u8> {
+        produced(count, attributes, 77, (-1, -1, -1))
+    }
+
+    /// The same of a producer: id, epoch, first sequence.
+    pub fn produced(count: i32, attributes: i16, time: i64, (id, epoch, sequence): (i64, i16, i32)) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_BYTES];
         bytes.extend_from_slice(b"records");
         let length = i32::try_from(bytes.len() - LENGTH_AT).unwrap();
@@ -217,11 +263,20 @@ mod tests {
         put(&mut bytes, ATTRIBUTES_AT, &attributes.to_be_bytes());
         put(&mut bytes, LAST_DELTA_AT, &(count - 1).to_be_bytes());
         put(&mut bytes, COUNT_AT, &count.to_be_bytes());
-        put(&mut bytes, MAX_TIMESTAMP_AT, &77_i64.to_be_bytes());
+        put(&mut bytes, MAX_TIMESTAMP_AT, &time.to_be_bytes());
+        put(&mut bytes, PRODUCER_ID_AT, &id.to_be_bytes());
+        put(&mut bytes, PRODUCER_EPOCH_AT, &epoch.to_be_bytes());
+        put(&mut bytes, BASE_SEQUENCE_AT, &sequence.to_be_bytes());
         let crc = crc32c::crc32c(&bytes[ATTRIBUTES_AT..]);
         put(&mut bytes, CRC_AT, &crc.to_be_bytes());
         bytes
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sample::batch;
+    use super::*;
 
     fn checked(bytes: &[u8]) -> Result<(), BatchError> {
         Batch::split(bytes)?.0.check()
@@ -255,6 +310,13 @@ mod tests {
         assert_eq!(checked(&batch(0, 0)), Err(BatchError::Counts { count: 0, last_delta: -1 }));
         assert_eq!(checked(&batch(1, 5)), Err(BatchError::Codec(5)));
         assert_eq!(checked(&batch(1, 32)), Err(BatchError::Control));
+        for kind in [0, 1] {
+            let marker = control(kind, 5, 2, 1234);
+            let (read, rest) = Batch::split(&marker).unwrap();
+            assert_eq!((read.check(), read.control_kind(), rest.len()), (Err(BatchError::Control), Some(kind), 0));
+            assert_eq!((read.producer_id(), read.producer_epoch(), read.max_timestamp()), (5, 2, 1234));
+        }
+        assert_eq!(Batch::split(&good).unwrap().0.control_kind(), None);
         let mut huge = good;
         put(&mut huge, 8, &i32::MAX.to_be_bytes());
         assert_eq!(checked(&huge), Err(BatchError::Cut));

@@ -1,0 +1,21 @@
+//! Streams: the broker's second shape beside queues. A topic has partitions; a partition is a log of record batches with
+//! offsets, read by many.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`batch`] | record batches: their header, what is checked of it and what is stamped into it |
+//! | [`partition`] | one partition: appends, offsets, retention, transactions, what readers may see |
+//! | [`config`] | the configuration of topics, with Kafka's names |
+//!
+//! **Where batches lie.** A partition is a queue of the journal that the broker does not see; a batch is one message of
+//! it, whose place is *the offset of its last record*. Places of a partition therefore have gaps, one per record that is
+//! not the last of its batch, and what recovery finds tells every batch's offsets without reading it: it begins where
+//! its predecessor ended. Only what compaction leaves behind has other gaps; its batches are read once.
+//!
+//! Pure: time is handed in, the disk is the journal.
+
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod config;
+pub mod partition;

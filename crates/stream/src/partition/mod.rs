@@ -1,0 +1,487 @@
+//! One partition.
+//!
+//! What is appended has its offsets at once and is visible once it is durable: the *high watermark* is one behind the
+//! last durable record. A consumer that reads only what is committed sees up to the *last stable offset*, one behind
+//! the last record that no open transaction precedes.
+
+mod index;
+mod producers;
+mod transactions;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use waypost_model::journal::{AppendError, Enqueue, Journal, Op, RecoveredRun};
+use waypost_model::{AttrFlags, Attrs, Batch as Messages, Lsn, Millis, QueueId, Route, Seq, SeqRange};
+
+pub use index::Entry;
+pub use producers::{ProducerError, ProducerInfo};
+pub use transactions::{Aborted, Marker};
+
+use crate::batch::{Batch, BatchError, stamp};
+use crate::config::TopicConfig;
+use index::Index;
+use producers::{Checked, Producers};
+use transactions::Transactions;
+
+/// Bytes of the most recent batches that are kept in memory, for those who read at the end.
+const TAIL_BYTES: usize = 256 * 1024;
+/// The properties of a message that has none: no flags.
+const NO_PROPERTIES: [u8; 2] = [0, 0];
+
+/// Why a batch is not appended. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendFault {
+    /// The batch is no batch.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Longer than the topic allows.
+    #[error("the batch has {bytes} bytes, the topic allows {max}")]
+    TooLarge {
+        /// How long it is.
+        bytes: usize,
+        /// `max.message.bytes`.
+        max: usize,
+    },
+    /// Its timestamps are further from now than the topic allows.
+    #[error("a timestamp is out of the range that the topic allows")]
+    Timestamp,
+    /// Its producer may not write it.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    /// The journal takes nothing.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record.
+    pub base_offset: u64,
+    /// What must be durable before it may be confirmed; `None` if it has been for long (a duplicate).
+    pub lsn: Option<Lsn>,
+    /// The time that counts for its records, if that is the log's.
+    pub append_time: Option<Millis>,
+}
+
+/// A range of batches that a reader may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The batches, in order.
+    pub batches: Vec<Piece>,
+    /// One behind the last record that this reader may see.
+    pub visible: u64,
+}
+
+/// A batch to be read.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// In memory.
+    Memory(Arc<Messages>),
+    /// In the journal, at this place of the partition's queue.
+    Stored(Seq),
+}
+
+impl PartialEq for Piece {
+    fn eq(&self, other: &Piece) -> bool {
+        match (self, other) {
+            (Piece::Memory(a), Piece::Memory(b)) => a.data() == b.data(),
+            (Piece::Stored(a), Piece::Stored(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Piece {}
+
+/// What a reader may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Everything that is durable.
+    ReadUncommitted,
+    /// What no open transaction precedes.
+    ReadCommitted,
+}
+
+/// An offset that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("offset {asked} is not between {start} and {end}")]
+pub struct OutOfRange {
+    /// The offset asked for.
+    pub asked: u64,
+    /// The first one there is.
+    pub start: u64,
+    /// One behind the last.
+    pub end: u64,
+}
+
+/// The figures of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// The first record that is there.
+    pub start: u64,
+    /// One behind the last durable record.
+    pub high_watermark: u64,
+    /// One behind the last record that no open transaction precedes; at most the high watermark.
+    pub last_stable: u64,
+    /// One behind the last record, durable or not.
+    pub end: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Partition {
+    queue: QueueId,
+    route: Arc<Route>,
+    start: u64,
+    end: u64,
+    /// One behind the last record that is known to be durable.
+    durable: u64,
+    /// What is on its way to the disk: ticket, and the end of the log with it.
+    pending: VecDeque<(Lsn, u64)>,
+    index: Index,
+    producers: Producers,
+    transactions: Transactions,
+    /// The last batches, by their last offset.
+    tail: VecDeque<(u64, Arc<Messages>)>,
+    tail_bytes: usize,
+}
+
+impl Partition {
+    /// An empty partition, whose batches are messages of `queue`.
+    #[must_use]
+    pub fn new(queue: QueueId, route: Arc<Route>) -> Partition {
+        Partition {
+            queue,
+            route,
+            start: 0,
+            end: 0,
+            durable: 0,
+            pending: VecDeque::new(),
+            index: Index::default(),
+            producers: Producers::default(),
+            transactions: Transactions::default(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+        }
+    }
+
+    /// A partition as recovery found it. `start` is the first offset as it was last noted, `next` one behind the last
+    /// place that was ever taken. What producers did is told by [`Partition::replay`], batch by batch, before anything
+    /// is appended.
+    #[must_use]
+    pub fn recovered(queue: QueueId, route: Arc<Route>, runs: &[RecoveredRun], start: u64, next: Seq) -> Partition {
+        let mut partition = Partition::new(queue, route);
+        partition.start = start;
+        let mut base = start;
+        for run in runs {
+            let (count, first) = (u64::from(run.range.count), run.range.first.0);
+            let mut left = run.payload_bytes.saturating_sub(count * NO_PROPERTIES.len() as u64);
+            for at in 0..count {
+                let last = first + at;
+                // Batches of one record each that came together are told together: each is taken for the average.
+                let bytes = u32::try_from(left / (count - at)).unwrap_or(u32::MAX);
+                left -= u64::from(bytes);
+                partition.index.push(Entry { base: base.min(last), last, time: run.at, bytes });
+                base = last + 1;
+            }
+        }
+        partition.end = next.0.max(base);
+        partition.durable = partition.end;
+        partition
+    }
+
+    /// Tells of a batch that recovery found, from the header of what is stored: producers and transactions.
+    pub fn replay(&mut self, batch: &Batch<'_>) {
+        if let Some(marker) = Marker::read(batch) {
+            self.transactions.end(batch.producer_id(), marker, batch.base_offset().unsigned_abs());
+            return;
+        }
+        let base = batch.base_offset().unsigned_abs();
+        self.producers.replay(batch, base);
+        if batch.is_transactional() {
+            self.transactions.begin(batch.producer_id(), base);
+        }
+    }
+
+    /// The queue of the journal that holds the batches.
+    #[must_use]
+    pub fn queue(&self) -> QueueId {
+        self.queue
+    }
+
+    /// Where it begins and ends.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        let last_stable = self.transactions.first_open().unwrap_or(u64::MAX).min(self.durable);
+        Offsets { start: self.start, high_watermark: self.durable, last_stable, end: self.end }
+    }
+
+    /// Bytes of all batches.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.index.bytes()
+    }
+
+    /// Producers that have written lately.
+    #[must_use]
+    pub fn producers(&self) -> Vec<ProducerInfo> {
+        self.producers.list(|id| self.transactions.open_since(id))
+    }
+
+    /// Appends one batch of a producer's.
+    ///
+    /// # Errors
+    /// [`AppendFault`].
+    pub fn append(
+        &mut self,
+        batch: &Batch<'_>,
+        config: &TopicConfig,
+        journal: &dyn Journal,
+        now: Millis,
+    ) -> Result<Appended, AppendFault> {
+        batch.check()?;
+        let max = config.max_message_bytes;
+        if batch.bytes().len() > max {
+            return Err(AppendFault::TooLarge { bytes: batch.bytes().len(), max });
+        }
+        let append_time = config.log_append_time.then_some(now);
+        if append_time.is_none() && !config.takes_time(batch.max_timestamp(), now) {
+            return Err(AppendFault::Timestamp);
+        }
+        match self.producers.check(batch)? {
+            Checked::Duplicate(base_offset) => {
+                // It counts as written once the first one of them is on disk.
+                let lsn = self.pending.iter().find(|(_, end)| *end > base_offset).map(|(lsn, _)| *lsn);
+                return Ok(Appended { base_offset, lsn, append_time: None });
+            }
+            Checked::New => {}
+        }
+        let base = self.end;
+        let lsn = self.write(batch, append_time, journal)?;
+        self.producers.appended(batch, base, now);
+        if batch.is_transactional() {
+            self.transactions.begin(batch.producer_id(), base);
+        }
+        Ok(Appended { base_offset: base, lsn: Some(lsn), append_time })
+    }
+
+    /// Ends a producer's transaction here.
+    ///
+    /// # Errors
+    /// A stale epoch, a journal that takes nothing.
+    pub fn end_transaction(
+        &mut self,
+        producer_id: i64,
+        producer_epoch: i16,
+        marker: Marker,
+        journal: &dyn Journal,
+        now: Millis,
+    ) -> Result<Lsn, AppendFault> {
+        self.producers.check_epoch(producer_id, producer_epoch)?;
+        let bytes = marker.batch(producer_id, producer_epoch, now);
+        let (batch, _) = Batch::split(&bytes)?;
+        let base = self.end;
+        let lsn = self.write(&batch, None, journal)?;
+        self.producers.marked(producer_id, producer_epoch, now);
+        self.transactions.end(producer_id, marker, base);
+        Ok(lsn)
+    }
+
+    fn write(
+        &mut self,
+        batch: &Batch<'_>,
+        append_time: Option<Millis>,
+        journal: &dyn Journal,
+    ) -> Result<Lsn, AppendFault> {
+        let (base, last) = (self.end, self.end + u64::try_from(batch.last_delta()).unwrap_or(0));
+        let time = append_time.unwrap_or_else(|| Millis(u64::try_from(batch.max_timestamp()).unwrap_or(0)));
+        let mut messages = Vec::with_capacity(NO_PROPERTIES.len() + batch.bytes().len());
+        messages.extend_from_slice(&NO_PROPERTIES);
+        messages.extend_from_slice(batch.bytes());
+        let time_stamp = append_time.map(|t| i64::try_from(t.0).unwrap_or(i64::MAX));
+        stamp(&mut messages[NO_PROPERTIES.len()..], i64::try_from(base).unwrap_or(i64::MAX), 0, time_stamp);
+        let messages = Arc::new(one_message(messages));
+        let enqueue = Enqueue {
+            targets: Box::new([(self.queue, Seq(last))]),
+            batch: Arc::clone(&messages),
+            from: 0,
+            to: 1,
+            route: Arc::clone(&self.route),
+            attrs: Attrs { flags: AttrFlags::PERSISTENT, ..Attrs::default() },
+            at: time,
+        };
+        let lsn = journal.append(vec![Op::Enqueue(enqueue)])?;
+        let bytes = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
+        self.index.push(Entry { base, last, time, bytes });
+        self.end = last + 1;
+        self.pending.push_back((lsn, self.end));
+        self.keep_tail(last, messages);
+        Ok(lsn)
+    }
+
+    fn keep_tail(&mut self, last: u64, messages: Arc<Messages>) {
+        self.tail_bytes += messages.footprint();
+        self.tail.push_back((last, messages));
+        while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
+            self.drop_tail_front();
+        }
+    }
+
+    fn drop_tail_front(&mut self) {
+        if let Some((_, gone)) = self.tail.pop_front() {
+            self.tail_bytes -= gone.footprint();
+        }
+    }
+
+    /// Gives up the batches that are kept in memory: nobody has written or read for a while.
+    pub fn rest(&mut self) {
+        self.tail = VecDeque::new();
+        self.tail_bytes = 0;
+        self.pending.shrink_to_fit();
+        self.index.shrink();
+    }
+
+    /// The journal is durable so far: whether more is visible now.
+    pub fn advance(&mut self, durable: Lsn) -> bool {
+        let before = self.durable;
+        while let Some((lsn, end)) = self.pending.front().copied()
+            && lsn <= durable
+        {
+            self.pending.pop_front();
+            self.durable = end;
+        }
+        self.durable > before
+    }
+
+    /// The ticket that the next record waits for, if any does.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<Lsn> {
+        self.pending.front().map(|(lsn, _)| *lsn)
+    }
+
+    /// What a reader at `offset` may have: whole batches, the first one even if it is larger than `max_bytes`. None, if
+    /// there is nothing behind it yet.
+    ///
+    /// # Errors
+    /// [`OutOfRange`]: what is asked for was deleted, or was never there.
+    pub fn read(&self, offset: u64, max_bytes: usize, isolation: Isolation) -> Result<Span, OutOfRange> {
+        let offsets = self.offsets();
+        let visible = match isolation {
+            Isolation::ReadUncommitted => offsets.high_watermark,
+            Isolation::ReadCommitted => offsets.last_stable,
+        };
+        if offset < self.start || offset > offsets.high_watermark {
+            return Err(OutOfRange { asked: offset, start: self.start, end: offsets.high_watermark });
+        }
+        let (mut bytes, mut batches) = (0, Vec::new());
+        for entry in self.index.from(offset).take_while(|e| e.last < visible) {
+            bytes += entry.bytes as usize;
+            if bytes > max_bytes && !batches.is_empty() {
+                break;
+            }
+            batches.push(self.piece(entry.last));
+        }
+        Ok(Span { batches, visible })
+    }
+
+    fn piece(&self, last: u64) -> Piece {
+        let at = self.tail.binary_search_by_key(&last, |(last, _)| *last);
+        match at.ok().and_then(|at| self.tail.get(at)) {
+            Some((_, messages)) => Piece::Memory(Arc::clone(messages)),
+            None => Piece::Stored(Seq(last)),
+        }
+    }
+
+    /// The transactions that were aborted and have records between these offsets.
+    #[must_use]
+    pub fn aborted(&self, from: u64, to: u64) -> Vec<Aborted> {
+        self.transactions.aborted(from, to)
+    }
+
+    /// The batch in which the first record of that time or later must be looked for.
+    #[must_use]
+    pub fn batch_of_time(&self, time: Millis) -> Option<(Entry, Piece)> {
+        let entry = self.index.iter().take_while(|e| e.last < self.durable).find(|e| e.time >= time)?;
+        Some((*entry, self.piece(entry.last)))
+    }
+
+    /// The latest time of all visible records, with the batch that has it.
+    #[must_use]
+    pub fn latest_time(&self) -> Option<(Entry, Piece)> {
+        let visible = self.index.iter().take_while(|e| e.last < self.durable);
+        let entry = visible.reduce(|best, e| if e.time > best.time { e } else { best })?;
+        Some((*entry, self.piece(entry.last)))
+    }
+
+    /// Removes everything before `offset`, which may not be beyond the high watermark. The batch that it lies in stays.
+    /// What is to be handed to the journal comes back, together with a note of the new start.
+    ///
+    /// # Errors
+    /// [`OutOfRange`].
+    pub fn delete_before(&mut self, offset: u64) -> Result<Vec<Op>, OutOfRange> {
+        if offset > self.durable {
+            return Err(OutOfRange { asked: offset, start: self.start, end: self.durable });
+        }
+        if offset <= self.start {
+            return Ok(Vec::new());
+        }
+        let gone = self.index.drop_before(offset);
+        self.start = offset;
+        Ok(self.forget(gone))
+    }
+
+    /// Removes what the topic's retention no longer keeps. Empty, if it keeps everything.
+    pub fn retain(&mut self, config: &TopicConfig, now: Millis) -> Vec<Op> {
+        if !config.deletes {
+            return Vec::new();
+        }
+        let old = config.retention_ms.map(|ms| Millis(now.0.saturating_sub(ms)));
+        let mut cut = self.start;
+        let mut bytes = self.index.bytes();
+        for entry in self.index.iter().take_while(|e| e.last < self.durable) {
+            let expired = old.is_some_and(|old| entry.time < old);
+            let surplus = config.retention_bytes.is_some_and(|max| bytes - u64::from(entry.bytes) >= max);
+            if !expired && !surplus {
+                break;
+            }
+            bytes -= u64::from(entry.bytes);
+            cut = entry.last + 1;
+        }
+        self.delete_before(cut).unwrap_or_default()
+    }
+
+    fn forget(&mut self, gone: Option<(u64, u64)>) -> Vec<Op> {
+        self.transactions.forget_before(self.start);
+        while self.tail.front().is_some_and(|(last, _)| *last < self.start) {
+            self.drop_tail_front();
+        }
+        let Some((first, last)) = gone else { return Vec::new() };
+        let (mut at, mut ops) = (first, Vec::new());
+        while at <= last {
+            let count = u32::try_from(last - at + 1).unwrap_or(u32::MAX);
+            ops.push(Op::Settle(SeqRange { queue: self.queue, first: Seq(at), count }));
+            at = at.saturating_add(u64::from(count));
+        }
+        ops
+    }
+
+    /// Forgets producers that have been silent since `before`.
+    pub fn expire_producers(&mut self, before: Millis) {
+        let open = &self.transactions;
+        self.producers.expire(before, |id| open.open_since(id).is_some());
+    }
+}
+
+/// A batch of one message whose body follows its two bytes of properties.
+fn one_message(bytes: Vec<u8>) -> Messages {
+    let at = NO_PROPERTIES.len();
+    let body_len = u32::try_from(bytes.len().saturating_sub(at)).unwrap_or(u32::MAX);
+    let slot = waypost_model::Slot { props: 0, props_len: at as u32, body: at as u32, body_len };
+    // Both lie inside, unless the batch is longer than 4 GiB: then it is empty, and nobody can have sent it.
+    Messages::new(bytes, vec![slot]).unwrap_or_default()
+}

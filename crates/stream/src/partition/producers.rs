@@ -1,0 +1,187 @@
+//! Idempotent producers: what each has written last, so that a batch that is sent again is not written again.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use waypost_model::Millis;
+
+use crate::batch::Batch;
+
+/// How many batches of a producer are remembered: as many as a producer may have under way.
+const WINDOW: usize = 5;
+/// Producers that are remembered; beyond, the one that has been silent longest goes.
+const PRODUCERS_MAX: usize = 10_000;
+/// The id of those who do not ask for idempotence.
+const NOBODY: i64 = -1;
+
+/// Why a producer may not write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProducerError {
+    /// Another one with the same id, and a later epoch, has written.
+    #[error("producer epoch {epoch} is older than {current}")]
+    Fenced {
+        /// The batch's epoch.
+        epoch: i16,
+        /// The latest.
+        current: i16,
+    },
+    /// Batches are missing before this one.
+    #[error("sequence {sequence} comes after {last}")]
+    OutOfOrder {
+        /// The batch's first sequence.
+        sequence: i32,
+        /// The last one that was written; -1 for none of this epoch.
+        last: i32,
+    },
+    /// It was written before, and so long ago that its offset is forgotten.
+    #[error("sequence {sequence} was written before")]
+    Duplicate {
+        /// The batch's first sequence.
+        sequence: i32,
+    },
+}
+
+/// What was found of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checked {
+    New,
+    /// It was written before, at this offset.
+    Duplicate(u64),
+}
+
+/// A producer, for those who look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerInfo {
+    /// Its id.
+    pub id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// The last sequence that it wrote; -1 for none of this epoch.
+    pub last_sequence: i32,
+    /// When that was.
+    pub last_time: Millis,
+    /// The first offset of its open transaction.
+    pub transaction_start: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Producer {
+    epoch: i16,
+    last_time: Millis,
+    written: VecDeque<Written>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    first: i32,
+    last: i32,
+    offset: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Producers {
+    all: BTreeMap<i64, Producer>,
+}
+
+/// Sequences begin anew behind the largest.
+fn plus(sequence: i32, n: i32) -> i32 {
+    (i64::from(sequence) + i64::from(n)).rem_euclid(i64::from(i32::MAX) + 1) as i32
+}
+
+impl Producers {
+    /// Whether a batch may be written now.
+    pub fn check(&self, batch: &Batch<'_>) -> Result<Checked, ProducerError> {
+        if batch.producer_id() == NOBODY {
+            return Ok(Checked::New);
+        }
+        // Whose past is forgotten may go on anywhere.
+        let Some(known) = self.all.get(&batch.producer_id()) else { return Ok(Checked::New) };
+        let (epoch, sequence) = (batch.producer_epoch(), batch.base_sequence());
+        if epoch < known.epoch {
+            return Err(ProducerError::Fenced { epoch, current: known.epoch });
+        }
+        if epoch > known.epoch {
+            return if sequence == 0 {
+                Ok(Checked::New)
+            } else {
+                Err(ProducerError::OutOfOrder { sequence, last: -1 })
+            };
+        }
+        let Some(newest) = known.written.back() else { return Ok(Checked::New) };
+        if sequence == plus(newest.last, 1) {
+            return Ok(Checked::New);
+        }
+        let end = plus(sequence, batch.last_delta());
+        if let Some(same) = known.written.iter().find(|w| (w.first, w.last) == (sequence, end)) {
+            return Ok(Checked::Duplicate(same.offset));
+        }
+        let oldest = known.written.front().map_or(newest.first, |w| w.first);
+        if sequence < oldest {
+            Err(ProducerError::Duplicate { sequence })
+        } else {
+            Err(ProducerError::OutOfOrder { sequence, last: newest.last })
+        }
+    }
+
+    /// Whether a producer of that epoch may end a transaction.
+    pub fn check_epoch(&self, id: i64, epoch: i16) -> Result<(), ProducerError> {
+        match self.all.get(&id) {
+            Some(known) if epoch < known.epoch => Err(ProducerError::Fenced { epoch, current: known.epoch }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A batch was written.
+    pub fn appended(&mut self, batch: &Batch<'_>, offset: u64, now: Millis) {
+        if batch.producer_id() == NOBODY {
+            return;
+        }
+        let producer = self.enter(batch.producer_id(), batch.producer_epoch(), now);
+        let first = batch.base_sequence();
+        producer.written.push_back(Written { first, last: plus(first, batch.last_delta()), offset });
+        if producer.written.len() > WINDOW {
+            producer.written.pop_front();
+        }
+    }
+
+    /// A batch was found by recovery.
+    pub fn replay(&mut self, batch: &Batch<'_>, offset: u64) {
+        let time = Millis(u64::try_from(batch.max_timestamp()).unwrap_or(0));
+        self.appended(batch, offset, time);
+    }
+
+    /// A marker was written: it counts for the epoch, not for the sequence.
+    pub fn marked(&mut self, id: i64, epoch: i16, now: Millis) {
+        self.enter(id, epoch, now);
+    }
+
+    fn enter(&mut self, id: i64, epoch: i16, now: Millis) -> &mut Producer {
+        if self.all.len() >= PRODUCERS_MAX && !self.all.contains_key(&id) {
+            let silent = self.all.iter().min_by_key(|(_, p)| p.last_time).map(|(id, _)| *id);
+            silent.and_then(|id| self.all.remove(&id));
+        }
+        let producer =
+            self.all.entry(id).or_insert_with(|| Producer { epoch, last_time: now, written: VecDeque::new() });
+        if epoch > producer.epoch {
+            producer.epoch = epoch;
+            producer.written.clear();
+        }
+        producer.last_time = now;
+        producer
+    }
+
+    pub fn expire(&mut self, before: Millis, busy: impl Fn(i64) -> bool) {
+        self.all.retain(|id, p| p.last_time >= before || busy(*id));
+    }
+
+    pub fn list(&self, open_since: impl Fn(i64) -> Option<u64>) -> Vec<ProducerInfo> {
+        let info = |(id, p): (&i64, &Producer)| ProducerInfo {
+            id: *id,
+            epoch: p.epoch,
+            last_sequence: p.written.back().map_or(-1, |w| w.last),
+            last_time: p.last_time,
+            transaction_start: open_since(*id),
+        };
+        self.all.iter().map(info).collect()
+    }
+}
