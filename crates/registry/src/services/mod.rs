@@ -44,7 +44,7 @@ mod timers;
 mod view;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError};
 
 use waypost_model::journal::Journal;
 use waypost_model::service::{InstanceChange, ServiceName};
@@ -133,16 +133,12 @@ impl Registry {
     /// From now on, and beginning with all instances that there are, `followers` are told every change.
     /// Only the first call counts.
     pub fn follow(&self, followers: Arc<dyn Followers>, now: Millis) {
-        let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state = self.lock();
-        if self.followers.set(followers).is_err() {
-            return;
-        }
-        state.followed = true;
-        let changes = state.everything();
-        drop(state);
-        self.hand_on(changes, now);
-        drop(order);
+        self.change(now, |state| {
+            if self.followers.set(followers).is_ok() {
+                state.followed = true;
+                state.changes.extend(state.everything());
+            }
+        });
     }
 
     /// `earlier` is called when something falls due before what [`Registry::tick`] said last.
@@ -159,8 +155,14 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a change and tells whoever must know, with the lock given up.
+    /// Runs a change and tells whoever must know, with the lock given up. The followers know when it returns.
     fn change<T>(&self, now: Millis, change: impl FnOnce(&mut State) -> T) -> T {
+        self.change_for(Caller::Anybody, now, change)
+    }
+
+    /// The same for a caller who may be in the way of the followers: if they are being told already, whoever does that
+    /// tells them this too, and nobody waits.
+    fn change_for<T>(&self, caller: Caller, now: Millis, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let before = state.timers.next();
         let result = change(&mut state);
@@ -168,23 +170,66 @@ impl Registry {
         let (followed, after) = (!state.changes.is_empty(), state.timers.next());
         drop(state);
         if followed {
-            let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-            let changes = std::mem::take(&mut self.lock().changes);
-            self.hand_on(changes, now);
+            self.hand_on(caller, now);
         }
         told.iter().for_each(|topic| topic.tell());
-        if after < before.or(Some(Millis(u64::MAX)))
-            && after.is_some()
-            && let Some(earlier) = self.earlier.get()
-        {
+        let sooner = after.is_some_and(|after| before.is_none_or(|before| after < before));
+        if sooner && let Some(earlier) = self.earlier.get() {
             earlier();
         }
         result
     }
 
-    fn hand_on(&self, changes: impl IntoIterator<Item = (ServiceName, InstanceChange)>, now: Millis) {
-        if let Some(followers) = self.followers.get() {
-            changes.into_iter().for_each(|(name, change)| followers.changed(&name, &change, now));
+    /// Tells the followers what has changed, in order. Who is told may change something itself: that waits for its turn.
+    fn hand_on(&self, caller: Caller, now: Millis) {
+        let Some(_turn) = Turn::take() else { return };
+        loop {
+            let order = match caller {
+                Caller::Anybody => self.order.lock().unwrap_or_else(PoisonError::into_inner),
+                Caller::Broker => match self.order.try_lock() {
+                    Ok(order) => order,
+                    Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                    // Whoever has it looks again once it has given it up.
+                    Err(TryLockError::WouldBlock) => return,
+                },
+            };
+            let changes = std::mem::take(&mut self.lock().changes);
+            if let Some(followers) = self.followers.get() {
+                changes.iter().for_each(|(name, change)| followers.changed(name, change, now));
+            }
+            drop(order);
+            if self.lock().changes.is_empty() {
+                return;
+            }
         }
+    }
+}
+
+/// Who changes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// Somebody without a lock that a follower could want.
+    Anybody,
+    /// The broker, for a connection that it holds.
+    Broker,
+}
+
+thread_local! {
+    static HANDING_ON: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Held by a thread that hands changes on.
+struct Turn;
+
+impl Turn {
+    /// Nothing if this thread hands changes on already, further up.
+    fn take() -> Option<Turn> {
+        (!HANDING_ON.replace(true)).then_some(Turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        HANDING_ON.set(false);
     }
 }

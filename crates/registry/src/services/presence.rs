@@ -5,18 +5,18 @@ use std::sync::Arc;
 use waypost_model::service::{Claim, ClaimId, Claimed, Ending, Presence, ServiceName};
 use waypost_model::{ConnId, Millis, Refusal};
 
-use super::Registry;
 use super::limits::{GHOSTS_MAX, HOLD_MS};
 use super::register::checked_name;
 use super::spec::{Registration, Source};
 use super::state::{Claimant, Ghost, State};
+use super::{Caller, Registry};
 
 impl Presence for Registry {
     fn claim(&self, claim: Claim<'_>, now: Millis) -> Result<Claimed, Refusal> {
         checked_name(&claim.name.service)?;
         let claim = Claim { instance: claim.instance.checked()?, ..claim };
         let services = self.tenant(&claim.name.vhost);
-        self.change(now, |state| {
+        self.change_for(Caller::Broker, now, |state| {
             let place = state.service(&services, &claim.name.service, 0);
             let found = state.find(place, &claim.instance.id);
             let place = match found {
@@ -29,7 +29,7 @@ impl Presence for Registry {
     }
 
     fn leave(&self, claim: ClaimId, ending: Ending, now: Millis) {
-        self.change(now, |state| {
+        self.change_for(Caller::Broker, now, |state| {
             let Some(Claimant { entry: place, incarnation, named }) = state.claims.remove(&claim.0) else { return };
             let Some(entry) = state.entries.get_mut(place as usize).filter(|e| e.incarnation == incarnation) else {
                 return;
@@ -54,7 +54,7 @@ impl Presence for Registry {
 
     fn ejected(&self, name: &ServiceName, instance: &str, ejected: bool, now: Millis) {
         let services = self.tenant(&name.vhost);
-        self.change(now, |state| {
+        self.change_for(Caller::Broker, now, |state| {
             let place = services.cells.read().unwrap_or_else(std::sync::PoisonError::into_inner);
             let Some(service) = place.get(&name.service).map(|cell| cell.service) else { return };
             drop(place);

@@ -168,12 +168,11 @@ proptest! {
                 }
                 Step::Leave { nth, broken } if nth < claims.len() => {
                     let (id, conn, claimed) = claims.remove(nth);
-                    w.leave(&claimed, if broken { Ending::Broken } else { Ending::Left });
-                    let now = w.now.0;
                     // A claim of an instance that was removed under it concerns nobody any more.
                     let is = w.follower.last.lock().unwrap().get(&("cart".into(), id.as_str().into())).map(|l| l.2);
-                    let gone = model.get(&id).is_some_and(|s| s.by_connection && s.conns == [conn]);
-                    if (is == Some(claimed.incarnation) || gone) && let Some(s) = model.get_mut(&id) {
+                    w.leave(&claimed, if broken { Ending::Broken } else { Ending::Left });
+                    let now = w.now.0;
+                    if is == Some(claimed.incarnation) && let Some(s) = model.get_mut(&id) {
                         if let Some(at) = s.conns.iter().position(|c| *c == conn) {
                             s.conns.remove(at);
                         }

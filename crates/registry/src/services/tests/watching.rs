@@ -163,3 +163,24 @@ fn what_is_made_of_a_view_is_made_once_per_kind() {
     assert!(Arc::ptr_eq(&count, &view.derived::<usize>(|_| unreachable!())));
     assert_eq!(*view.derived(|_| "other".to_owned()), "other");
 }
+
+/// Deregisters whatever is registered.
+struct Grumpy(Services);
+
+impl Followers for Grumpy {
+    fn changed(&self, _: &ServiceName, change: &InstanceChange, now: Millis) {
+        if let InstanceChange::Is { instance, .. } = change {
+            assert!(self.0.deregister("cart", &instance.id, now).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
+fn who_is_told_may_change_something_itself() {
+    let journal: Arc<dyn Journal> = Arc::<Memory>::default();
+    let registry = Registry::open(settings(), journal, [], Millis(1)).unwrap();
+    let services = registry.services("/");
+    registry.follow(Arc::new(Grumpy(services.clone())), Millis(1));
+    services.register("cart", plain("a"), Millis(1)).unwrap();
+    assert!(!services.view("cart").is_known());
+}
