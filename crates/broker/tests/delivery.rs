@@ -295,6 +295,24 @@ fn what_a_lost_connection_gives_back_is_not_delivered_to_its_other_channels() {
 }
 
 #[test]
+fn a_clean_stop_does_not_forget_what_a_crash_left_in_doubt() {
+    let node = Node::new();
+    let mut c = node.client();
+    c.queue("q", Table::new());
+    for body in ["a", "b"] {
+        c.publish("", "q", message(body).persistent());
+    }
+    let mut node = node.restart(false);
+    node.client().publish("", "q", message("c").persistent());
+    for _ in 0..2 {
+        node = node.restart(true);
+        let mut c = node.client();
+        let got = (0..3).map(|_| c.get("q", false).unwrap().0.redelivered);
+        assert_eq!(got.collect::<Vec<_>>(), [true, true, false]);
+    }
+}
+
+#[test]
 fn consumers_that_come_and_go_leave_nothing_behind() {
     let node = Node::new();
     let mut c = node.client();

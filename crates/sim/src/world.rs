@@ -55,7 +55,7 @@ pub struct World {
     pub(crate) counted: BTreeSet<(QueueId, u64)>,
     /// The highest place that was delivered for the first time.
     pub(crate) reached: BTreeMap<QueueId, Seq>,
-    /// Below these places everything was recovered after an unclean stop.
+    /// Below these places everything was recovered after an unclean stop, however many clean ones came since.
     pub(crate) recovered: BTreeMap<QueueId, Seq>,
     pub(crate) full: bool,
     pub(crate) draining: Option<BTreeSet<(&'static str, u64)>>,
@@ -340,7 +340,9 @@ impl World {
             self.counted.clear();
         }
         self.reached.clear();
-        self.recovered = if was_clean { BTreeMap::new() } else { next.into_iter().collect() };
+        if !was_clean {
+            self.recovered = next.into_iter().collect();
+        }
         self.resync(&image)?;
         self.learn_ids()?;
         self.setup()

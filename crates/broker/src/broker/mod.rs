@@ -8,6 +8,7 @@ mod alarm;
 mod calls;
 mod consuming;
 pub mod death;
+mod doubt;
 mod effects;
 mod local;
 mod open;

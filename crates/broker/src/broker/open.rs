@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered};
 use waypost_model::{Millis, QueueId, SHARDS, Seq, ShardId};
 
+use super::doubt::Doubts;
 use super::timers::Timers;
 use super::{Broker, Counters, Padded, replies, waiting};
 use crate::context::MemoryBudget;
@@ -41,9 +42,10 @@ impl Broker {
         config: BrokerConfig,
         journal: Arc<dyn Journal>,
         bodies: Arc<dyn BodyStore>,
-        recovered: Recovered,
+        mut recovered: Recovered,
         now: Millis,
     ) -> Result<Broker, OpenError> {
+        let before = Doubts::take_from(&mut recovered.definitions)?;
         let (topology, first) = Topology::load(&recovered.definitions, config.seed)?;
         let generation = topology.generation();
         let broker = Broker {
@@ -66,22 +68,26 @@ impl Broker {
         if !first.ops.is_empty() {
             broker.journal.append(first.ops)?;
         }
-        broker.restore(recovered, now)?;
+        broker.restore(recovered, &before, now)?;
         Ok(broker)
     }
 
-    fn restore(&self, recovered: Recovered, now: Millis) -> Result<(), OpenError> {
+    fn restore(&self, recovered: Recovered, before: &Doubts, now: Millis) -> Result<(), OpenError> {
         let mut w = self.work(now);
+        let doubts = Doubts::after(before, &recovered);
         let next: BTreeMap<QueueId, Seq> = recovered.next_seq.iter().copied().collect();
         let mut known = Vec::new();
         let settings = self.topology_read().queue_settings();
         for s in settings {
             let id = s.id;
             known.push(id);
-            let runs = recovered.runs.of(id);
+            let (doubtful, others) = doubts.split(id, recovered.runs.of(id));
             let next_seq = next.get(&id).copied().unwrap_or_default();
             self.with_shard(id.shard(), &mut w, |shard, cx| {
-                shard.restore(s, runs.iter().cloned(), next_seq, recovered.clean, cx);
+                if !doubtful.is_empty() {
+                    shard.restore(s.clone(), doubtful, next_seq, false, cx);
+                }
+                shard.restore(s, others, next_seq, true, cx);
             });
         }
         known.sort_unstable();
@@ -90,6 +96,10 @@ impl Broker {
             next.keys().filter(|id| known.binary_search(id).is_err()).map(|id| Op::Forget(*id)).collect();
         if !gone.is_empty() {
             self.journal.append(gone)?;
+        }
+        let changes = doubts.changes(before);
+        if !changes.is_empty() {
+            self.journal.append(changes)?;
         }
         self.carry_out(&mut w);
         Ok(())
