@@ -95,6 +95,7 @@ impl Bench {
             prefetch: None,
             credit: Arc::new(ChannelCredit::default()),
             window_bytes: 1 << 40,
+            instance: None,
         };
         match self.call(|s, cx| s.consume(Q, new, cx)) {
             Ok(id) => id,
@@ -162,6 +163,8 @@ fn settings(id: QueueId, durable: bool) -> Arc<QueueSettings> {
         delivery_limit: None,
         consumer_timeout_ms: None,
         delay_of: None,
+        service: None,
+        implicit: false,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use waypost_model::event::Body;
+use waypost_model::service::Instance;
 use waypost_model::{Attrs, Millis, QueueId, Route, Seq};
 
 use crate::settings::{DeadLetterTo, QueueSettings};
@@ -20,6 +21,17 @@ pub enum Effect {
     AutoDelete(QueueId),
     /// A queue's own time (`x-expires`) is over.
     Expired(QueueId),
+    /// A mailbox that nobody has declared has been idle and empty for long.
+    Idle(QueueId),
+    /// An instance keeps failing and gets single probes from now on; or no more.
+    Ejected {
+        /// The settings of the mailbox.
+        settings: Arc<QueueSettings>,
+        /// Which.
+        instance: Arc<Instance>,
+        /// Whether it is ejected now.
+        ejected: bool,
+    },
     /// Credit of a channel came back without a settlement of its client's, and others of its consumers wait for it.
     CreditBack(Arc<ChannelCredit>),
 }

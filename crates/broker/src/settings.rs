@@ -45,6 +45,10 @@ pub struct QueueSettings {
     /// Holds messages of a delayed exchange until they are due; the id of that exchange's incarnation. Not visible to
     /// clients; its messages are handed back as [`crate::effect::Effect::Due`].
     pub delay_of: Option<u64>,
+    /// It is the mailbox of this service.
+    pub service: Option<Arc<str>>,
+    /// Nobody has declared it: it was made for its service, and goes when it is idle and empty.
+    pub implicit: bool,
 }
 
 /// `x-queue-type`. One implementation serves both; the type decides defaults.

@@ -14,6 +14,7 @@ mod exchanges;
 mod overview;
 mod policies;
 mod queues;
+mod services;
 mod users;
 mod vhosts;
 
@@ -27,6 +28,7 @@ use waypost_model::{ConnId, Lsn, Millis, Refusal};
 pub use connections::{ChannelReport, ConnectionReport};
 pub use overview::{MessageCounts, Overview};
 pub use queues::{ConsumerReport, QueueReport};
+pub use services::{ServiceExplanation, ServiceReport};
 pub use users::{NewPassword, UserUpdate};
 
 use super::Broker;

@@ -46,6 +46,7 @@ impl Broker {
             }
             Call::OpenVhost { vhost, client_properties } => {
                 self.open_vhost(conn, &vhost)?;
+                self.introduce(conn, &client_properties, w).map_err(hard)?;
                 conn.peer.with_known(|k| k.client_properties = client_properties);
                 done
             }
@@ -227,4 +228,9 @@ impl Broker {
             self.with_shard(c.shard(), w, |s, cx| s.poke(c, cx));
         }
     }
+}
+
+/// A connection that cannot be what it says it is does not come about.
+fn hard(refusal: Refusal) -> Refusal {
+    Refusal { hard: true, ..refusal }
 }

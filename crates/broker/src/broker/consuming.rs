@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use waypost_model::command::{Consume, Sent, Settle};
+use waypost_model::service::Ending;
 use waypost_model::{Body, ChannelId, ConsumerId, Event, Lsn, QueueId, Refusal, Reply, ShardId};
 
 use super::peer::{Channel, Connection};
 use super::publish::identity;
+use super::services::{Directory, Held};
 use super::{Broker, Work, replies};
+use crate::settings::QueueSettings;
 use crate::shard::{Got, NewConsumer};
 use crate::topology::Access;
 
@@ -41,10 +44,14 @@ impl Broker {
     /// The queue behind a name that a consumer, get or purge gave, if the user may do that and nobody else has it for
     /// their own.
     pub(super) fn usable_queue(&self, conn: &Connection, name: &str, access: Access) -> Result<QueueId, Refusal> {
+        self.usable_settings(conn, name, access).map(|settings| settings.id)
+    }
+
+    fn usable_settings(&self, conn: &Connection, name: &str, access: Access) -> Result<Arc<QueueSettings>, Refusal> {
         let (user, vhost) = identity(conn)?;
         let t = self.topology_read();
         t.check(user, vhost, access, crate::topology::Resource::Queue, name)?;
-        t.usable_queue(vhost, name, conn.id()).map(|settings| settings.id)
+        t.usable_queue(vhost, name, conn.id())
     }
 
     pub(super) fn consume(
@@ -58,11 +65,16 @@ impl Broker {
         if c.queue.as_ref() == replies::PSEUDO_QUEUE {
             return self.consume_replies(conn, channel, token, c);
         }
-        let queue = self.usable_queue(conn, &c.queue, Access::Read)?;
+        let settings = self.usable_settings(conn, &c.queue, Access::Read)?;
+        let queue = settings.id;
         let arguments = crate::shard::ConsumerArguments::parse(&c.arguments)?;
         let (id, outbox) = (conn.id(), Arc::clone(&conn.peer.outbox));
+        if conn.live(channel).is_none() {
+            return Ok(());
+        }
+        let claimed = self.claim_for(conn, c, &settings, w)?;
         let Some(state) = conn.live(channel) else { return Ok(()) };
-        let consumer = NewConsumer {
+        let mut consumer = NewConsumer {
             conn: id,
             channel,
             tag: c.tag.clone(),
@@ -74,9 +86,33 @@ impl Broker {
             prefetch: (state.prefetch > 0).then_some(u32::from(state.prefetch)),
             credit: Arc::clone(&state.credit),
             window_bytes: c.window_bytes,
+            instance: None,
         };
-        let started = self.with_shard(queue.shard(), w, |s, cx| s.consume(queue, consumer, cx))?;
-        self.remember(state, started);
+        let (held, claimant) = claimed.unzip();
+        let started = {
+            // Held until it has started: what changes meanwhile is either known now or told to it.
+            let mut directory = held.is_some().then(|| self.directory());
+            let latest = |d: &mut Directory, h: &Held, c| d.latest(&h.name, c);
+            consumer.instance = match (directory.as_deref_mut(), &held, claimant) {
+                (Some(d), Some(held), Some(claimant)) => Some(latest(d, held, claimant)),
+                _ => None,
+            };
+            self.with_shard(queue.shard(), w, |s, cx| s.consume(queue, consumer, cx))
+        };
+        match (started, held) {
+            (Ok(started), held) => {
+                self.remember(state, started);
+                if let Some(held) = held {
+                    conn.claims.hold(started, held);
+                }
+            }
+            (Err(refusal), held) => {
+                if let Some(held) = held {
+                    self.leave(&held, Ending::Left, w);
+                }
+                return Err(refusal);
+            }
+        }
         self.note_channels(conn);
         Ok(())
     }
@@ -128,6 +164,7 @@ impl Broker {
             if !holds {
                 state.consumers.retain(|c| *c != consumer);
             }
+            self.leave_consumer(conn, consumer, w);
         }
         self.note_channels(conn);
     }
@@ -191,7 +228,7 @@ impl Broker {
 
     /// Ends channels that were taken from their connection, all at once: what one gives back is not for another that
     /// goes too, which would count as a delivery.
-    pub(super) fn close_channels(&self, conn: &Connection, channels: Vec<Channel>, w: &mut Work<'_>) {
+    pub(super) fn close_channels(&self, conn: &mut Connection, channels: Vec<Channel>, w: &mut Work<'_>) {
         let mut consumers = Vec::new();
         for state in channels {
             self.counters.channels_closed.fetch_add(1, Ordering::Relaxed);
@@ -204,6 +241,9 @@ impl Broker {
         for group in consumers.chunk_by(|a, b| a.shard() == b.shard()) {
             let shard: ShardId = group[0].shard();
             self.with_shard(shard, w, |s, cx| s.release_channel(group, cx));
+        }
+        for consumer in &consumers {
+            self.leave_consumer(conn, *consumer, w);
         }
         self.note_channels(conn);
     }

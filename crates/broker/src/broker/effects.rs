@@ -8,6 +8,7 @@ use waypost_model::journal::AppendError;
 use waypost_model::{AttrFlags, Batch, BatchBuilder, QueueId, Route};
 
 use super::publish::{Run, Verdict, by_shard};
+use super::services::Origin;
 use super::{Broker, Work, death};
 use crate::effect::{DeadLetter, DeathReason, Effect, Leaving};
 use crate::settings::QueueSettings;
@@ -34,6 +35,14 @@ impl Broker {
                     Effect::Due(l) => self.due(l, w),
                     Effect::CreditBack(credit) => {
                         self.poke(credit.members(), w);
+                        Ok(())
+                    }
+                    Effect::Idle(id) => {
+                        self.drop_idle_mailbox(*id, w);
+                        Ok(())
+                    }
+                    Effect::Ejected { settings, instance, ejected } => {
+                        self.tell_ejected(settings, &instance.id, *ejected, w.now);
                         Ok(())
                     }
                     Effect::AutoDelete(id) | Effect::Expired(id) => {
@@ -138,7 +147,7 @@ impl Broker {
                 }
                 self.bury_in(queues, run, w)
             }
-            Ok(Routed::PerMessage) => {
+            Ok(Routed::PerMessage | Routed::Service) => {
                 (run.from..run.to).try_for_each(|i| self.bury(source, &Run { from: i, to: i + 1, ..*run }, w))
             }
             // The exchange is gone: dead letters go nowhere, as everywhere.
@@ -155,11 +164,17 @@ impl Broker {
         let mut way = way.unwrap_or_default();
         way.queues.retain(|q| topology.queue_name(*q).is_none_or(|name| !death::is_cycle(props, &name)));
         drop(topology);
-        self.send_on(way, run, w)
+        let origin = Origin { vhost: &source.vhost, user: None, near: None, make: true };
+        self.send_on(way, run, origin, w)
     }
 
-    fn send_on(&self, way: MessageRoute, run: &Run<'_>, w: &mut Work<'_>) -> Stored {
-        let waits = !way.delayed.is_empty();
+    fn send_on(&self, way: MessageRoute, run: &Run<'_>, origin: Origin<'_>, w: &mut Work<'_>) -> Stored {
+        let mut waits = !way.delayed.is_empty();
+        if let Some(verdict) = self.follow_services(&way.services, run, origin, w) {
+            stored(verdict)?;
+            self.counters.dead_lettered.fetch_add(u64::from(run.to - run.from), Ordering::Relaxed);
+            waits = true;
+        }
         for delay in way.delayed {
             let attrs = waypost_model::Attrs { expiration: Some(delay.delay_ms), ..run.attrs };
             let due = Some(w.now.plus(u64::from(delay.delay_ms)));
@@ -199,7 +214,8 @@ impl Broker {
         let attrs = waypost_model::Attrs { expiration: own_expiration(props), ..run.attrs };
         let selected = attrs.flags.has(AttrFlags::SENDER_SELECTED);
         let way = self.topology_read().route_due(source, run.route, props, selected).unwrap_or_default();
-        match self.follow(way, &Run { attrs, ..*run }, w) {
+        let origin = Origin { vhost: &source.vhost, user: None, near: None, make: true };
+        match self.follow(way, &Run { attrs, ..*run }, origin, w) {
             Some(verdict) => stored(verdict),
             None => {
                 self.counters.unroutable_dropped.fetch_add(u64::from(run.to - run.from), Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! The broker: topology, shards and journal put together, behind calls that drivers make.
 //!
-//! Locks, in the order in which they may be taken: the topology, then a shard, then an outbox. Effects are carried out
-//! with none of them held.
+//! Locks, in the order in which they may be taken: the topology, the directory of instances, a shard, an outbox. Effects
+//! are carried out with none of them held.
 
 pub mod admin;
 mod alarm;
@@ -16,6 +16,7 @@ mod peer;
 mod publish;
 pub mod replies;
 mod routes;
+mod services;
 mod timers;
 mod transaction;
 mod waiting;
@@ -53,6 +54,8 @@ pub struct Broker {
     alarm: AtomicU8,
     timers: Timers,
     waiting: waiting::Waiting,
+    registrar: services::Registrar,
+    directory: Mutex<services::Directory>,
     /// Effects that the journal had no room for.
     stuck: Mutex<Vec<Effect>>,
     /// What happened so far.
@@ -146,11 +149,13 @@ impl Broker {
     /// The peer is gone: its consumers end, what it held goes back, what was its alone is deleted.
     pub fn disconnect(&self, mut conn: Connection, now: Millis) {
         conn.peer.outbox.close();
+        conn.claims.lost = !conn.claims.left;
         let mut w = self.work(now);
         let channels = std::mem::take(&mut conn.channels);
-        self.close_channels(&conn, channels.into_values().collect(), &mut w);
+        self.close_channels(&mut conn, channels.into_values().collect(), &mut w);
         self.delete_exclusive(&conn, &mut w);
         self.carry_out(&mut w);
+        self.leave_connection(&mut conn, &w);
         // One of this process was never listed.
         if self.peers_lock().remove(&conn.id()).is_some() {
             self.counters.connections_closed.fetch_add(1, Ordering::Relaxed);

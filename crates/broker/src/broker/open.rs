@@ -9,7 +9,7 @@ use waypost_model::{Millis, QueueId, SHARDS, Seq, ShardId};
 
 use super::doubt::Doubts;
 use super::timers::Timers;
-use super::{Broker, Counters, Padded, replies, waiting};
+use super::{Broker, Counters, Padded, replies, services, waiting};
 use crate::context::MemoryBudget;
 use crate::topology::{LoadError, Topology};
 
@@ -62,6 +62,8 @@ impl Broker {
             alarm: AtomicU8::new(0),
             timers: Timers::new(),
             waiting: waiting::Waiting::default(),
+            registrar: services::Registrar::default(),
+            directory: Mutex::default(),
             stuck: Mutex::default(),
             counters: Counters::default(),
         };

@@ -9,6 +9,7 @@ use waypost_model::table::Table;
 use waypost_model::{ChannelId, ConnId, ConsumerId, Millis, Outbox};
 
 use super::routes::RouteCache;
+use super::services::{Claims, Variants};
 use crate::shard::ChannelCredit;
 
 /// What the driver knows of a peer before it has said anything.
@@ -91,6 +92,10 @@ pub struct Connection {
     pub(super) routes: RouteCache,
     /// A publish found its queue far behind.
     pub(super) ahead: bool,
+    /// What it is an instance of.
+    pub(super) claims: Claims,
+    /// What its headers said about services.
+    pub(super) variants: Variants,
 }
 
 impl Connection {
@@ -103,6 +108,8 @@ impl Connection {
             failed: false,
             routes: RouteCache::default(),
             ahead: false,
+            claims: Claims::default(),
+            variants: Variants::default(),
         }
     }
 
@@ -116,6 +123,18 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
+    }
+
+    /// The peer ends the connection in order: what it is an instance of leaves when it is disconnected, rather than
+    /// being waited for.
+    pub fn say_goodbye(&mut self) {
+        self.claims.left = true;
+    }
+
+    /// Routes lead elsewhere from now on.
+    pub(super) fn forget_routes(&mut self) {
+        self.routes = RouteCache::default();
+        self.variants.forget();
     }
 
     /// Whether a publish since the last call found consumers far behind: the driver then pauses for a moment.

@@ -9,6 +9,7 @@ use waypost_model::{
 };
 
 use super::peer::Connection;
+use super::services::{Origin, ServiceRoute};
 use super::{Broker, Work, replies};
 use crate::shard::Incoming;
 use crate::topology::{MessageRoute, Routed};
@@ -20,6 +21,8 @@ pub(super) enum Resolved {
     Queues(Targets),
     /// Different for each message.
     PerMessage,
+    /// To the mailbox of a service.
+    Service(Arc<ServiceRoute>),
     /// To whoever waits for a direct reply under this token.
     Reply(Box<str>),
 }
@@ -51,12 +54,12 @@ pub(super) struct Verdict {
 
 impl Verdict {
     /// All of a run was taken, and nothing is to be waited for.
-    fn all(run: &Run<'_>) -> Verdict {
+    pub fn all(run: &Run<'_>) -> Verdict {
         Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false }
     }
 
     /// What several queues said, together.
-    fn and(self, other: Verdict) -> Verdict {
+    pub fn and(self, other: Verdict) -> Verdict {
         Verdict {
             accepted: self.accepted.min(other.accepted),
             lsn: self.lsn.max(other.lsn),
@@ -87,6 +90,7 @@ impl Broker {
             Resolved::Queues(targets) if !p.attrs.flags.has(AttrFlags::SENDER_SELECTED) => {
                 self.publish_run(conn, p, &run, targets, w);
             }
+            Resolved::Service(base) => self.publish_service(conn, p, &run, base, w),
             Resolved::Reply(token) => self.publish_reply(conn, p, &run, token),
             Resolved::Queues(_) | Resolved::PerMessage => self.publish_each(conn, p, &run, w),
         }
@@ -125,7 +129,7 @@ impl Broker {
     }
 
     /// Messages whose way depends on themselves: each is routed, neighbours with the same way go together.
-    fn publish_each(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, w: &mut Work<'_>) {
+    pub(super) fn publish_each(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, w: &mut Work<'_>) {
         let mut from = run.from;
         let mut way = self.route_one(conn, run, from);
         loop {
@@ -164,7 +168,14 @@ impl Broker {
         w: &mut Work<'_>,
     ) {
         let part = Run { from: range.start, to: range.end, ..*run };
-        let verdict = self.follow(way, &part, w);
+        let verdict = match identity(conn) {
+            Ok((user, vhost)) => {
+                let near = conn.claims.zone.as_ref();
+                let origin = Origin { vhost, user: Some(user), near, make: !p.mandatory };
+                self.follow(way, &part, origin, w)
+            }
+            Err(_) => None,
+        };
         if verdict.is_some() {
             self.counters.routed.fetch_add(u64::from(part.to - part.from), Ordering::Relaxed);
         } else {
@@ -174,11 +185,29 @@ impl Broker {
     }
 
     /// Hands messages with one way to its queues, those where they wait first included. `None` if it leads nowhere.
-    pub(super) fn follow(&self, way: MessageRoute, run: &Run<'_>, w: &mut Work<'_>) -> Option<Verdict> {
-        if way.delayed.is_empty() && way.queues.is_empty() {
+    pub(super) fn follow(
+        &self,
+        way: MessageRoute,
+        run: &Run<'_>,
+        origin: Origin<'_>,
+        w: &mut Work<'_>,
+    ) -> Option<Verdict> {
+        if way.delayed.is_empty() && way.queues.is_empty() && way.services.is_empty() {
             return None;
         }
+        let stripped = way.strip_bcc.map(|props| Arc::new(Batch::single(&props, run.batch.body(run.from))));
+        let bare = match &stripped {
+            Some(batch) => Run { batch, from: 0, to: 1, ..*run },
+            None => Run { ..*run },
+        };
         let mut verdict = Verdict::all(run);
+        if !way.services.is_empty() {
+            match self.follow_services(&way.services, &bare, origin, w) {
+                Some(said) => verdict = verdict.and(said),
+                None if way.delayed.is_empty() && way.queues.is_empty() => return None,
+                None => {}
+            }
+        }
         for delay in way.delayed {
             let attrs = Attrs { expiration: Some(delay.delay_ms), ..run.attrs };
             let due = Some(w.now.plus(u64::from(delay.delay_ms)));
@@ -188,11 +217,7 @@ impl Broker {
             return Some(verdict);
         }
         let targets = by_shard(way.queues);
-        let stripped = way.strip_bcc.map(|props| Arc::new(Batch::single(&props, run.batch.body(run.from))));
-        Some(verdict.and(match &stripped {
-            Some(batch) => self.enqueue(&targets, &Run { batch, from: 0, to: 1, ..*run }, None, w),
-            None => self.enqueue(&targets, run, None, w),
-        }))
+        Some(verdict.and(self.enqueue(&targets, &bare, None, w)))
     }
 
     fn publish_reply(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, token: &str) {
@@ -216,6 +241,10 @@ impl Broker {
             (Some(token), _) => Arc::new(Resolved::Reply(token.into())),
             (None, Routed::Queues(queues)) => conn.routes.set(queues),
             (None, Routed::PerMessage) => Arc::new(Resolved::PerMessage),
+            (None, Routed::Service) => {
+                let base = self.resolve_service(conn, route).map_err(Refusal::soft)?;
+                Arc::new(Resolved::Service(Arc::new(base)))
+            }
         };
         conn.routes.remember(route, &resolved);
         Ok(resolved)
@@ -248,7 +277,7 @@ impl Broker {
         }
     }
 
-    fn unroutable(&self, conn: &Connection, p: &Publish, run: &Run<'_>) {
+    pub(super) fn unroutable(&self, conn: &Connection, p: &Publish, run: &Run<'_>) {
         let count = u64::from(run.to - run.from);
         if !p.mandatory {
             self.counters.unroutable_dropped.fetch_add(count, Ordering::Relaxed);
@@ -265,7 +294,7 @@ impl Broker {
     }
 
     /// Tells the publisher of a run (or of a part of its run) what became of it.
-    fn confirm(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, verdict: Verdict) {
+    pub(super) fn confirm(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>, verdict: Verdict) {
         conn.ahead |= verdict.ahead;
         let Some(last_of_all) = p.confirm else {
             if let Some(e) = verdict.error {

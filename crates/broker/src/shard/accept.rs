@@ -6,6 +6,7 @@ use waypost_model::journal::AppendError;
 use waypost_model::{Attrs, Batch, Lsn, Millis, Route, Seq};
 
 use super::level::Merge;
+use super::mailbox::{Source, Tag};
 use super::queue::{Core, Queue};
 use super::run::{Bytes, NEVER, Run, sum};
 use crate::context::Cx;
@@ -87,10 +88,10 @@ impl Queue {
         }
         let mut room = u64::from(count);
         if let Some(max) = self.settings.max_length {
-            room = room.min(max.saturating_sub(self.ready.messages()));
+            room = room.min(max.saturating_sub(self.waiting_messages()));
         }
         if let Some(max) = self.settings.max_length_bytes {
-            let mut left = max.saturating_sub(self.ready.body());
+            let mut left = max.saturating_sub(self.waiting_body());
             let slots = run.batch.slots().get(from as usize..run.to as usize).unwrap_or_default();
             let fits = slots.iter().take_while(|s| {
                 let fits = u64::from(s.body_len) <= left;
@@ -172,10 +173,14 @@ impl Queue {
             delivery_count: 0,
             redelivered: false,
             logged,
+            tag: Tag::default(),
         };
         self.next_seq = self.next_seq.plus(u64::from(count));
         self.stats.published += u64::from(count);
         self.add_memory(run.memory(), core, cx);
+        if run.route.address.is_some() || self.has_mailbox() {
+            return self.take_in_mailbox(run, core, cx);
+        }
         let Some(rest) = self.offer(run, core, cx) else {
             return;
         };
@@ -184,6 +189,15 @@ impl Queue {
         }
         let merge = if self.waiting { Merge::Apart } else { Merge::Allowed };
         self.ready.keep(rest, merge);
+        self.dispatch(core, cx);
+    }
+
+    /// The same where instances consume, or the messages are for some of them.
+    fn take_in_mailbox(&mut self, mut run: Run, core: &mut Core, cx: &mut Cx<'_>) {
+        let merge = if self.waiting { Merge::Apart } else { Merge::Allowed };
+        let route = Arc::clone(&run.route);
+        run.tag = self.mailbox_mut(cx).tag_of(&route);
+        self.take_in_lanes(run, merge, core, cx);
         self.dispatch(core, cx);
     }
 
@@ -217,17 +231,17 @@ impl Queue {
             return;
         }
         while let Some(max) = self.settings.max_length
-            && self.ready.messages() > max
+            && self.waiting_messages() > max
         {
-            let n = u32::try_from(self.ready.messages() - max).unwrap_or(u32::MAX);
+            let n = u32::try_from(self.waiting_messages() - max).unwrap_or(u32::MAX);
             if !self.drop_first(|_| n, core, cx) {
                 break;
             }
         }
         while let Some(max) = self.settings.max_length_bytes
-            && self.ready.body() > max
+            && self.waiting_body() > max
         {
-            let excess = self.ready.body() - max;
+            let excess = self.waiting_body() - max;
             if !self.drop_first(|run| bodies_of(run, excess), core, cx) {
                 break;
             }
@@ -235,13 +249,15 @@ impl Queue {
     }
 
     fn drop_first(&mut self, n: impl Fn(&Run) -> u32, core: &mut Core, cx: &mut Cx<'_>) -> bool {
-        let Some(level) = self.ready.top() else {
-            return false;
-        };
-        let Some(n) = self.ready.front_sealed(level).map(n) else {
-            return false;
-        };
-        let Some(run) = self.ready.take_front(level, n) else {
+        let source = if self.has_mailbox() { self.first_source() } else { Some(Source::PLAIN) };
+        let taken = source.and_then(|source| {
+            self.with_source(source, core, |ready| {
+                let level = ready.top()?;
+                let n = ready.front_sealed(level).map(n)?;
+                ready.take_front(level, n)
+            })
+        });
+        let Some(run) = taken.flatten() else {
             return false;
         };
         // What has expired by now died of that.

@@ -6,6 +6,7 @@ use waypost_model::command::{Sent, Settle};
 use waypost_model::{ChannelId, ConnId, ConsumerId, Delivery, Event, Lsn, QueueId, Refusal, Reply, SHARDS};
 
 use super::consumer::{Consumer, NewConsumer};
+use super::mailbox::Verdict;
 use super::{Place, Shard, at, dispatch, run};
 use crate::context::Cx;
 
@@ -54,7 +55,7 @@ impl Shard {
 
     fn drop_spent(&mut self, id: ConsumerId, place: Place, cx: &mut Cx<'_>) {
         if let Some(q) = at(&mut self.queues, place.queue).filter(|q| q.is_spent(place.slot)) {
-            let held = q.remove_consumer(place.slot, cx);
+            let held = q.remove_consumer(place.slot, Verdict::Returned, self.core.durable, cx);
             debug_assert!(held.is_empty());
             self.consumers.remove(&id);
         }
@@ -69,7 +70,7 @@ impl Shard {
     ///
     /// # Errors
     /// 404 if the queue is gone; 403 if a consumer has it for itself, or if this one wants to and there are others.
-    pub fn consume(&mut self, queue: QueueId, new: NewConsumer, cx: &mut Cx<'_>) -> Result<ConsumerId, Refusal> {
+    pub fn consume(&mut self, queue: QueueId, mut new: NewConsumer, cx: &mut Cx<'_>) -> Result<ConsumerId, Refusal> {
         let id = self.new_consumer_id();
         let Some(&index) = self.by_id.get(&queue) else {
             return Err(gone());
@@ -87,9 +88,16 @@ impl Shard {
         let reply = Reply::Consuming { consumer: id, tag: new.tag.clone(), no_ack: new.no_ack, reply_to: None };
         outbox.push(Event::Reply { channel, token, reply, after: None });
         let sharing = q.sharing();
+        let (claim, unlimited) = (new.instance.take(), new.no_ack || new.prefetch.is_none());
+        if claim.is_some() {
+            q.mailbox_mut(cx);
+        }
         let roster = q.roster.get_or_insert_default();
         let slot = roster.add(Consumer::new(id, new));
         roster.elect(sharing);
+        if let Some(mb) = q.mailbox.as_deref_mut() {
+            mb.seat_consumer(slot, claim.as_ref(), unlimited, cx.now);
+        }
         self.consumers.insert(id, Place { queue: index, slot });
         q.last_used = cx.now;
         q.dispatch(&mut self.core, cx);
@@ -136,7 +144,8 @@ impl Shard {
         }
         for place in &places {
             if let Some(q) = at(&mut self.queues, place.queue) {
-                q.release(place.slot, &mut self.core, cx);
+                // Whoever is lost has not failed; whether it is well is for others to say.
+                q.release(place.slot, Verdict::Returned, &mut self.core, cx);
             }
         }
         let mut queues: Vec<u32> = places.iter().map(|p| p.queue).collect();

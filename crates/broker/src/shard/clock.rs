@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use waypost_model::{ConsumerId, Lsn, Millis, QueueId};
 
-use super::queue::{Core, Queue};
+use super::queue::{Core, IMPLICIT_IDLE_MS, Queue};
 use super::run::NEVER;
 use super::{Shard, at};
 use crate::context::Cx;
@@ -95,6 +95,11 @@ impl Queue {
     /// Does what is due. Returns the consumers that were removed.
     fn on_time(&mut self, core: &mut Core, cx: &mut Cx<'_>) -> Vec<ConsumerId> {
         self.expire(core, cx);
+        self.wake_members(core, cx);
+        if self.is_idle() && self.last_used.plus(IMPLICIT_IDLE_MS) <= cx.now {
+            self.last_used = cx.now;
+            cx.effects.push(Effect::Idle(self.id()));
+        }
         if let Some(ms) = self.settings.expires_ms
             && self.consumers() == 0
             && self.last_used.plus(ms) <= cx.now
@@ -114,7 +119,8 @@ impl Queue {
     /// Messages whose time has come die, or are due.
     pub fn expire(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
         for _ in 0..EXPIRE_RUNS_MAX {
-            let Some(run) = self.ready.take_expired(cx.now) else {
+            let taken = self.ready.take_expired(cx.now).or_else(|| self.take_expired_in_lanes(core, cx.now));
+            let Some(run) = taken else {
                 return;
             };
             if self.is_delay() {

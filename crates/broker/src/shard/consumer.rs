@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use waypost_model::table::Table;
 use waypost_model::{ChannelId, ConnId, ConsumerId, Outbox, Refusal};
 
+use super::mailbox::Claimant;
 use super::run::Run;
 use super::unsettled::Held;
 
@@ -124,6 +125,8 @@ impl ConsumerArguments {
                     let wrong = || Refusal::precondition_failed("invalid arg 'x-cancel-on-ha-failover': not a boolean");
                     value.as_bool().ok_or_else(wrong)?;
                 }
+                // Who it is was read before.
+                "x-service" => {}
                 key if key.starts_with("x-") => {
                     return Err(Refusal::not_implemented(format!("consumer argument '{key}' is not supported")).soft());
                 }
@@ -159,6 +162,8 @@ pub struct NewConsumer {
     pub credit: Arc<ChannelCredit>,
     /// Byte credit.
     pub window_bytes: u64,
+    /// The instance that it is (part of), if it said so.
+    pub instance: Option<Claimant>,
 }
 
 /// A consumer, or the stand-in that holds what a channel got by single requests.

@@ -14,7 +14,7 @@ use crate::effect::DeathReason;
 use crate::settings::QueueKind;
 
 /// A run is dealt out in that many rounds, if there are several consumers and it is long enough.
-const ROUNDS: u32 = 8;
+pub(super) const ROUNDS: u32 = 8;
 
 /// A delivered run that is less than that part of its batch is copied.
 pub(super) const HELD_PART: u64 = 4;
@@ -53,6 +53,9 @@ impl Queue {
     pub fn dispatch(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
         if self.is_delay() {
             return;
+        }
+        if self.has_mailbox() {
+            return self.dispatch_lanes(core, cx);
         }
         let sharing = self.sharing();
         while !self.ready.is_empty()
@@ -104,18 +107,26 @@ impl Queue {
         self.roster.as_mut().map_or(0, |r| credit_for(r, turn, run))
     }
 
+    /// Gives a whole run to the consumer whose turn it is, and whose credit was taken.
+    fn deliver(&mut self, turn: Turn, run: Run, core: &mut Core, cx: &mut Cx<'_>) {
+        self.hand_over(turn.slot, run, core, cx);
+        if let Some(roster) = &mut self.roster {
+            roster.pass(turn);
+        }
+    }
+
     /// Gives a whole run to a consumer, whose credit was taken.
-    fn deliver(&mut self, turn: Turn, mut run: Run, core: &mut Core, cx: &mut Cx<'_>) {
+    pub fn hand_over(&mut self, slot: u32, mut run: Run, core: &mut Core, cx: &mut Cx<'_>) {
         let n = u64::from(run.count);
         if run.redelivered {
             self.stats.redelivered += n;
         }
         let (id, kind) = (self.settings.id, self.settings.kind);
-        let unready = self.memory.saturating_sub(self.ready.memory());
+        let unready = self.memory.saturating_sub(self.waiting_memory());
         let Some(roster) = &mut self.roster else {
             return;
         };
-        let Some(c) = roster.get_mut(turn.slot) else {
+        let Some(c) = roster.get_mut(slot) else {
             return;
         };
         if c.no_ack {
@@ -144,7 +155,6 @@ impl Queue {
             outbox.push(Event::Deliver(delivery));
         }
         let no_ack = c.no_ack;
-        roster.pass(turn);
         if !no_ack {
             self.note_held(cx.now);
         }

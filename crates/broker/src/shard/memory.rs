@@ -7,7 +7,9 @@ use waypost_model::journal::Journal;
 use waypost_model::{Batch, BatchBuilder, Lsn};
 
 use super::level::TAIL_BYTES;
+use super::mailbox::Source;
 use super::queue::{Core, Queue};
+use super::ready::Ready;
 use super::run::{Bytes, Run, Sizes};
 use crate::context::Cx;
 
@@ -29,52 +31,65 @@ const SPILL_MIN: u64 = TAIL_BYTES as u64;
 impl Queue {
     /// Puts messages back that were delivered; without their bytes, if memory is short and the journal has them.
     pub fn keep_returned(&mut self, run: Run, core: &mut Core, cx: &mut Cx<'_>) {
-        let short = self.ready.memory() > QUEUE_MEMORY || cx.memory.exceeded();
+        let short = self.waiting_memory() > QUEUE_MEMORY || cx.memory.exceeded();
         if !short || !run.logged || run.lsn > core.durable || run.slots().is_none() {
-            return self.ready.give_back(run);
+            return self.give_back(run, core, cx);
         }
         self.free_memory(run.memory(), core, cx);
-        run.into_stored(self.sizes(), |run| self.ready.give_back(run));
+        run.into_stored(self.sizes(), |run| self.give_back(run, core, cx));
     }
 
     /// Moves the last messages out of memory, as many as exceed the budget.
     pub fn reclaim(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
         let (keep, step) = if cx.memory.exceeded() { (0, RECLAIM_STEP_SHORT) } else { (QUEUE_MEMORY, RECLAIM_STEP) };
-        if self.ready.memory() <= keep {
+        if self.waiting_memory() <= keep {
             self.reclaim_at = 0;
             return;
         }
-        if self.ready.memory() < self.reclaim_at {
+        if self.waiting_memory() < self.reclaim_at {
             return;
         }
         core.durable = cx.journal.durable().max(core.durable);
-        let before = self.ready.memory();
-        for level in self.ready.levels() {
-            let excess = self.ready.memory().saturating_sub(keep);
+        let before = self.waiting_memory();
+        let sizes = self.sizes();
+        // Lanes first: their messages are those that nobody has taken.
+        let mut sources = if self.has_mailbox() { self.lane_sources() } else { Vec::new() };
+        sources.push(Source::PLAIN);
+        for source in sources {
+            let excess = self.waiting_memory().saturating_sub(keep);
             if excess == 0 {
                 break;
             }
-            self.unload(level, excess, core.durable, cx);
+            self.with_source(source, core, |ready| {
+                let enough = ready.memory().saturating_sub(excess);
+                for level in ready.levels() {
+                    match ready.memory().saturating_sub(enough) {
+                        0 => break,
+                        excess => unload(ready, level, excess, sizes, core.durable, cx),
+                    }
+                }
+            });
         }
-        self.free_memory(before.saturating_sub(self.ready.memory()), core, cx);
-        self.reclaim_at = self.ready.memory() + step;
+        let after = self.waiting_memory();
+        self.free_memory(before.saturating_sub(after), core, cx);
+        self.reclaim_at = after + step;
     }
+}
 
-    /// Moves messages from the end of a level out of memory: `excess` bytes of them, as far as that is possible.
-    fn unload(&mut self, level: u8, excess: u64, durable: Lsn, cx: &mut Cx<'_>) {
-        let mut runs = Vec::new();
-        let mut bytes = 0;
-        while bytes < excess
-            && self.ready.back(level).is_some_and(|r| r.memory() > 0)
-            && let Some(run) = self.ready.take_back(level)
-        {
-            bytes += run.memory();
-            runs.push(run);
-        }
-        runs.reverse();
-        for run in moved(runs, self.sizes(), durable, cx.journal) {
-            self.ready.put_back(level, run);
-        }
+/// Moves messages from the end of a level out of memory: `excess` bytes of them, as far as that is possible.
+fn unload(ready: &mut Ready, level: u8, excess: u64, sizes: Sizes, durable: Lsn, cx: &Cx<'_>) {
+    let mut runs = Vec::new();
+    let mut bytes = 0;
+    while bytes < excess
+        && ready.back(level).is_some_and(|r| r.memory() > 0)
+        && let Some(run) = ready.take_back(level)
+    {
+        bytes += run.memory();
+        runs.push(run);
+    }
+    runs.reverse();
+    for run in moved(runs, sizes, durable, cx.journal) {
+        ready.put_back(level, run);
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `consumer`, `roster` | consumers, their credit, whose turn it is |
 //! | `dispatch` | deliveries |
 //! | `unsettled`, `settling` | what is delivered, and what becomes of it |
+//! | `mailbox` | what a queue is more when it is a service's: lanes, members, choice |
 //! | `queue` | what these share: a queue's state and the ways in which messages leave |
 //! | `clock` | deadlines |
 //! | `restore` | after a restart |
@@ -25,6 +26,7 @@ mod consumer;
 mod dispatch;
 mod fast_map;
 mod level;
+mod mailbox;
 mod memory;
 mod queue;
 mod ready;
@@ -46,6 +48,7 @@ use waypost_model::{ChannelId, ConnId, ConsumerId, Event, Lsn, QueueId, Seq, Sha
 pub use accept::{AHEAD_BYTES, Enqueued, Incoming};
 pub use clients::Got;
 pub use consumer::{ChannelCredit, ConsumerArguments, NewConsumer};
+pub use mailbox::{Candidate, Chosen, Claimant, LANES_MAX, LaneInfo, MailboxExplanation, MailboxInfo, MemberInfo};
 pub use memory::QUEUE_MEMORY;
 pub use stats::{ConsumerInfo, Counts, QueueInfo, QueueStats, Totals};
 
@@ -135,8 +138,12 @@ impl Shard {
         let Some((q, core)) = self.with_core(settings.id) else {
             return;
         };
+        let levels = q.settings.max_priority;
         q.settings = settings;
-        q.ready.sizes = q.sizes();
+        if q.settings.max_priority != levels {
+            q.rebuild(core);
+        }
+        q.resize();
         q.recheck_held(cx.now);
         q.drop_head(core, cx);
         q.dispatch(core, cx);
@@ -150,7 +157,7 @@ impl Shard {
         self.free.push(index);
         self.core.timers.remove(&(q.timer, index));
         self.retired.add(&q.stats);
-        let ready = q.ready.messages();
+        let ready = q.waiting_messages();
         let mut deleted = Deleted { ready, messages: ready + q.unsettled + q.unsent, consumers: Vec::new() };
         let roster = q.roster.take();
         let mut slots: Vec<(u32, &Consumer)> = roster.iter().flat_map(|r| r.iter()).collect();
@@ -164,12 +171,12 @@ impl Shard {
         }
         let slots: Vec<u32> = slots.into_iter().map(|(slot, _)| slot).collect();
         q.roster = roster;
-        let mut runs = q.ready.take_all();
+        let mut runs = q.take_all_waiting(&self.core);
         for slot in slots {
             if let Some(r) = &mut q.roster {
                 r.end(slot);
             }
-            runs.append(&mut q.remove_consumer(slot, cx));
+            runs.append(&mut q.remove_consumer(slot, mailbox::Verdict::Returned, Lsn(0), cx));
         }
         runs.extend(q.leaving.take().unwrap_or_default().into_values());
         for run in runs {
@@ -192,7 +199,7 @@ impl Shard {
     pub fn totals(&self) -> Totals {
         let mut all = Totals { stats: self.retired, ..Totals::default() };
         for q in self.queues.iter().flatten() {
-            all.ready += q.ready.messages();
+            all.ready += q.waiting_messages();
             all.unacknowledged += q.unsettled + q.unsent;
             all.consumers += u64::from(q.consumers());
             all.stats.add(&q.stats);
@@ -249,7 +256,7 @@ impl Shard {
         for plan in plans.drain(..) {
             if let Some(q) = at(&mut self.queues, plan.index) {
                 done.accepted = done.accepted.min(q.accept(&run, plan, lsn, &mut self.core, cx));
-                done.ahead |= q.ready.payload() > accept::AHEAD_BYTES && q.consumers() > 0;
+                done.ahead |= q.waiting_payload() > accept::AHEAD_BYTES && q.consumers() > 0;
             }
         }
         self.plans = plans;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use waypost_model::journal::{AppendError, Op};
 use waypost_model::{Lsn, Millis, QueueId, Seq, SeqRange, ShardId};
 
+use super::mailbox::Mailbox;
 use super::ready::Ready;
 use super::roster::{Roster, Sharing};
 use super::run::{Bytes, NEVER, Run, Sizes};
@@ -20,6 +21,9 @@ const OPS_MAX: usize = 1024;
 
 /// A change of memory in use is told to the node's budget at the latest when it is that large.
 const MEMORY_STEP: i64 = 64 * 1024;
+
+/// How long a mailbox that nobody has declared is kept while it has nothing and nobody, ms.
+pub const IMPLICIT_IDLE_MS: u64 = 300_000;
 
 /// What the queues of a shard share.
 #[derive(Debug)]
@@ -150,6 +154,8 @@ pub(super) struct Queue {
     pub reclaim_at: u64,
     /// A consumer with credit waits for the journal.
     pub waiting: bool,
+    /// Where instances consume, or messages are for some of them.
+    pub mailbox: Option<Box<Mailbox>>,
 }
 
 impl Queue {
@@ -169,6 +175,7 @@ impl Queue {
             check_held: NEVER,
             reclaim_at: 0,
             waiting: false,
+            mailbox: None,
             settings,
         };
         q.ready.sizes = q.sizes();
@@ -294,17 +301,37 @@ impl Queue {
 
     /// Removes all ready messages.
     pub fn purge(&mut self, core: &mut Core, cx: &mut Cx<'_>) -> u64 {
-        let n = self.ready.messages();
-        for run in self.ready.take_all() {
+        let n = self.waiting_messages();
+        for run in self.take_all_waiting(core) {
             self.discard(run, core, cx);
         }
         self.stats.purged += n;
         n
     }
 
+    /// Takes everything that waits.
+    pub fn take_all_waiting(&mut self, core: &Core) -> Vec<Run> {
+        let mut all = self.ready.take_all();
+        for source in self.lane_sources() {
+            all.extend(self.with_source(source, core, Ready::take_all).unwrap_or_default());
+        }
+        all
+    }
+
+    /// Whether it was made for its service, and has nothing and nobody.
+    pub fn is_idle(&self) -> bool {
+        self.settings.implicit
+            && self.consumers() == 0
+            && self.waiting_messages() + self.unsettled + self.unsent == 0
+            && self.leaving.is_none()
+    }
+
     /// Sees to it that the shard's clock strikes in time for this queue.
     pub fn reschedule(&mut self, core: &mut Core) {
-        let mut want = self.ready.next_deadline().min(self.check_held);
+        let mut want = self.ready.next_deadline().min(self.check_held).min(self.lanes_due());
+        if self.is_idle() {
+            want = want.min(self.last_used.plus(IMPLICIT_IDLE_MS));
+        }
         if let Some(ms) = self.settings.expires_ms.filter(|_| self.consumers() == 0) {
             want = want.min(self.last_used.plus(ms));
         }

@@ -6,7 +6,7 @@ use waypost_model::journal::RecoveredRun;
 use waypost_model::{Lsn, Seq};
 
 use super::Shard;
-use super::level::Merge;
+use super::mailbox::Tag;
 use super::run::{Bytes, Run};
 use crate::context::Cx;
 use crate::settings::QueueSettings;
@@ -49,13 +49,14 @@ impl Shard {
                 delivery_count: r.delivery_count,
                 redelivered: !clean || r.delivery_count > 0,
                 logged: true,
+                tag: Tag::default(),
             };
             q.next_seq = q.next_seq.max(Seq(run.end()));
             if run.count > 0 {
-                q.ready.keep(run, Merge::Allowed);
+                q.keep_restored(run, cx);
             }
         }
-        if q.ready.messages() > 0 && (q.settings.max_length.is_some() || q.settings.max_length_bytes.is_some()) {
+        if q.waiting_messages() > 0 && (q.settings.max_length.is_some() || q.settings.max_length_bytes.is_some()) {
             // The dead do not take the room of the living.
             q.expire(core, cx);
             q.drop_head(core, cx);

@@ -69,6 +69,11 @@ impl Roster {
         (0u32..).zip(&self.slots).filter_map(|(i, c)| Some((i, c.as_deref()?)))
     }
 
+    /// With single active consumer: who gets the messages, as far as that was settled.
+    pub fn active(&self) -> Option<u32> {
+        self.active
+    }
+
     pub fn is_active(&self, slot: u32) -> bool {
         self.active == Some(slot)
     }
@@ -206,7 +211,7 @@ impl Roster {
 
     /// The single active consumer. Its successor, or one of a higher priority, takes over as soon as it holds nothing;
     /// until then nobody is served: what it gives back comes before what nobody has seen.
-    fn single_active(&mut self) -> Option<u32> {
+    pub fn single_active(&mut self) -> Option<u32> {
         let slot = self.best?;
         let priority = self.get(slot)?.priority;
         match self.active.and_then(|s| self.get(s)) {

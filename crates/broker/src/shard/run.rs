@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::mailbox::Tag;
 use waypost_model::event::Body;
 use waypost_model::journal::SpillRef;
 use waypost_model::{Attrs, Batch, BatchBuilder, Lsn, Millis, Route, Seq, Slot};
@@ -59,6 +60,8 @@ pub(super) struct Run {
     pub redelivered: bool,
     /// Whether the journal knows them.
     pub logged: bool,
+    /// Which part of a mailbox they belong to.
+    pub tag: Tag,
 }
 
 impl Run {

@@ -1,12 +1,18 @@
 //! From consumers back to the queue, or out.
 
-use waypost_model::command::{Outcome, Sent, Settle};
-use waypost_model::{ConsumerId, Event};
+use std::sync::Arc;
 
+use waypost_model::command::{Outcome, Sent, Settle};
+use waypost_model::{ConsumerId, Event, Lsn, Millis};
+
+use super::mailbox::{Mailbox, Verdict};
 use super::queue::{Core, Failed, Queue};
+use super::ready::Ready;
+use super::roster::Sharing;
 use super::run::{NEVER, Run};
 use crate::context::Cx;
 use crate::effect::{DeathReason, Effect};
+use crate::settings::QueueSettings;
 
 /// Deliveries that have been unsettled for too long are looked for at most that often, ms.
 const CHECK_HELD_MS: u64 = 1000;
@@ -22,7 +28,14 @@ impl Queue {
             return;
         };
         let before = c.held.messages();
-        c.held.take_range(s.first, s.count, |run| runs.push(run));
+        let seated = self.mailbox.as_deref_mut();
+        let (plain, now) = (&self.ready, cx.now);
+        let lot = (&self.settings, &mut *cx.effects);
+        c.held.take_range(
+            s.first,
+            s.count,
+            judging(seated, slot, s.outcome, (plain, core.durable), now, lot, &mut runs),
+        );
         let taken = before - c.held.messages();
         c.give_credit(u32::try_from(taken).unwrap_or(u32::MAX));
         roster.list(slot);
@@ -52,7 +65,9 @@ impl Queue {
         c.window = c.window.saturating_add(i64::try_from(s.bytes).unwrap_or(i64::MAX));
         if c.no_ack {
             let mut runs = std::mem::take(&mut core.scratch);
-            c.held.take_first(s.messages, |run| runs.push(run));
+            let lot = (&self.settings, &mut *cx.effects);
+            let (seated, plain) = (self.mailbox.as_deref_mut(), (&self.ready, core.durable));
+            c.held.take_first(s.messages, judging(seated, slot, Outcome::Accepted, plain, cx.now, lot, &mut runs));
             for run in runs.drain(..) {
                 self.unsent -= u64::from(run.count);
                 self.discard(run, core, cx);
@@ -62,8 +77,16 @@ impl Queue {
         if let Some(roster) = &mut self.roster {
             roster.list(slot);
         }
+        self.mark_consumer(slot);
         self.dispatch(core, cx);
         self.reschedule(core);
+    }
+
+    /// A consumer may have got credit.
+    fn mark_consumer(&mut self, slot: u32) {
+        if let Some(mb) = self.mailbox.as_deref_mut() {
+            mb.mark_consumer(slot);
+        }
     }
 
     /// Credit may have come back from elsewhere.
@@ -71,6 +94,7 @@ impl Queue {
         if let Some(roster) = &mut self.roster {
             roster.list(slot);
         }
+        self.mark_consumer(slot);
         self.dispatch(core, cx);
         self.reschedule(core);
     }
@@ -85,6 +109,12 @@ impl Queue {
             return false;
         }
         roster.elect(sharing);
+        if let Some(mb) = self.mailbox.as_deref_mut() {
+            mb.end_consumer(slot);
+            if sharing == Sharing::SingleActive {
+                mb.mark_all();
+            }
+        }
         if roster.live() == 0 {
             self.last_used = cx.now;
             if self.settings.auto_delete {
@@ -95,7 +125,7 @@ impl Queue {
     }
 
     /// Removes a consumer that has ended and returns what it held.
-    pub fn remove_consumer(&mut self, slot: u32, cx: &mut Cx<'_>) -> Vec<Run> {
+    pub fn remove_consumer(&mut self, slot: u32, verdict: Verdict, durable: Lsn, cx: &mut Cx<'_>) -> Vec<Run> {
         let Some(roster) = &mut self.roster else {
             return Vec::new();
         };
@@ -113,11 +143,21 @@ impl Queue {
         if roster.is_unused() {
             self.roster = None;
         }
+        if let Some(mb) = self.mailbox.as_deref_mut() {
+            let mut verdict = verdict;
+            for run in &held {
+                let lot = (&self.settings, &mut *cx.effects);
+                mb.released(slot, (run.tag, run.count), verdict, (&self.ready, durable), cx.now, lot);
+                // A lost consumer failed once, however much it held.
+                verdict = Verdict::Returned;
+            }
+            mb.unseat(slot);
+        }
         held
     }
 
     /// Ends and removes a consumer; what it held goes back to its place. Nothing is delivered yet.
-    pub fn release(&mut self, slot: u32, core: &mut Core, cx: &mut Cx<'_>) {
+    pub fn release(&mut self, slot: u32, verdict: Verdict, core: &mut Core, cx: &mut Cx<'_>) {
         let failed = match self.roster.as_ref().and_then(|r| r.get(slot)) {
             // What was only on its way did not fail.
             Some(c) if c.no_ack => Failed::No,
@@ -125,7 +165,7 @@ impl Queue {
             None => return,
         };
         self.end_consumer(slot, cx);
-        for run in self.remove_consumer(slot, cx) {
+        for run in self.remove_consumer(slot, verdict, core.durable, cx) {
             self.requeue(run, failed, core, cx);
         }
     }
@@ -169,8 +209,30 @@ impl Queue {
                 let (channel, tag) = (c.channel, c.tag.clone());
                 outbox.push(Event::Cancelled { channel, consumer: *id, tag });
             }
-            self.release(*slot, core, cx);
+            self.release(*slot, Verdict::Failed, core, cx);
         }
         late.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
+/// Collects settled runs, and tells the mailbox what it means for who held them.
+fn judging<'a>(
+    mut mailbox: Option<&'a mut Mailbox>,
+    slot: u32,
+    outcome: Outcome,
+    plain: (&'a Ready, Lsn),
+    now: Millis,
+    (settings, effects): (&'a Arc<QueueSettings>, &'a mut Vec<Effect>),
+    runs: &'a mut Vec<Run>,
+) -> impl FnMut(Run, Millis) + 'a {
+    move |run, since| {
+        if let Some(mb) = &mut mailbox {
+            let verdict = match outcome {
+                Outcome::Accepted => Verdict::Acknowledged(now.since(since)),
+                Outcome::Rejected | Outcome::Released => Verdict::Failed,
+            };
+            mb.released(slot, (run.tag, run.count), verdict, plain, now, (settings, &mut *effects));
+        }
+        runs.push(run);
     }
 }

@@ -166,14 +166,15 @@ impl Queue {
     /// How much is in it.
     pub fn counts(&self) -> Counts {
         let leaving = self.leaving.iter().flat_map(|l| l.values()).map(|r| u64::from(r.count)).sum();
+        let waiting = self.waiting_sums();
         Counts {
-            ready: self.ready.messages(),
+            ready: waiting.messages,
             unsettled: self.unsettled,
             unsent: self.unsent,
             leaving,
             consumers: self.consumers(),
-            ready_bytes: self.ready.body(),
-            ready_payload: self.ready.payload(),
+            ready_bytes: waiting.body,
+            ready_payload: waiting.payload,
         }
     }
 

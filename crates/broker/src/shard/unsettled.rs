@@ -63,13 +63,15 @@ impl Held {
         }
     }
 
-    /// Takes the messages `n` that were delivered first; only where settled in order. Gives each run to `f`.
-    pub fn take_first(&mut self, mut n: u32, mut f: impl FnMut(Run)) {
+    /// Takes the messages `n` that were delivered first; only where settled in order. Gives each run to `f`, with
+    /// the time of its delivery.
+    pub fn take_first(&mut self, mut n: u32, mut f: impl FnMut(Run, Millis)) {
         let Runs::InOrder(runs) = &mut self.runs else {
             return;
         };
         while n > 0 {
             let Some(front) = runs.front_mut() else { break };
+            let since = front.since;
             let taken = if n < front.run.count {
                 let taken = front.run.split_front(n);
                 front.run.tighten(REST_PART);
@@ -80,13 +82,13 @@ impl Held {
             };
             n -= taken.count;
             self.messages -= u64::from(taken.count);
-            f(taken);
+            f(taken, since);
         }
     }
 
     /// Takes those of the messages `first..first + count` that are held; only where settled by place. Gives each run to
     /// `f`, in order of places.
-    pub fn take_range(&mut self, first: Seq, count: u32, mut f: impl FnMut(Run)) {
+    pub fn take_range(&mut self, first: Seq, count: u32, mut f: impl FnMut(Run, Millis)) {
         let Runs::ByPlace(runs) = &mut self.runs else {
             return;
         };
@@ -114,7 +116,7 @@ impl Held {
         messages: &mut u64,
         mut at: u64,
         end: u64,
-        mut f: impl FnMut(Run),
+        mut f: impl FnMut(Run, Millis),
     ) {
         while at < end {
             let Some((&key, _)) = runs.range(at..end).next() else {
@@ -123,6 +125,7 @@ impl Held {
             let Some(mut d) = runs.remove(&key) else {
                 return;
             };
+            let since = d.since;
             let taken = if d.run.end() > end {
                 let taken = d.run.split_front(u32::try_from(end - key).unwrap_or(u32::MAX));
                 d.run.tighten(REST_PART);
@@ -133,7 +136,7 @@ impl Held {
             };
             at = taken.end();
             *messages -= u64::from(taken.count);
-            f(taken);
+            f(taken, since);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use waypost_model::Refusal;
+use waypost_model::service::is_service_name;
 use waypost_model::table::{Table, Value};
 
 use super::binding::{type_name, value_text};
@@ -25,6 +26,7 @@ pub(crate) struct QueueArguments {
     pub single_active_consumer: bool,
     pub delivery_limit: Option<i64>,
     pub consumer_timeout_ms: Option<u64>,
+    pub service: Option<Arc<str>>,
 }
 
 /// What an argument may be.
@@ -43,7 +45,11 @@ enum Rule {
     DeadLetterKey,
     Version,
     QueueType,
+    Service,
 }
+
+/// The argument that names the service whose mailbox a queue is to be.
+pub(crate) const SERVICE: &str = "x-service";
 
 const OVERFLOWS: [&str; 3] = ["drop-head", "reject-publish", "reject-publish-dlx"];
 const LOCATORS: [&str; 4] = ["client-local", "balanced", "random", "least-leaders"];
@@ -51,7 +57,7 @@ const STRATEGIES: [&str; 2] = ["at-most-once", "at-least-once"];
 
 /// Every argument that means something to us. The second group concerns where and how a cluster keeps a queue: a server
 /// of one node satisfies it whatever it says.
-const KNOWN: [(&str, Rule); 24] = [
+const KNOWN: [(&str, Rule); 25] = [
     ("x-queue-type", Rule::QueueType),
     ("x-message-ttl", Rule::Ttl),
     ("x-expires", Rule::Expires),
@@ -66,6 +72,7 @@ const KNOWN: [(&str, Rule); 24] = [
     ("x-delivery-limit", Rule::Integer),
     ("x-consumer-timeout", Rule::NonNegative),
     ("x-consumer-disconnected-timeout", Rule::NonNegative),
+    (SERVICE, Rule::Service),
     ("x-queue-mode", Rule::OneOf(&["default", "lazy"], "invalid_queue_mode")),
     ("x-queue-version", Rule::Version),
     ("x-queue-leader-locator", Rule::OneOf(&LOCATORS, "invalid_queue_locator_arg")),
@@ -121,6 +128,7 @@ impl QueueArguments {
             single_active_consumer: arguments.get("x-single-active-consumer").and_then(Value::as_bool) == Some(true),
             delivery_limit: arguments.get("x-delivery-limit").and_then(Value::as_i64),
             consumer_timeout_ms: number("x-consumer-timeout"),
+            service: text(SERVICE).map(Arc::from),
         }
     }
 }
@@ -163,6 +171,11 @@ impl Rule {
             Rule::Version => match non_negative(value) {
                 Ok(1 | 2) => None,
                 Ok(n) => Some(format!("\"unsupported queue version '{n}'\"")),
+                Err(e) => Some(e),
+            },
+            Rule::Service => match text(value) {
+                Ok(t) if is_service_name(t) => None,
+                Ok(t) => Some(format!("\"'{t}' is no service name\"")),
                 Err(e) => Some(e),
             },
             Rule::QueueType => match text(value) {

@@ -260,15 +260,16 @@ impl Topology {
         }
         not_default(&b.source)?;
         let source = clean(&b.source);
-        self.check(user, vhost, Access::Read, Resource::Exchange, &source)?;
-        self.check_topic(user, vhost, Access::Read, &source, &b.routing_key)
+        let source = self.exchange_meant(vhost, &source);
+        self.check(user, vhost, Access::Read, Resource::Exchange, source)?;
+        self.check_topic(user, vhost, Access::Read, source, &b.routing_key)
     }
 
     /// The ends of a binding, as far as they exist; RabbitMQ names the source first.
     fn ends(&self, vhost: &str, b: &Binding) -> Result<Ends, Refusal> {
         let v = self.vhost(vhost)?;
         let name = clean(&b.source);
-        let source = v.exchange(&name).ok_or_else(|| no_such("exchange", &name, vhost))?;
+        let source = v.exchange_or_alias(&name).ok_or_else(|| no_such("exchange", &name, vhost))?;
         let (destination, target, durable) = match &b.destination {
             Destination::Queue(name) => {
                 let name = clean(name);

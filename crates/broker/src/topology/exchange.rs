@@ -232,10 +232,11 @@ impl Topology {
         let name = clean(&d.name);
         if d.passive {
             check_not_default(&name)?;
-            self.check_any(user, vhost, Resource::Exchange, &name)?;
-            return match self.vhost(vhost)?.exchange(&name) {
+            let name = self.exchange_meant(vhost, &name);
+            self.check_any(user, vhost, Resource::Exchange, name)?;
+            return match self.vhost(vhost)?.exchange(name) {
                 Some(_) => Ok(true),
-                None => Err(no_such("exchange", &name, vhost)),
+                None => Err(no_such("exchange", name, vhost)),
             };
         }
         if &*d.kind != delayed::NAME {
@@ -266,6 +267,8 @@ impl Topology {
                 exclusive: None,
                 auto_delete: false,
                 kind: QueueKind::Classic,
+                service: None,
+                implicit: false,
             };
             let plain = settings(declared, QueueArguments::default(), &PolicyValues::default());
             Arc::new(QueueSettings { delay_of: Some(x.id), ..plain })

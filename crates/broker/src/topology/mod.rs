@@ -17,6 +17,7 @@ pub mod policy;
 pub mod queue;
 pub mod router;
 mod seeded;
+pub mod services;
 pub mod user;
 pub mod vhost;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use waypost_model::Refusal;
 
 use super::binding::object;
+use super::exchange::Exchange;
 use super::kinds::ExchangeKind;
 use super::pattern::{self, Pattern};
 use super::user::User;
@@ -40,6 +41,8 @@ pub enum Resource {
     Queue,
     /// An exchange.
     Exchange,
+    /// An instance of a service, by its id.
+    Instance,
 }
 
 impl Resource {
@@ -49,6 +52,7 @@ impl Resource {
         match self {
             Self::Queue => "queue",
             Self::Exchange => "exchange",
+            Self::Instance => "instance",
         }
     }
 }
@@ -252,14 +256,17 @@ impl Topology {
         let Some(u) = self.users.get(user).filter(|u| !u.topic_permissions.is_empty()) else {
             return Ok(());
         };
-        let found = self.vhosts.get(vhost).and_then(|v| v.exchange(exchange));
-        let Some(x) = found.filter(|x| x.kind == ExchangeKind::Topic) else {
+        let found = self.vhosts.get(vhost).and_then(|v| v.exchange_or_alias(exchange));
+        let keyed = |x: &&Exchange| matches!(x.kind, ExchangeKind::Topic | ExchangeKind::Service);
+        let Some(x) = found.filter(keyed) else {
             return Ok(());
         };
         let of_vhost = u.topic_permissions.get(vhost);
         let Some(permission) = of_vhost.and_then(|of_vhost| of_vhost.get(&x.name)) else {
             return Ok(());
         };
+        // What follows a service's name selects among its instances: it is not checked.
+        let key = if x.kind == ExchangeKind::Service { super::services::name_part(key) } else { key };
         let key = String::from_utf8_lossy(key);
         let allowed = match access {
             Access::Configure => true,

@@ -29,6 +29,16 @@ pub(crate) struct Queue {
     pub policy: Option<Arc<Policy>>,
     pub operator_policy: Option<Arc<Policy>>,
     pub incoming: Bindings,
+    /// What was asked for by the first who declared a queue that was there already, made for its service: that may be
+    /// less than it is, and others may ask the same.
+    pub asked: Option<Asked>,
+}
+
+/// See [`Queue::asked`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub durable: bool,
+    pub auto_delete: bool,
 }
 
 /// A queue as listings show it.
@@ -63,8 +73,9 @@ impl Queue {
             return Err(locked(s));
         }
         let what = object("queue", &s.name, &s.vhost);
-        assert_field(s.durable, d.durable && !d.exclusive, "durable", &what)?;
-        assert_field(s.auto_delete, d.auto_delete, "auto_delete", &what)?;
+        let known = self.asked.unwrap_or(Asked { durable: s.durable, auto_delete: s.auto_delete });
+        assert_field(known.durable, d.durable && !d.exclusive, "durable", &what)?;
+        assert_field(known.auto_delete, d.auto_delete, "auto_delete", &what)?;
         // A type that is not ours is another one than the queue's, and is named as it came.
         let asked = d.arguments.get("x-queue-type").and_then(Value::as_str);
         let asked = asked.unwrap_or(arguments::kind_name(default));
@@ -87,7 +98,7 @@ impl Queue {
     }
 }
 
-fn locked(s: &QueueSettings) -> Refusal {
+pub(super) fn locked(s: &QueueSettings) -> Refusal {
     Refusal::resource_locked(format!(
         "cannot obtain exclusive access to locked {}. It could be originally declared on another connection or the \
          exclusive property value does not match that of the original declaration.",
@@ -104,6 +115,8 @@ pub(crate) struct Declared {
     pub exclusive: Option<ConnId>,
     pub auto_delete: bool,
     pub kind: QueueKind,
+    pub service: Option<Arc<str>>,
+    pub implicit: bool,
 }
 
 impl Declared {
@@ -116,6 +129,8 @@ impl Declared {
             exclusive: s.exclusive,
             auto_delete: s.auto_delete,
             kind: s.kind,
+            service: s.service.clone(),
+            implicit: s.implicit,
         }
     }
 }
@@ -169,6 +184,8 @@ pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> Queu
         delivery_limit,
         consumer_timeout_ms: least(a.consumer_timeout_ms, p.consumer_timeout_ms).filter(|ms| *ms > 0),
         delay_of: None,
+        service: d.service,
+        implicit: d.implicit,
     }
 }
 
@@ -205,7 +222,7 @@ impl Topology {
         }
         super::check_name("queue", &name)?;
         self.check(user, vhost, Access::Configure, Resource::Queue, &name)?;
-        let Some(q) = v.queues.get(&*name) else {
+        let Some(q) = v.queues.get(&*name).filter(|q| !q.settings.implicit) else {
             return Ok(None);
         };
         q.assert_equivalent(d, conn, v.default_kind(d))?;
@@ -251,6 +268,10 @@ impl Topology {
                 return Err(Refusal::precondition_failed(format!("invalid property '{property}' for {what}")));
             }
         }
+        self.check_service(vhost, &name, &parsed, &what)?;
+        if self.vhost(vhost)?.queues.contains_key(&*name) {
+            return self.adopt_mailbox(vhost, &name, d, parsed, kind);
+        }
         self.check_queue_limits(vhost, &name)?;
         let mut change = Change::default();
         let declared = Declared {
@@ -261,8 +282,11 @@ impl Topology {
             exclusive: d.exclusive.then_some(conn),
             auto_delete: d.auto_delete,
             kind,
+            service: None,
+            implicit: false,
         };
         let settings = self.insert_queue(declared, parsed, arguments)?;
+        let settings = self.assign_mailbox(&settings);
         if settings.durable {
             let q = &self.vhost(vhost)?.queues[&settings.name];
             change.ops.push(definitions::put_queue(q));
@@ -305,7 +329,7 @@ impl Topology {
         self.check(user, vhost, Access::Write, Resource::Exchange, exchange)
     }
 
-    fn check_queue_limits(&self, vhost: &str, name: &str) -> Result<(), Refusal> {
+    pub(super) fn check_queue_limits(&self, vhost: &str, name: &str) -> Result<(), Refusal> {
         let v = self.vhost(vhost)?;
         if name.len() > NAME_BYTES_MAX {
             return Err(Refusal::precondition_failed(format!("queue names have at most {NAME_BYTES_MAX} bytes")));
@@ -336,8 +360,14 @@ impl Topology {
         let operator_policy = v.operator_policies.for_queue(&declared.name, declared.kind);
         let values = merged(policy.as_deref(), operator_policy.as_deref());
         let settings = Arc::new(settings(declared, parsed, &values));
-        let queue =
-            Queue { settings: Arc::clone(&settings), arguments, policy, operator_policy, incoming: Bindings::new() };
+        let queue = Queue {
+            settings: Arc::clone(&settings),
+            arguments,
+            policy,
+            operator_policy,
+            incoming: Bindings::new(),
+            asked: None,
+        };
         v.queues.insert(Arc::clone(&settings.name), queue);
         self.queues.insert(settings.id, Arc::clone(&settings));
         if let Some(conn) = settings.exclusive {
@@ -360,6 +390,7 @@ impl Topology {
             for bound in &q.incoming {
                 emptied.extend(v.unlink(bound, &mut change.ops));
             }
+            v.forget_mailbox(&settings);
         }
         if settings.durable {
             change.ops.push(definitions::remove_queue(&settings.vhost, &settings.name));

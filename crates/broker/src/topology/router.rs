@@ -30,6 +30,8 @@ pub enum Routed {
     Queues(Vec<QueueId>),
     /// An exchange on the way looks at more than the routing key: ask [`Topology::route_message`] for each.
     PerMessage,
+    /// To the service that the routing key names.
+    Service,
 }
 
 /// Where one message goes.
@@ -39,6 +41,8 @@ pub struct MessageRoute {
     pub queues: Vec<QueueId>,
     /// And into these, to wait: one per delayed exchange on its way.
     pub delayed: Vec<Delayed>,
+    /// And to the services that these keys name: an exchange of services was met.
+    pub services: Vec<Box<[u8]>>,
     /// Its properties without header `BCC`, if it had one: what consumers may see.
     pub strip_bcc: Option<Vec<u8>>,
 }
@@ -124,7 +128,9 @@ impl<'t> Walk<'t> {
             return;
         }
         let before = sink.queues.len();
-        if x.is_default() {
+        if x.kind == ExchangeKind::Service {
+            self.out.services.extend(facts.keys.iter().map(|k| Box::from(*k)));
+        } else if x.is_default() {
             for key in facts.keys {
                 let named = std::str::from_utf8(key).ok().and_then(|name| self.vhost.queues.get(name));
                 sink.queues.extend(named.map(|q| q.settings.id));
@@ -135,6 +141,7 @@ impl<'t> Walk<'t> {
         // An exchange that chose only exchanges has chosen, even if they come to nothing.
         if sink.queues.len() == before
             && sink.exchanges.is_empty()
+            && x.kind != ExchangeKind::Service
             && let Some(alternate) = x.alternate.as_ref().and_then(|name| self.vhost.exchange(name))
         {
             sink.exchanges.push(alternate.id);
@@ -168,7 +175,7 @@ impl Topology {
     /// # Errors
     /// 403, 404.
     pub fn route_publish(&self, user: &str, vhost: &str, route: &Route) -> Result<Routed, Refusal> {
-        let exchange = &route.exchange;
+        let exchange = self.exchange_meant(vhost, &route.exchange);
         self.check(user, vhost, Access::Write, Resource::Exchange, exchange)?;
         let (v, x) = self.exchange_for_routing(vhost, exchange)?;
         if x.internal {
@@ -265,12 +272,15 @@ impl Topology {
 
     fn exchange_for_routing(&self, vhost: &str, exchange: &str) -> Result<(&Vhost, &Exchange), Refusal> {
         let v = self.vhosts.get(vhost).ok_or_else(|| no_vhost(vhost))?;
-        let x = v.exchange(exchange).ok_or_else(|| no_such("exchange", exchange, vhost))?;
+        let x = v.exchange_or_alias(exchange).ok_or_else(|| no_such("exchange", exchange, vhost))?;
         Ok((v, x))
     }
 }
 
 fn route_by_key(v: &Vhost, start: &Exchange, key: &[u8]) -> Routed {
+    if start.kind == ExchangeKind::Service {
+        return Routed::Service;
+    }
     if start.is_default() {
         let named = std::str::from_utf8(key).ok().and_then(|name| v.queues.get(name));
         return Routed::Queues(named.map(|q| q.settings.id).into_iter().collect());
@@ -320,6 +330,7 @@ const fn reason(kind: ExchangeKind) -> &'static str {
         ExchangeKind::Topic => "the routing key does not fit the pattern",
         ExchangeKind::Headers => "the headers do not have what the binding asks for",
         ExchangeKind::ConsistentHash => "the hash chose another destination",
+        ExchangeKind::Service => "nothing is bound to services",
     }
 }
 
@@ -337,7 +348,7 @@ fn walk_message(
     walk.run(start, &message.facts(&keys), None);
     let mut out = walk.out;
     // What waits keeps its BCC: it is needed again when it is due.
-    if message.has_bcc() && !out.queues.is_empty() {
+    if message.has_bcc() && !(out.queues.is_empty() && out.services.is_empty()) {
         out.strip_bcc = Some(without_bcc(props)?);
     }
     Ok(out)

@@ -7,7 +7,7 @@ use waypost_model::command::QueueDeclare;
 use waypost_model::{QueueId, Refusal};
 
 use super::exchange::Exchange;
-use super::kinds::{ExchangeId, ExchangeKind};
+use super::kinds::{ExchangeId, ExchangeKind, service};
 use super::limits::VhostLimits;
 use super::policy::Policies;
 use super::queue::Queue;
@@ -34,20 +34,37 @@ pub(crate) struct Vhost {
     pub exchange_ids: BTreeMap<Arc<str>, ExchangeId>,
     pub exchanges: HashMap<ExchangeId, Exchange, Seeded>,
     pub queues: BTreeMap<Arc<str>, Queue>,
+    /// The mailbox of each service that has one.
+    pub mailboxes: BTreeMap<Arc<str>, Arc<str>>,
+    /// How many of them nobody has declared.
+    pub implicit: usize,
     pub policies: Policies,
     pub operator_policies: Policies,
     /// How many bindings there are, beside those of the default exchange.
     pub bindings: usize,
 }
 
+/// Where changes of the configuration are told.
+const CONFIG: &str = "amq.config";
+
+/// Names that stand in for predeclared exchanges, unless a client has declared exchanges of these names.
+const ALIASES: [(&str, &str); 2] = [(service::ALIAS, service::EXCHANGE), ("config", CONFIG)];
+
+/// What a name stands in for.
+pub(crate) fn alias_of(name: &str) -> Option<&'static str> {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, exchange)| *exchange)
+}
+
 /// The exchanges that every vhost has from its beginning.
-const PREDECLARED: [(&str, ExchangeKind, Internal); 7] = [
+const PREDECLARED: [(&str, ExchangeKind, Internal); 9] = [
     ("", ExchangeKind::Direct, Internal::No),
+    (CONFIG, ExchangeKind::Topic, Internal::No),
     ("amq.direct", ExchangeKind::Direct, Internal::No),
     ("amq.fanout", ExchangeKind::Fanout, Internal::No),
     ("amq.headers", ExchangeKind::Headers, Internal::No),
     ("amq.match", ExchangeKind::Headers, Internal::No),
     ("amq.rabbitmq.trace", ExchangeKind::Topic, Internal::Yes),
+    (service::EXCHANGE, ExchangeKind::Service, Internal::No),
     ("amq.topic", ExchangeKind::Topic, Internal::No),
 ];
 
@@ -77,6 +94,11 @@ pub struct VhostView {
 impl Vhost {
     pub fn exchange(&self, name: &str) -> Option<&Exchange> {
         self.exchanges.get(self.exchange_ids.get(name)?)
+    }
+
+    /// The same, with what stands in for an exchange that nobody has declared.
+    pub fn exchange_or_alias(&self, name: &str) -> Option<&Exchange> {
+        self.exchange(name).or_else(|| self.exchange(alias_of(name)?))
     }
 
     pub fn exchange_by_id(&self, id: ExchangeId) -> Option<&Exchange> {
@@ -121,6 +143,8 @@ impl Topology {
             exchange_ids: BTreeMap::new(),
             exchanges: HashMap::with_hasher(self.seeded),
             queues: BTreeMap::new(),
+            mailboxes: BTreeMap::new(),
+            implicit: 0,
             policies: Policies::default(),
             operator_policies: Policies::default(),
             bindings: 0,

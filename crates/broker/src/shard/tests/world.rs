@@ -82,6 +82,8 @@ pub fn settings(change: impl FnOnce(&mut QueueSettings)) -> Arc<QueueSettings> {
         delivery_limit: None,
         consumer_timeout_ms: None,
         delay_of: None,
+        service: None,
+        implicit: false,
     };
     change(&mut s);
     Arc::new(s)
@@ -162,6 +164,7 @@ impl World {
             prefetch: setup.prefetch,
             credit: setup.credit,
             window_bytes: setup.window,
+            instance: None,
         };
         self.call(|s, cx| s.consume(Q, new, cx))
     }

@@ -12,7 +12,7 @@ use crate::topology::kinds::{ExchangeKind, Index, Target};
 use crate::topology::limits::{ParameterKey, UserLimits, VhostLimits};
 use crate::topology::permission::{Permission, PermissionSpec, TopicPermission, TopicPermissionSpec};
 use crate::topology::policy::{ApplyTo, Policy, PolicySort, PolicySpec};
-use crate::topology::queue::Declared;
+use crate::topology::queue::{Asked, Declared};
 use crate::topology::user::{HashingAlgorithm, PasswordHash, User, UserSpec};
 use crate::topology::vhost::VhostMetadata;
 use crate::topology::{Change, Topology, ids};
@@ -81,6 +81,7 @@ impl Topology {
         for (key, value) in definitions {
             t.take_definition(key, value)?;
         }
+        t.assign_mailboxes();
         Ok((t, Change::default()))
     }
 
@@ -221,12 +222,17 @@ impl Topology {
         let (vhost, name) = (k.name()?, k.name()?);
         let id = self.take_queue_id(v)?;
         let kind = parse_kind(v.str()?).ok_or(Fault::Malformed)?;
-        let [auto_delete] = v.flags()?;
+        let [auto_delete, implicit, adopted, durable, as_asked] = v.flags()?;
         let arguments = v.table()?;
         let vhost = self.vhosts.get(&vhost).ok_or(Fault::Dangling)?.name.clone();
-        let declared = Declared { id, vhost, name, durable: true, exclusive: None, auto_delete, kind };
+        let declared =
+            Declared { id, vhost, name, durable: true, exclusive: None, auto_delete, kind, service: None, implicit };
         let parsed = QueueArguments::read(&arguments);
-        self.insert_queue(declared, parsed, arguments).map(|_| ()).map_err(|e| Fault::Invalid(e.text))
+        let settings = self.insert_queue(declared, parsed, arguments).map_err(|e| Fault::Invalid(e.text))?;
+        let v = self.vhosts.get_mut(&settings.vhost).ok_or(Fault::Dangling)?;
+        let q = v.queues.get_mut(&settings.name).ok_or(Fault::Dangling)?;
+        q.asked = adopted.then_some(Asked { durable, auto_delete: as_asked });
+        Ok(())
     }
 
     /// A queue's id; two queues never have the same.

@@ -15,7 +15,7 @@ use super::exchange::Exchange;
 use super::limits::{ParameterKey, UserLimits, VhostLimits};
 use super::permission::{PermissionSpec, TopicPermissionSpec};
 use super::policy::Policy;
-use super::queue::Queue;
+use super::queue::{Asked, Queue};
 use super::user::{HashingAlgorithm, User};
 use super::vhost::Vhost;
 use codec::Writer;
@@ -204,7 +204,8 @@ pub(crate) fn put_queue(q: &Queue) -> Op {
     put(Kind::Queue, &[s.vhost.as_bytes(), s.name.as_bytes()], |w| {
         w.varint(s.id.0);
         w.str(kind_name(s.kind));
-        w.flags(&[s.auto_delete]);
+        let asked = q.asked.unwrap_or(Asked { durable: false, auto_delete: false });
+        w.flags(&[s.auto_delete, s.implicit, q.asked.is_some(), asked.durable, asked.auto_delete]);
         w.table(&q.arguments);
     })
 }

@@ -18,7 +18,7 @@ const HEADER: &str = "x-delay";
 /// 406.
 pub(crate) fn inner(arguments: &Table) -> Result<ExchangeKind, Refusal> {
     let named = arguments.get(TYPE_ARGUMENT).and_then(Value::as_str);
-    named.and_then(ExchangeKind::parse).ok_or_else(|| {
+    named.and_then(ExchangeKind::parse).filter(|k| *k != ExchangeKind::Service).ok_or_else(|| {
         Refusal::precondition_failed(format!("Invalid argument, '{TYPE_ARGUMENT}' must be an existing exchange type"))
     })
 }

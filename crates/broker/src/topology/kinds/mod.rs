@@ -8,6 +8,7 @@ pub(crate) mod delayed;
 pub(crate) mod direct;
 pub(crate) mod fanout;
 pub(crate) mod headers;
+pub(crate) mod service;
 pub(crate) mod topic;
 
 use waypost_model::QueueId;
@@ -113,6 +114,8 @@ pub enum ExchangeKind {
     Headers,
     /// One destination per hash, by weight.
     ConsistentHash,
+    /// The mailbox of the service that the routing key names.
+    Service,
 }
 
 impl ExchangeKind {
@@ -125,13 +128,14 @@ impl ExchangeKind {
             Self::Topic => "topic",
             Self::Headers => "headers",
             Self::ConsistentHash => "x-consistent-hash",
+            Self::Service => service::NAME,
         }
     }
 
     /// The type of a name, `x-delayed-message` not among them.
     #[must_use]
     pub fn parse(name: &str) -> Option<ExchangeKind> {
-        [Self::Direct, Self::Fanout, Self::Topic, Self::Headers, Self::ConsistentHash]
+        [Self::Direct, Self::Fanout, Self::Topic, Self::Headers, Self::ConsistentHash, Self::Service]
             .into_iter()
             .find(|k| k.as_str() == name)
     }
@@ -145,6 +149,8 @@ pub(crate) enum Index {
     Topic(topic::Topic),
     Headers(headers::Headers),
     ConsistentHash(consistent_hash::ConsistentHash),
+    /// Decides nothing here: whoever meets it routes by the vhost's mailboxes.
+    Service,
 }
 
 impl Index {
@@ -156,6 +162,7 @@ impl Index {
             ExchangeKind::Topic => Index::Topic(topic::Topic::new(seeded)),
             ExchangeKind::Headers => Index::Headers(headers::Headers::default()),
             ExchangeKind::ConsistentHash => Index::ConsistentHash(consistent_hash::ConsistentHash::new(arguments)),
+            ExchangeKind::Service => Index::Service,
         }
     }
 
@@ -166,6 +173,7 @@ impl Index {
             Index::Topic(i) => i.add(&b.key, b.target),
             Index::Headers(i) => i.add(b),
             Index::ConsistentHash(i) => i.add(b),
+            Index::Service => {}
         }
     }
 
@@ -176,6 +184,7 @@ impl Index {
             Index::Topic(i) => i.remove(&b.key, b.target),
             Index::Headers(i) => i.remove(b),
             Index::ConsistentHash(i) => i.remove(b),
+            Index::Service => {}
         }
     }
 
@@ -183,7 +192,7 @@ impl Index {
     pub fn looks_at_message(&self) -> bool {
         match self {
             Index::Direct(_) | Index::Fanout(_) | Index::Topic(_) => false,
-            Index::Headers(_) => true,
+            Index::Headers(_) | Index::Service => true,
             Index::ConsistentHash(i) => i.looks_at_message(),
         }
     }
@@ -195,6 +204,7 @@ impl Index {
             Index::Topic(i) => facts.keys.iter().for_each(|k| i.route(k, out)),
             Index::Headers(i) => i.route(facts.headers, out),
             Index::ConsistentHash(i) => i.route(facts, out),
+            Index::Service => {}
         }
     }
 }
@@ -207,6 +217,7 @@ pub(crate) fn validate_binding(kind: ExchangeKind, b: &Binding) -> Result<(), Re
     match kind {
         ExchangeKind::Headers => headers::validate(&b.arguments),
         ExchangeKind::ConsistentHash => consistent_hash::weight(&b.routing_key).map(|_| ()),
+        ExchangeKind::Service => service::validate(),
         ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => Ok(()),
     }
 }

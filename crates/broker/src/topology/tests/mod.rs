@@ -94,7 +94,7 @@ impl Node {
     pub fn route(&self, exchange: &str, key: &str) -> Vec<String> {
         match self.t.route("/", exchange, key.as_bytes()).unwrap() {
             Routed::Queues(q) => self.names(&q),
-            Routed::PerMessage => panic!("needs the message"),
+            Routed::PerMessage | Routed::Service => panic!("needs the message"),
         }
     }
 

@@ -1,0 +1,535 @@
+//! Mailboxes: what a queue is more when it is a service's, and instances consume from it or messages are for some of them.
+//!
+//! A queue without a [`Mailbox`] has no instances and no messages with selectors or keys, and knows nothing of all this. With
+//! one, every consumer is (part of) a *member*; waiting messages stand in *lanes* by selector, those with keys in *slots* of
+//! their lane; and a message is bound to a member only when one has credit that may take it. Messages without selector and
+//! key stay in the queue itself, where single requests find them; their lane has number 0.
+//!
+//! The rule that everything here keeps: a message waits only while nobody who may take it has credit. So there is work only
+//! when a message comes to the head of its source ([`Mailbox::dirty_sources`]) or when a member may have got credit
+//! ([`Mailbox::dirty_members`]); `flow` does it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `lane` | lanes, slots, urgency |
+//! | `member` | members: latency, slow start, ejection; seats: soft windows |
+//! | `choice` | who gets a message |
+//! | `flow` | from lanes to members |
+//! | `membership` | who comes, changes and goes |
+//! | `outcome` | what settlements say of members |
+//! | `upkeep` | deadlines, limits, memory, restarts |
+//! | `all` | copies for all instances |
+//! | `report` | what is told, and why a message would go where it would |
+
+mod all;
+mod choice;
+mod flow;
+mod lane;
+mod member;
+mod membership;
+mod outcome;
+mod report;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use waypost_model::address::{Address, KEY_SLOTS, slot_of};
+use waypost_model::selector::Selector;
+use waypost_model::{Lsn, Millis, Route};
+
+pub use membership::Claimant;
+pub use report::{Candidate, Chosen, LaneInfo, MailboxExplanation, MailboxInfo, MemberInfo};
+
+use super::ready::Ready;
+use super::run::{NEVER, Sizes};
+pub(super) use lane::Source;
+use lane::{Keyed, Lane, NOTHING, Serves, Slot, front_of, head_of};
+use member::{Member, Seat};
+pub(super) use outcome::Verdict;
+
+/// Lanes of a mailbox. Messages with further selectors share one.
+pub const LANES_MAX: u16 = 1024;
+
+/// The lane that they share.
+const MIXED: u16 = LANES_MAX;
+
+/// So many of its slots are looked at for a member that has credit.
+const MIXED_SCAN_MAX: usize = 256;
+
+/// Lanes whose selectors hold compiled regular expressions; messages with further ones share a lane.
+const HEAVY_LANES_MAX: usize = 64;
+
+/// Zones that a mailbox tells apart; further ones count as unknown.
+const ZONES_MAX: usize = 255;
+
+/// Costs and latencies are looked over that often, ms.
+const REFRESH_MS: u64 = 1000;
+
+/// Where a run stands in its mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub lane: u16,
+    slot: u16,
+    /// The zone that is preferred, by number; 0 for none.
+    pub near: u8,
+}
+
+/// A [`Tag::slot`] that is none.
+const NO_SLOT: u16 = u16::MAX;
+
+impl Default for Tag {
+    fn default() -> Tag {
+        Tag { lane: 0, slot: NO_SLOT, near: 0 }
+    }
+}
+
+impl Tag {
+    pub fn source(self) -> Source {
+        Source { lane: self.lane, slot: (self.slot != NO_SLOT).then_some(self.slot) }
+    }
+}
+
+/// How much there is in all lanes but the queue's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub messages: u64,
+    pub payload: u64,
+    pub body: u64,
+    pub memory: u64,
+}
+
+impl Sums {
+    fn of(r: &Ready) -> Sums {
+        Sums { messages: r.messages(), payload: r.payload(), body: r.body(), memory: r.memory() }
+    }
+
+    fn replace(&mut self, before: Sums, after: Sums) {
+        self.messages = self.messages + after.messages - before.messages;
+        self.payload = self.payload + after.payload - before.payload;
+        self.body = self.body + after.body - before.body;
+        self.memory = self.memory + after.memory - before.memory;
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    members: Vec<Option<Member>>,
+    free_members: Vec<u32>,
+    by_id: HashMap<Box<str>, u32>,
+    /// By a consumer's place in the roster.
+    seats: Vec<Option<Seat>>,
+    lanes: Vec<Lane>,
+    /// By canonical selector; recipients behind a zero byte.
+    by_text: HashMap<Box<str>, u16>,
+    /// The most urgent deliverable message of each lane, without keys and with keys that are nobody's.
+    heads: Vec<u64>,
+    free_heads: Vec<u64>,
+    /// What each member costs; infinite if it can take nothing.
+    costs: Vec<f32>,
+    /// Its priority, and what it can hold in all.
+    ranks: Vec<(i32, u32)>,
+    ranked: bool,
+    zones: Vec<Box<str>>,
+    /// The route that was looked at last.
+    last: Option<(Arc<Route>, Tag)>,
+    pub sums: Sums,
+    pub dirty_sources: Vec<Source>,
+    pub dirty_members: Vec<u32>,
+    blocked: Vec<Source>,
+    /// The least ticket that they wait for.
+    pub blocked_by: Option<Lsn>,
+    /// No later than the first deadline of a message in a lane.
+    next_deadline: Millis,
+    /// No later than when a member may have got credit by the passing of time.
+    wake_at: Millis,
+    /// After a restart: when recipients that have not come back are given up.
+    orphans_at: Millis,
+    refreshed: Millis,
+    /// The usual latency, ms.
+    usual: f32,
+    turn: usize,
+    max_priority: Option<u8>,
+    sizes: Sizes,
+    /// Copies for recipients that are no more.
+    pub ended: u64,
+}
+
+impl Mailbox {
+    pub fn new(max_priority: Option<u8>, sizes: Sizes, now: Millis) -> Mailbox {
+        let mut mb = Mailbox {
+            members: Vec::new(),
+            free_members: Vec::new(),
+            by_id: HashMap::new(),
+            seats: Vec::new(),
+            lanes: Vec::new(),
+            by_text: HashMap::new(),
+            heads: Vec::new(),
+            free_heads: Vec::new(),
+            costs: Vec::new(),
+            ranks: Vec::new(),
+            ranked: false,
+            zones: Vec::new(),
+            last: None,
+            sums: Sums::default(),
+            dirty_sources: Vec::new(),
+            dirty_members: Vec::new(),
+            blocked: Vec::new(),
+            blocked_by: None,
+            next_deadline: NEVER,
+            wake_at: NEVER,
+            orphans_at: NEVER,
+            refreshed: now,
+            usual: 1.0,
+            turn: 0,
+            max_priority,
+            sizes,
+            ended: 0,
+        };
+        mb.push_lane(Serves::Selector(Arc::default()));
+        mb
+    }
+
+    fn member(&self, m: u32) -> Option<&Member> {
+        self.members.get(m as usize)?.as_ref()
+    }
+
+    fn member_mut(&mut self, m: u32) -> Option<&mut Member> {
+        self.members.get_mut(m as usize)?.as_mut()
+    }
+
+    fn seat(&self, consumer: u32) -> Option<&Seat> {
+        self.seats.get(consumer as usize)?.as_ref()
+    }
+
+    fn seat_mut(&mut self, consumer: u32) -> Option<&mut Seat> {
+        self.seats.get_mut(consumer as usize)?.as_mut()
+    }
+
+    fn lane(&self, lane: u16) -> Option<&Lane> {
+        self.lanes.get(usize::from(lane))
+    }
+
+    fn lane_mut(&mut self, lane: u16) -> Option<&mut Lane> {
+        self.lanes.get_mut(usize::from(lane))
+    }
+
+    /// Where messages with a route belong.
+    pub fn tag_of(&mut self, route: &Arc<Route>) -> Tag {
+        let Some(address) = &route.address else {
+            return Tag::default();
+        };
+        if let Some((known, tag)) = &self.last
+            && Arc::ptr_eq(known, route)
+        {
+            return *tag;
+        }
+        // What cannot be read is for nobody, and seen where mailboxes are listed.
+        let a = Address::decode(address).unwrap_or(Address { recipient: Some("\0unreadable"), ..Address::default() });
+        let near = a.near.map_or(0, |zone| self.zone(zone));
+        let (lane, slot) = self.lane_for(&a);
+        let tag = Tag { lane, slot, near };
+        self.last = Some((Arc::clone(route), tag));
+        tag
+    }
+
+    fn lane_for(&mut self, a: &Address<'_>) -> (u16, u16) {
+        let slot = a.slot.unwrap_or(NO_SLOT);
+        if let Some(id) = a.recipient {
+            let text = format!("\0{id}");
+            let found = self.by_text.get(&*text).copied();
+            let lane = found.or_else(|| self.new_lane(text.into(), Serves::Recipient(id.into())));
+            return lane.map_or_else(|| mixed(a), |lane| (lane, NO_SLOT));
+        }
+        if a.selector.is_empty() {
+            return (0, slot);
+        }
+        if let Some(lane) = self.by_text.get(a.selector) {
+            return (*lane, slot);
+        }
+        let what = match Selector::parse(a.selector) {
+            Ok(s) if s.is_heavy() && self.heavy() >= HEAVY_LANES_MAX => None,
+            Ok(s) => Some(Serves::Selector(Arc::new(s))),
+            // Only a selector of a later release: no instance of ours is meant.
+            Err(_) => Some(Serves::Recipient("\0unreadable".into())),
+        };
+        match what.and_then(|w| self.new_lane(a.selector.into(), w)) {
+            Some(lane) => (lane, slot),
+            None => mixed(a),
+        }
+    }
+
+    fn heavy(&self) -> usize {
+        let heavy = |l: &&Lane| matches!(&l.what, Serves::Selector(s) if s.is_heavy());
+        self.lanes.iter().filter(heavy).count()
+    }
+
+    /// A lane for a selector that has none; the last that nobody needs makes room.
+    fn new_lane(&mut self, text: Box<str>, what: Serves) -> Option<u16> {
+        let lane = if self.lanes.len() < usize::from(MIXED) {
+            self.push_lane(what)
+        } else {
+            let idle = (1..MIXED).find(|l| self.lane(*l).is_some_and(Lane::is_idle))?;
+            self.by_text.retain(|_, l| *l != idle);
+            self.members.iter_mut().flatten().for_each(|m| m.lanes.set(idle, false));
+            self.last = None;
+            let fresh = Lane::new(what, self.max_priority);
+            // What is dirty or blocked in it is found to have nothing.
+            let flags = self.lane(idle).map_or((false, false), |l| (l.dirty, l.blocked));
+            if let Some(place) = self.lane_mut(idle) {
+                *place = Lane { dirty: flags.0, blocked: flags.1, ..fresh };
+            }
+            idle
+        };
+        self.by_text.insert(text, lane);
+        let sizes = self.sizes;
+        if let Some(l) = self.lane_mut(lane) {
+            l.ready.sizes = sizes;
+        }
+        self.fill_lane(lane);
+        Some(lane)
+    }
+
+    fn push_lane(&mut self, what: Serves) -> u16 {
+        // The lane that further selectors share is made when it is needed, with the last number.
+        self.lanes.push(Lane::new(what, self.max_priority));
+        self.heads.push(NOTHING);
+        self.free_heads.push(NOTHING);
+        (self.lanes.len() - 1) as u16
+    }
+
+    /// The shared lane is there from now on.
+    fn ensure_mixed(&mut self) {
+        while self.lanes.len() <= usize::from(MIXED) {
+            let lane = self.push_lane(Serves::Mixed);
+            self.fill_lane(lane);
+        }
+    }
+
+    /// A zone's number.
+    fn zone(&mut self, zone: &str) -> u8 {
+        if zone.is_empty() {
+            return 0;
+        }
+        let at = self.zones.iter().position(|z| **z == *zone).or_else(|| {
+            (self.zones.len() < ZONES_MAX).then(|| {
+                self.zones.push(zone.into());
+                self.zones.len() - 1
+            })
+        });
+        at.and_then(|at| u8::try_from(at + 1).ok()).unwrap_or(0)
+    }
+
+    /// Works on the messages of a source that is not the queue's own; counts follow, heads do not: see [`Mailbox::sync`].
+    pub fn with<R>(&mut self, source: Source, f: impl FnOnce(&mut Ready) -> R) -> Option<R> {
+        if source.lane == MIXED {
+            self.ensure_mixed();
+        }
+        let (max_priority, sizes) = (self.max_priority, self.sizes);
+        let lane = self.lanes.get_mut(usize::from(source.lane))?;
+        let ready = match source.slot {
+            None => &mut lane.ready,
+            Some(slot) => {
+                lane.keyed.get_or_insert_default().slots.entry(slot).or_default().ready.get_or_insert_with(|| {
+                    let mut ready = Ready::new(max_priority);
+                    ready.sizes = sizes;
+                    Box::new(ready)
+                })
+            }
+        };
+        let before = Sums::of(ready);
+        let result = f(ready);
+        let after = Sums::of(ready);
+        self.next_deadline = self.next_deadline.min(ready.next_deadline());
+        self.sums.replace(before, after);
+        Some(result)
+    }
+
+    /// The messages of a source that is not the queue's own.
+    pub fn ready(&self, source: Source) -> Option<&Ready> {
+        let lane = self.lane(source.lane)?;
+        match source.slot {
+            None => Some(&lane.ready),
+            Some(slot) => lane.keyed.as_ref()?.slots.get(&slot)?.ready.as_deref(),
+        }
+    }
+
+    /// A source may have another head. `plain` are the queue's own messages.
+    pub fn sync(&mut self, source: Source, plain: &Ready, durable: Lsn, mark: Mark) {
+        match source.slot {
+            None => self.sync_lane(source, plain, durable, mark),
+            Some(slot) => self.sync_slot(source, slot, durable, mark),
+        }
+    }
+
+    fn sync_lane(&mut self, source: Source, plain: &Ready, durable: Lsn, mark: Mark) {
+        let at = usize::from(source.lane);
+        let (Some(lane), Some(place)) = (self.lanes.get_mut(at), self.heads.get_mut(at)) else {
+            return;
+        };
+        let ready = if source == Source::PLAIN { plain } else { &lane.ready };
+        let (head, blocked) = match head_of(ready, durable) {
+            Ok(head) => (head, None),
+            Err(blocked) => (NOTHING, blocked),
+        };
+        let fresh = head != NOTHING && head != *place;
+        *place = head;
+        if fresh && mark == Mark::Dirty && !lane.dirty {
+            lane.dirty = true;
+            self.dirty_sources.push(source);
+        }
+        if let Some(lsn) = blocked {
+            self.blocked_by = Some(self.blocked_by.map_or(lsn, |b| b.min(lsn)));
+            if !std::mem::replace(&mut lane.blocked, true) {
+                self.blocked.push(source);
+            }
+        }
+    }
+
+    fn sync_slot(&mut self, source: Source, slot: u16, durable: Lsn, mark: Mark) {
+        let at = usize::from(source.lane);
+        let Some(keyed) = self.lanes.get_mut(at).and_then(|l| l.keyed.as_deref_mut()) else {
+            return;
+        };
+        let Some(s) = keyed.slots.get_mut(&slot) else {
+            return;
+        };
+        let front = s.ready.as_deref().and_then(front_of);
+        if front != s.front {
+            s.front.map(|f| keyed.waiting.remove(&(f, slot)));
+            front.map(|f| keyed.waiting.insert((f, slot)));
+            s.front = front;
+        }
+        let (head, blocked) = match s.ready.as_deref().map(|r| head_of(r, durable)) {
+            Some(Ok(head)) => (Some(head), None),
+            Some(Err(blocked)) => (None, blocked),
+            None => (None, None),
+        };
+        let owner = s.owner.filter(|_| s.unsettled > 0);
+        let was = s.head.take();
+        // Its owner may have changed: it is taken from both lists.
+        if let Some(head) = was {
+            keyed.free.remove(&(head, slot));
+            if let Some(seat) = s.owner.and_then(|c| self.seats.get_mut(c as usize)?.as_mut()) {
+                seat.owned.remove(&(head, source.lane, slot));
+            }
+        }
+        s.head = head;
+        s.owner = owner;
+        if let Some(head) = head {
+            match owner {
+                None => drop(keyed.free.insert((head, slot))),
+                Some(c) => {
+                    if let Some(seat) = self.seats.get_mut(c as usize).and_then(Option::as_mut) {
+                        seat.owned.insert((head, source.lane, slot));
+                    }
+                }
+            }
+            if mark == Mark::Dirty && !s.dirty {
+                s.dirty = true;
+                self.dirty_sources.push(source);
+            }
+        }
+        if let Some(lsn) = blocked {
+            self.blocked_by = Some(self.blocked_by.map_or(lsn, |b| b.min(lsn)));
+            if !std::mem::replace(&mut s.blocked, true) {
+                self.blocked.push(source);
+            }
+        }
+        if s.front.is_none() && s.unsettled == 0 {
+            keyed.slots.remove(&slot);
+        }
+        if let Some(place) = self.free_heads.get_mut(at) {
+            *place = keyed.free_head();
+        }
+    }
+
+    /// The journal has advanced: what waited for it may be deliverable.
+    pub fn unblock(&mut self, plain: &Ready, durable: Lsn) {
+        if self.blocked_by.is_none_or(|lsn| lsn > durable) {
+            return;
+        }
+        self.blocked_by = None;
+        for source in std::mem::take(&mut self.blocked) {
+            if let Some(flag) = self.flags(source).map(|(_, blocked)| blocked) {
+                *flag = false;
+            }
+            self.sync(source, plain, durable, Mark::Dirty);
+        }
+    }
+
+    /// Whether a source is dirty, and whether it is blocked.
+    fn flags(&mut self, source: Source) -> Option<(&mut bool, &mut bool)> {
+        let lane = self.lanes.get_mut(usize::from(source.lane))?;
+        match source.slot {
+            None => Some((&mut lane.dirty, &mut lane.blocked)),
+            Some(slot) => {
+                let s: &mut Slot = lane.keyed.as_mut()?.slots.get_mut(&slot)?;
+                Some((&mut s.dirty, &mut s.blocked))
+            }
+        }
+    }
+
+    /// The most urgent deliverable message of a source.
+    fn head(&self, source: Source) -> u64 {
+        match source.slot {
+            None => self.heads.get(usize::from(source.lane)).copied().unwrap_or(NOTHING),
+            Some(slot) => self.slot(source.lane, slot).and_then(|s| s.head).unwrap_or(NOTHING),
+        }
+    }
+
+    fn slot(&self, lane: u16, slot: u16) -> Option<&Slot> {
+        self.lane(lane)?.keyed.as_ref()?.slots.get(&slot)
+    }
+
+    fn keyed_mut(&mut self, lane: u16) -> Option<&mut Keyed> {
+        self.lane_mut(lane)?.keyed.as_deref_mut()
+    }
+
+    /// A member may have got credit.
+    pub fn mark_member(&mut self, m: u32) {
+        if let Some(member) = self.members.get_mut(m as usize).and_then(Option::as_mut)
+            && !std::mem::replace(&mut member.dirty, true)
+        {
+            self.dirty_members.push(m);
+        }
+    }
+
+    /// Everybody may take something that he could not take before.
+    pub fn mark_all(&mut self) {
+        (0..self.members.len() as u32).for_each(|m| self.mark_member(m));
+    }
+
+    /// What waits may be taken by others than before.
+    pub fn mark_waiting(&mut self) {
+        if self.sums.messages > 0 {
+            self.mark_all();
+        }
+    }
+
+    /// The member that a consumer is part of may have got credit.
+    pub fn mark_consumer(&mut self, consumer: u32) {
+        if let Some(m) = self.seat(consumer).map(|s| s.member) {
+            self.mark_member(m);
+        }
+    }
+}
+
+/// The slot of the shared lane for a message: keyed ones keep apart from others.
+fn mixed(a: &Address<'_>) -> (u16, u16) {
+    let hash = slot_of(a.recipient.unwrap_or(a.selector).as_bytes());
+    let slot = match a.slot {
+        None => hash,
+        Some(slot) => KEY_SLOTS + (hash.wrapping_mul(31) ^ slot) % KEY_SLOTS,
+    };
+    (MIXED, slot)
+}
+
+/// Whether what is at a new head is to be offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    Dirty,
+    /// Whoever calls sees to it.
+    No,
+}
