@@ -6,6 +6,7 @@
 //! | [`batch`] | record batches: their header, what is checked of it and what is stamped into it |
 //! | [`partition`] | one partition: appends, offsets, retention, transactions, what readers may see |
 //! | [`config`] | the configuration of topics, with Kafka's names |
+//! | [`streams`] | all topics: made, found, kept as definitions; committed offsets; producer ids |
 //!
 //! **Where batches lie.** A partition is a queue of the journal that the broker does not see; a batch is one message of
 //! it, whose place is *the offset of its last record*. Places of a partition therefore have gaps, one per record that is
@@ -17,5 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod codec;
 pub mod config;
 pub mod partition;
+pub mod streams;

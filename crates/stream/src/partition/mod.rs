@@ -6,6 +6,7 @@
 
 mod index;
 mod producers;
+mod snapshot;
 mod transactions;
 
 #[cfg(test)]
@@ -149,6 +150,7 @@ pub struct Partition {
     /// The last batches, by their last offset.
     tail: VecDeque<(u64, Arc<Messages>)>,
     tail_bytes: usize,
+    since_snapshot: u32,
 }
 
 impl Partition {
@@ -167,6 +169,7 @@ impl Partition {
             transactions: Transactions::default(),
             tail: VecDeque::new(),
             tail_bytes: 0,
+            since_snapshot: 0,
         }
     }
 
@@ -193,19 +196,6 @@ impl Partition {
         partition.end = next.0.max(base);
         partition.durable = partition.end;
         partition
-    }
-
-    /// Tells of a batch that recovery found, from the header of what is stored: producers and transactions.
-    pub fn replay(&mut self, batch: &Batch<'_>) {
-        if let Some(marker) = Marker::read(batch) {
-            self.transactions.end(batch.producer_id(), marker, batch.base_offset().unsigned_abs());
-            return;
-        }
-        let base = batch.base_offset().unsigned_abs();
-        self.producers.replay(batch, base);
-        if batch.is_transactional() {
-            self.transactions.begin(batch.producer_id(), base);
-        }
     }
 
     /// The queue of the journal that holds the batches.
@@ -319,6 +309,7 @@ impl Partition {
         let bytes = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
         self.index.push(Entry { base, last, time, bytes });
         self.end = last + 1;
+        self.since_snapshot = self.since_snapshot.saturating_add(1);
         self.pending.push_back((lsn, self.end));
         self.keep_tail(last, messages);
         Ok(lsn)
@@ -362,6 +353,12 @@ impl Partition {
     #[must_use]
     pub fn waits_for(&self) -> Option<Lsn> {
         self.pending.front().map(|(lsn, _)| *lsn)
+    }
+
+    /// The places of all batches that end at `offset` or behind it.
+    #[must_use]
+    pub fn places_from(&self, offset: u64) -> Vec<Seq> {
+        self.index.from(offset).map(|e| Seq(e.last)).collect()
     }
 
     /// What a reader at `offset` may have: whole batches, the first one even if it is larger than `max_bytes`. None, if

@@ -64,23 +64,23 @@ pub struct ProducerInfo {
 }
 
 #[derive(Debug)]
-struct Producer {
-    epoch: i16,
-    last_time: Millis,
-    written: VecDeque<Written>,
+pub(super) struct Producer {
+    pub epoch: i16,
+    pub last_time: Millis,
+    pub written: VecDeque<Written>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Written {
-    first: i32,
-    last: i32,
-    offset: u64,
+pub(super) struct Written {
+    pub first: i32,
+    pub last: i32,
+    pub offset: u64,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Producers {
-    all: BTreeMap<i64, Producer>,
+    pub all: BTreeMap<i64, Producer>,
 }
 
 /// Sequences begin anew behind the largest.

@@ -52,9 +52,9 @@ pub struct Aborted {
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     /// The first record of each open one, by producer.
-    open: BTreeMap<i64, u64>,
+    pub open: BTreeMap<i64, u64>,
     /// In order of their markers.
-    aborted: Vec<Aborted>,
+    pub aborted: Vec<Aborted>,
 }
 
 impl Transactions {

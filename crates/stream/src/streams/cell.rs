@@ -1,0 +1,186 @@
+//! A partition among others: behind a lock, with those who wait for more of it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use waypost_model::journal::{BodyStore, Journal, Op};
+use waypost_model::{Batch as Messages, Lsn, Millis, QueueId, Route};
+
+use super::{keep, lock};
+use crate::batch::Batch;
+use crate::config::TopicConfig;
+use crate::partition::{AppendFault, Appended, Partition, Piece};
+
+/// A snapshot is due after so many batches.
+const SNAPSHOT_BATCHES: u32 = 1024;
+/// A partition that nobody has used for so long keeps no batches in memory.
+const REST_AFTER_MS: u64 = 30_000;
+/// Producers that were silent for so long are forgotten.
+const PRODUCER_MS: u64 = 86_400_000;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Cell {
+    queue: QueueId,
+    partition: Mutex<Partition>,
+    /// Rises whenever more is visible, or the topic is gone.
+    grown: AtomicU64,
+    waiting: Mutex<Vec<Waker>>,
+    enlisted: AtomicBool,
+    closed: AtomicBool,
+    used: AtomicU64,
+}
+
+impl Cell {
+    pub(super) fn new(queue: QueueId, route: Arc<Route>) -> Cell {
+        Cell::of(Partition::new(queue, route))
+    }
+
+    pub(super) fn of(partition: Partition) -> Cell {
+        Cell {
+            queue: partition.queue(),
+            partition: Mutex::new(partition),
+            grown: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            enlisted: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// The queue of the journal that holds it.
+    #[must_use]
+    pub fn queue(&self) -> QueueId {
+        self.queue
+    }
+
+    /// Does something with the partition while it is held.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Partition) -> R) -> R {
+        f(&mut lock(&self.partition))
+    }
+
+    /// Whether its topic was deleted.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Appends a batch. [`super::Streams::appended`] is to be told.
+    ///
+    /// # Errors
+    /// [`AppendFault`].
+    pub fn append(
+        &self,
+        batch: &Batch<'_>,
+        config: &TopicConfig,
+        journal: &dyn Journal,
+        now: Millis,
+    ) -> Result<Appended, AppendFault> {
+        self.used.store(now.0, Ordering::Relaxed);
+        lock(&self.partition).append(batch, config, journal, now)
+    }
+
+    /// The bytes of a batch. Blocks for as long as a read of the disk does; nothing is held meanwhile.
+    ///
+    /// # Errors
+    /// Those of the store; `NotFound` if it was removed in the meantime.
+    pub fn load(&self, piece: &Piece, bodies: &dyn BodyStore) -> std::io::Result<(Arc<Messages>, u32)> {
+        match piece {
+            Piece::Memory(messages) => Ok((Arc::clone(messages), 0)),
+            Piece::Stored(seq) => bodies.load(self.queue, *seq, 1).map(|l| (l.batch, l.from)),
+        }
+    }
+
+    /// A future that is ready once more is visible than now. What comes after this call is not missed.
+    #[must_use]
+    pub fn grown(self: &Arc<Self>) -> Grown {
+        Grown { cell: Arc::clone(self), since: self.grown.load(Ordering::SeqCst) }
+    }
+
+    fn tell(&self) {
+        self.grown.fetch_add(1, Ordering::SeqCst);
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.tell();
+    }
+
+    /// Whether it was not enlisted before.
+    pub(super) fn enlist(&self) -> bool {
+        !self.enlisted.swap(true, Ordering::SeqCst)
+    }
+
+    /// What it goes on waiting for, if anything; else it is not enlisted any more.
+    pub(super) fn advance(&self, durable: Lsn) -> Option<Lsn> {
+        let mut partition = lock(&self.partition);
+        let more = partition.advance(durable);
+        let rest = partition.waits_for();
+        if rest.is_none() {
+            // Held: whoever appends next finds it so.
+            self.enlisted.store(false, Ordering::SeqCst);
+        }
+        drop(partition);
+        if more {
+            self.tell();
+        }
+        rest
+    }
+
+    pub(super) fn maintain(&self, config: &TopicConfig, now: Millis) -> Vec<Op> {
+        let mut partition = lock(&self.partition);
+        let before = partition.offsets().start;
+        let mut ops = partition.retain(config, now);
+        if partition.offsets().start > before {
+            ops.push(keep::start(self.queue, partition.offsets().start));
+        }
+        partition.expire_producers(Millis(now.0.saturating_sub(PRODUCER_MS)));
+        if self.used.load(Ordering::Relaxed) + REST_AFTER_MS < now.0 {
+            partition.rest();
+        }
+        drop(partition);
+        ops.extend(self.snapshot(SNAPSHOT_BATCHES));
+        ops
+    }
+
+    /// A snapshot, if so many batches came since the last one.
+    pub(super) fn snapshot(&self, after: u32) -> Option<Op> {
+        let mut partition = lock(&self.partition);
+        (partition.since_snapshot() >= after).then(|| keep::snapshot(self.queue, partition.snapshot()))
+    }
+
+    /// Somebody reads.
+    pub fn note_use(&self, now: Millis) {
+        self.used.store(now.0, Ordering::Relaxed);
+    }
+}
+
+/// See [`Cell::grown`].
+#[derive(Debug)]
+pub struct Grown {
+    cell: Arc<Cell>,
+    since: u64,
+}
+
+impl Future for Grown {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let grown = || self.cell.grown.load(Ordering::SeqCst) != self.since;
+        if grown() {
+            return Poll::Ready(());
+        }
+        {
+            let mut waiting = lock(&self.cell.waiting);
+            if !waiting.iter().any(|w| w.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+        }
+        if grown() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}

@@ -1,0 +1,71 @@
+//! Definitions: keys begin with an octet that says which kind, and are in no other's range.
+
+use std::sync::Arc;
+
+use waypost_model::QueueId;
+use waypost_model::journal::Op;
+
+use super::{Cell, Topic};
+use crate::codec::Writer;
+use crate::config::TopicConfig;
+
+pub(super) const KEYS: std::ops::RangeInclusive<u8> = 0xd0..=0xdf;
+pub(super) const TOPIC: u8 = 0xd0;
+pub(super) const START: u8 = 0xd1;
+pub(super) const SNAPSHOT: u8 = 0xd2;
+pub(super) const OFFSET: u8 = 0xd3;
+pub(super) const NUMBERS: u8 = 0xd4;
+pub(super) const FORMAT: u64 = 1;
+
+fn topic_key(topic: &Topic) -> Box<[u8]> {
+    Writer::beginning(&[TOPIC]).bytes(topic.vhost.as_bytes()).bytes(topic.name.as_bytes()).finish()
+}
+
+fn queue_key(kind: u8, queue: QueueId) -> Box<[u8]> {
+    Writer::beginning(&[kind]).number(queue.0).finish()
+}
+
+/// A topic as it is.
+pub(super) fn topic(topic: &Topic) -> Op {
+    topic_with(topic, &topic.config(), &topic.partitions())
+}
+
+/// A topic as it is to be.
+pub(super) fn topic_with(topic: &Topic, config: &TopicConfig, cells: &[Arc<Cell>]) -> Op {
+    let mut w = Writer::default().number(FORMAT).bytes(&topic.id.0).number(cells.len() as u64);
+    for cell in cells {
+        w = w.number(cell.queue().0);
+    }
+    w = w.number(config.settings().count() as u64);
+    for (name, value) in config.settings() {
+        w = w.bytes(name.as_bytes()).bytes(value.as_bytes());
+    }
+    Op::Define { key: topic_key(topic), value: Some(w.finish()) }
+}
+
+/// A topic is gone, with its batches and all that is noted of its partitions.
+pub(super) fn no_topic(topic: &Topic) -> Vec<Op> {
+    let mut ops = vec![Op::Define { key: topic_key(topic), value: None }];
+    for cell in topic.partitions().iter() {
+        ops.push(Op::Forget(cell.queue()));
+        ops.push(Op::Define { key: queue_key(START, cell.queue()), value: None });
+        ops.push(Op::Define { key: queue_key(SNAPSHOT, cell.queue()), value: None });
+    }
+    ops
+}
+
+/// Where a partition begins.
+pub(super) fn start(queue: QueueId, start: u64) -> Op {
+    Op::Define { key: queue_key(START, queue), value: Some(Writer::default().number(start).finish()) }
+}
+
+/// What a partition knows of its producers.
+pub(super) fn snapshot(queue: QueueId, snapshot: Box<[u8]>) -> Op {
+    Op::Define { key: queue_key(SNAPSHOT, queue), value: Some(snapshot) }
+}
+
+/// Up to where producer ids and queue numbers were given out: neither is used twice.
+pub(super) fn numbers(producer_ids: u64, queues: u64) -> Op {
+    let value = Writer::default().number(FORMAT).number(producer_ids).number(queues).finish();
+    Op::Define { key: Box::new([NUMBERS]), value: Some(value) }
+}

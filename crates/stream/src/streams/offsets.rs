@@ -1,0 +1,184 @@
+//! Offsets that groups have committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use waypost_model::journal::{AppendError, Op};
+use waypost_model::{Lsn, Millis};
+
+use super::{Streams, keep, lock};
+use crate::codec::{Malformed, Reader, Writer};
+
+/// Most offsets that are kept on a node.
+pub const OFFSETS_MAX: usize = 1_000_000;
+/// Longest metadata of an offset, bytes: as Kafka's.
+pub const METADATA_MAX: usize = 4096;
+
+/// One committed offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// One behind the last record that the group has done.
+    pub offset: i64,
+    /// The leader's epoch, as the client told it; -1 for none.
+    pub leader_epoch: i32,
+    /// What the client keeps with it.
+    pub metadata: Box<str>,
+    /// When it was committed.
+    pub at: Millis,
+}
+
+/// Why offsets are not committed. None of them was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OffsetsFault {
+    /// Metadata is too long.
+    #[error("the metadata of an offset has at most 4096 bytes")]
+    Metadata,
+    /// There are as many as this node keeps.
+    #[error("this node has as many committed offsets as it may")]
+    Limit,
+    /// The journal takes nothing.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
+}
+
+type Key = (Arc<str>, i32);
+
+#[derive(Debug, Default)]
+pub(super) struct Offsets {
+    /// By vhost and group.
+    groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, Committed>>,
+    count: usize,
+}
+
+fn key(vhost: &str, group: &str, topic: &str, partition: i32) -> Box<[u8]> {
+    let w = Writer::beginning(&[keep::OFFSET]).bytes(vhost.as_bytes()).bytes(group.as_bytes());
+    w.bytes(topic.as_bytes()).number(partition as u64).finish()
+}
+
+fn value(c: &Committed) -> Box<[u8]> {
+    let w = Writer::default().number(keep::FORMAT).number(c.offset as u64).number(c.leader_epoch as u64);
+    w.number(c.at.0).bytes(c.metadata.as_bytes()).finish()
+}
+
+impl Offsets {
+    pub fn recover(&mut self, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
+        let mut k = Reader(key.get(1..).ok_or(Malformed)?);
+        let (vhost, group, topic, partition) = (k.text()?, k.text()?, k.text()?, k.number()? as i32);
+        let mut v = Reader(value);
+        if v.number()? != keep::FORMAT {
+            return Err(Malformed);
+        }
+        let (offset, leader_epoch, at) = (v.number()? as i64, v.number()? as i32, Millis(v.number()?));
+        let committed = Committed { offset, leader_epoch, metadata: v.text()?.into(), at };
+        v.end()?;
+        let group = self.groups.entry((vhost.into(), group.into())).or_default();
+        self.count += usize::from(group.insert((topic.into(), partition), committed).is_none());
+        k.end()
+    }
+
+    pub fn forget_topic(&mut self, vhost: &str, topic: &str) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for ((v, group), offsets) in &mut self.groups {
+            if &**v != vhost {
+                continue;
+            }
+            offsets.retain(|(t, partition), _| {
+                let goes = &**t == topic;
+                if goes {
+                    ops.push(Op::Define { key: key(v, group, t, *partition), value: None });
+                }
+                !goes
+            });
+        }
+        self.groups.retain(|_, offsets| !offsets.is_empty());
+        self.count -= ops.len();
+        ops
+    }
+}
+
+impl Streams {
+    /// Commits offsets of a group, all or none.
+    ///
+    /// # Errors
+    /// [`OffsetsFault`].
+    pub fn commit(
+        &self,
+        vhost: &str,
+        group: &str,
+        offsets: Vec<(Arc<str>, i32, Committed)>,
+    ) -> Result<Option<Lsn>, OffsetsFault> {
+        if offsets.iter().any(|(_, _, c)| c.metadata.len() > METADATA_MAX) {
+            return Err(OffsetsFault::Metadata);
+        }
+        if offsets.is_empty() {
+            return Ok(None);
+        }
+        let mut all = lock(&self.offsets);
+        if all.count + offsets.len() > OFFSETS_MAX {
+            return Err(OffsetsFault::Limit);
+        }
+        let op = |(topic, partition, c): &(Arc<str>, i32, Committed)| Op::Define {
+            key: key(vhost, group, topic, *partition),
+            value: Some(value(c)),
+        };
+        let lsn = self.journal.append(offsets.iter().map(op).collect())?;
+        let known = all.groups.entry((vhost.into(), group.into())).or_default();
+        let mut new = 0;
+        for (topic, partition, committed) in offsets {
+            new += usize::from(known.insert((topic, partition), committed).is_none());
+        }
+        all.count += new;
+        Ok(Some(lsn))
+    }
+
+    /// The committed offset of a group in a partition.
+    #[must_use]
+    pub fn committed(&self, vhost: &str, group: &str, topic: &str, partition: i32) -> Option<Committed> {
+        let all = lock(&self.offsets);
+        all.groups.get(&(vhost.into(), group.into()))?.get(&(topic.into(), partition)).cloned()
+    }
+
+    /// All committed offsets of a group: topic, partition, offset.
+    #[must_use]
+    pub fn all_committed(&self, vhost: &str, group: &str) -> Vec<(Arc<str>, i32, Committed)> {
+        let all = lock(&self.offsets);
+        let known = all.groups.get(&(vhost.into(), group.into()));
+        known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, c.clone())).collect()
+    }
+
+    /// The groups of a vhost that have committed anything.
+    #[must_use]
+    pub fn groups_with_offsets(&self, vhost: &str) -> Vec<Arc<str>> {
+        let all = lock(&self.offsets);
+        all.groups.keys().filter(|(v, _)| &**v == vhost).map(|(_, g)| Arc::clone(g)).collect()
+    }
+
+    /// Forgets offsets of a group: those of these partitions, or all.
+    ///
+    /// # Errors
+    /// [`OffsetsFault::Journal`].
+    pub fn forget_offsets(
+        &self,
+        vhost: &str,
+        group: &str,
+        only: Option<&[(Arc<str>, i32)]>,
+    ) -> Result<Option<Lsn>, OffsetsFault> {
+        let mut all = lock(&self.offsets);
+        let id = (Arc::from(vhost), Arc::from(group));
+        let Some(known) = all.groups.get(&id) else { return Ok(None) };
+        let goes: Vec<Key> = known.keys().filter(|k| only.is_none_or(|only| only.contains(k))).cloned().collect();
+        if goes.is_empty() {
+            return Ok(None);
+        }
+        let op = |(topic, partition): &Key| Op::Define { key: key(vhost, group, topic, *partition), value: None };
+        let lsn = self.journal.append(goes.iter().map(op).collect())?;
+        all.count -= goes.len();
+        if let Some(known) = all.groups.get_mut(&id) {
+            known.retain(|k, _| !goes.contains(k));
+            if known.is_empty() {
+                all.groups.remove(&id);
+            }
+        }
+        Ok(Some(lsn))
+    }
+}

@@ -1,0 +1,205 @@
+//! After a start.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
+
+use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered, RecoveredRun};
+use waypost_model::{QueueId, Route, Seq};
+
+use super::offsets::Offsets;
+use super::producer_ids::ProducerIds;
+use super::{Cell, Streams, Topic, TopicId, Topics, keep};
+use crate::batch::Batch;
+use crate::codec::{Malformed, Reader};
+use crate::config::TopicConfig;
+use crate::partition::Partition;
+
+/// The queues of partitions have numbers from here on: the broker's own do not come this far, and the configuration
+/// center's end before.
+pub(super) const QUEUES_FROM: u64 = 0xd000_0000_0000_0000;
+const QUEUES_TO: u64 = 0xd100_0000_0000_0000;
+
+/// What recovery found that belongs to streams.
+#[derive(Debug, Default)]
+pub struct Share {
+    definitions: Vec<(Box<[u8]>, Box<[u8]>)>,
+    queues: BTreeMap<QueueId, (Seq, Vec<RecoveredRun>)>,
+}
+
+impl Share {
+    /// Takes it out of what recovery found, so that nobody else sees it: the broker would forget queues that it does
+    /// not know.
+    #[must_use]
+    pub fn split_off(recovered: &mut Recovered) -> Share {
+        let is_ours = |queue: QueueId| (QUEUES_FROM..QUEUES_TO).contains(&queue.0);
+        let has_our_key = |(key, _): &(Box<[u8]>, Box<[u8]>)| key.first().is_some_and(|b| keep::KEYS.contains(b));
+        let mut share = Share::default();
+        (share.definitions, recovered.definitions) =
+            std::mem::take(&mut recovered.definitions).into_iter().partition(has_our_key);
+        let (ours, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut recovered.next_seq).into_iter().partition(|(queue, _)| is_ours(*queue));
+        recovered.next_seq = others;
+        share.queues =
+            ours.into_iter().map(|(queue, next)| (queue, (next, recovered.runs.of(queue).to_vec()))).collect();
+        share
+    }
+}
+
+/// Why streams cannot be opened. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A definition cannot be read.
+    #[error("cannot read a definition of the streams: {0}")]
+    Definition(#[from] Malformed),
+    /// A batch cannot be read.
+    #[error("cannot read a batch of topic `{topic}`: {why}")]
+    Batch {
+        /// Which topic.
+        topic: Arc<str>,
+        /// Why not.
+        why: String,
+    },
+    /// The journal takes nothing.
+    #[error("cannot write: {0}")]
+    Append(#[from] AppendError),
+}
+
+#[derive(Default)]
+struct Notes<'a> {
+    topics: Vec<(&'a [u8], &'a [u8])>,
+    starts: BTreeMap<QueueId, u64>,
+    snapshots: BTreeMap<QueueId, &'a [u8]>,
+    offsets: Offsets,
+    producer_ids: u64,
+    queues: u64,
+}
+
+fn queue_of(key: &[u8]) -> Result<QueueId, Malformed> {
+    let mut reader = Reader(key.get(1..).ok_or(Malformed)?);
+    let queue = QueueId(reader.number()?);
+    reader.end().map(|()| queue)
+}
+
+impl<'a> Notes<'a> {
+    fn read(definitions: &'a [(Box<[u8]>, Box<[u8]>)]) -> Result<Notes<'a>, Malformed> {
+        let mut notes = Notes::default();
+        for (key, value) in definitions {
+            match key.first() {
+                Some(&keep::TOPIC) => notes.topics.push((key, value)),
+                Some(&keep::START) => drop(notes.starts.insert(queue_of(key)?, Reader(value).number()?)),
+                Some(&keep::SNAPSHOT) => drop(notes.snapshots.insert(queue_of(key)?, value)),
+                Some(&keep::OFFSET) => notes.offsets.recover(key, value)?,
+                Some(&keep::NUMBERS) => {
+                    let mut reader = Reader(value);
+                    if reader.number()? != keep::FORMAT {
+                        return Err(Malformed);
+                    }
+                    (notes.producer_ids, notes.queues) = (reader.number()?, reader.number()?);
+                }
+                _ => return Err(Malformed),
+            }
+        }
+        Ok(notes)
+    }
+}
+
+impl Streams {
+    /// Puts together what recovery found. `seed`: different at each start.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(
+        journal: Arc<dyn Journal>,
+        bodies: Arc<dyn BodyStore>,
+        mut share: Share,
+        seed: [u8; 16],
+    ) -> Result<Streams, OpenError> {
+        let definitions = std::mem::take(&mut share.definitions);
+        let mut notes = Notes::read(&definitions)?;
+        let route: Arc<Route> = Arc::default();
+        let mut topics = Topics { queues: notes.queues, ..Topics::default() };
+        for (key, value) in std::mem::take(&mut notes.topics) {
+            let topic = Arc::new(read_topic(key, value, &mut share, &notes, &route, &*bodies)?);
+            topics.partitions += topic.partitions().len() as u64;
+            let numbers = topic.partitions().iter().map(|c| c.queue().0 - QUEUES_FROM + 1).max();
+            topics.queues = topics.queues.max(numbers.unwrap_or(0));
+            topics.by_id.insert(topic.id, Arc::clone(&topic));
+            topics.by_name.insert((Arc::clone(&topic.vhost), Arc::clone(&topic.name)), topic);
+        }
+        // Of topics that were deleted. Their numbers are not used again: recovery may tell of them once more.
+        let gone: Vec<Op> = share.queues.keys().map(|queue| Op::Forget(*queue)).collect();
+        topics.queues = share.queues.keys().map(|q| q.0 - QUEUES_FROM + 1).fold(topics.queues, u64::max);
+        if !gone.is_empty() {
+            journal.append(gone)?;
+        }
+        let producer_ids = ProducerIds { next: notes.producer_ids, reserved: notes.producer_ids, lsn: None };
+        Ok(Streams {
+            journal,
+            bodies,
+            route,
+            topics: RwLock::new(topics),
+            offsets: Mutex::new(notes.offsets),
+            producer_ids: Mutex::new(producer_ids),
+            busy: Mutex::default(),
+            waits_for: AtomicU64::new(u64::MAX),
+            seed,
+        })
+    }
+
+    /// Where batches are read.
+    #[must_use]
+    pub fn bodies(&self) -> &Arc<dyn BodyStore> {
+        &self.bodies
+    }
+}
+
+fn read_topic(
+    key: &[u8],
+    value: &[u8],
+    share: &mut Share,
+    notes: &Notes<'_>,
+    route: &Arc<Route>,
+    bodies: &dyn BodyStore,
+) -> Result<Topic, OpenError> {
+    let mut k = Reader(key.get(1..).ok_or(Malformed)?);
+    let names = (Arc::from(k.text()?), Arc::from(k.text()?));
+    k.end()?;
+    let mut v = Reader(value);
+    if v.number()? != keep::FORMAT {
+        return Err(Malformed.into());
+    }
+    let id = TopicId(v.bytes()?.try_into().map_err(|_| Malformed)?);
+    let mut cells = Vec::new();
+    for _ in 0..v.count(8)? {
+        let queue = QueueId(v.number()?);
+        let (next, runs) = share.queues.remove(&queue).unwrap_or_default();
+        let start = notes.starts.get(&queue).copied().unwrap_or(0);
+        let mut partition = Partition::recovered(queue, Arc::clone(route), &runs, start, next);
+        let replay_from = match notes.snapshots.get(&queue) {
+            Some(snapshot) => partition.restore(snapshot)?,
+            None => 0,
+        };
+        replay(&mut partition, replay_from, bodies)
+            .map_err(|e| OpenError::Batch { topic: Arc::clone(&names.1), why: e.to_string() })?;
+        cells.push(Arc::new(Cell::of(partition)));
+    }
+    let mut settings = Vec::new();
+    for _ in 0..v.count(16)? {
+        settings.push((v.text()?, v.text()?));
+    }
+    v.end()?;
+    let config = TopicConfig::parse(settings).map_err(|_| Malformed)?;
+    Ok(Topic::new(id, &names, config, cells))
+}
+
+/// Reads the batches behind a snapshot.
+fn replay(partition: &mut Partition, from: u64, bodies: &dyn BodyStore) -> std::io::Result<()> {
+    for place in partition.places_from(from) {
+        let loaded = bodies.load(partition.queue(), place, 1)?;
+        let body = loaded.batch.body(loaded.from);
+        let (batch, _) = Batch::split(body).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))?;
+        partition.replay(&batch);
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Topics over the storage engine, closed, killed and opened again.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use waypost_storage::{Engine, EngineConfig, fault::FaultDisk};
+
+use super::*;
+use crate::batch::{Batch, sample::produced};
+use crate::partition::{Isolation, Marker};
+
+const NOW: Millis = Millis(1_000_000);
+
+struct Node {
+    disk: FaultDisk,
+    engine: Arc<Engine>,
+    streams: Streams,
+}
+
+fn open(disk: FaultDisk) -> Node {
+    let (engine, mut recovered) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
+    let engine = Arc::new(engine);
+    let share = Share::split_off(&mut recovered);
+    assert!(recovered.definitions.is_empty() && recovered.next_seq.is_empty());
+    let (journal, bodies) = (Arc::clone(&engine) as Arc<dyn Journal>, Arc::clone(&engine) as Arc<dyn BodyStore>);
+    let streams = Streams::open(journal, bodies, share, [7; 16]).unwrap();
+    Node { disk, engine, streams }
+}
+
+impl Node {
+    fn new() -> Node {
+        open(FaultDisk::new(1))
+    }
+
+    fn sync(&self) {
+        let _ = self.engine.commit_once();
+        self.streams.advance();
+    }
+
+    /// Stops without a word and starts again.
+    fn killed(self) -> Node {
+        self.disk.crash();
+        let disk = self.disk.clone();
+        drop(self);
+        open(disk)
+    }
+
+    fn topic(&self, name: &str, partitions: u32) -> Arc<Topic> {
+        self.streams.create("/", name, partitions, TopicConfig::default()).unwrap().0
+    }
+
+    fn append(&self, topic: &Topic, partition: i32, count: i32, producer: (i64, i16, i32), attributes: i16) -> u64 {
+        let cell = topic.partition(partition).unwrap();
+        let bytes = produced(count, attributes, 1_000_000, producer);
+        let batch = Batch::split(&bytes).unwrap().0;
+        let appended = cell.append(&batch, &topic.config(), &*self.streams.journal, NOW).unwrap();
+        if let Some(lsn) = appended.lsn {
+            self.streams.appended(&cell, lsn);
+        }
+        appended.base_offset
+    }
+
+    fn read(&self, topic: &Topic, partition: i32, offset: u64) -> Vec<(i64, i64)> {
+        let cell = topic.partition(partition).unwrap();
+        let span = cell.with(|p| p.read(offset, usize::MAX, Isolation::ReadUncommitted)).unwrap();
+        let range = |piece| {
+            let (messages, at) = cell.load(piece, &*self.streams.bodies).unwrap();
+            let batch = Batch::split(messages.body(at)).unwrap().0;
+            (batch.base_offset(), batch.last_offset())
+        };
+        span.batches.iter().map(range).collect()
+    }
+}
+
+const ANYBODY: (i64, i16, i32) = (-1, -1, -1);
+
+#[test]
+fn what_was_durable_is_there_after_a_crash() {
+    let node = Node::new();
+    let topic = node.topic("orders", 2);
+    assert_eq!(node.append(&topic, 0, 3, ANYBODY, 0), 0);
+    assert_eq!(node.append(&topic, 1, 1, ANYBODY, 0), 0);
+    assert_eq!(node.append(&topic, 0, 2, ANYBODY, 0), 3);
+    assert!(node.read(&topic, 0, 0).is_empty());
+    node.sync();
+    assert_eq!(node.read(&topic, 0, 0), [(0, 2), (3, 4)]);
+    let (id, lsn) = node.streams.new_producer_id().unwrap();
+    assert!(lsn.is_some());
+    node.sync();
+    let node = node.killed();
+    let again = node.streams.topic("/", "orders").unwrap();
+    assert_eq!((again.id, node.streams.topic_by_id(topic.id).is_some()), (topic.id, true));
+    assert_eq!(node.read(&again, 0, 0), [(0, 2), (3, 4)]);
+    assert_eq!(node.read(&again, 1, 0), [(0, 0)]);
+    assert_eq!(node.append(&again, 0, 1, ANYBODY, 0), 5);
+    assert!(node.streams.new_producer_id().unwrap().0 > id);
+}
+
+#[test]
+fn idempotence_and_transactions_survive_with_and_without_a_snapshot() {
+    const TRANSACTIONAL: i16 = 16;
+    for snapshot in [false, true] {
+        let node = Node::new();
+        let topic = node.topic("t", 1);
+        node.append(&topic, 0, 2, (9, 0, 0), 0);
+        node.append(&topic, 0, 1, (5, 0, 0), TRANSACTIONAL);
+        let cell = topic.partition(0).unwrap();
+        let end =
+            |p: &mut crate::partition::Partition| p.end_transaction(5, 0, Marker::Abort, &*node.streams.journal, NOW);
+        node.streams.appended(&cell, cell.with(end).unwrap());
+        node.append(&topic, 0, 1, (5, 0, 1), TRANSACTIONAL);
+        if snapshot {
+            node.streams.close();
+        }
+        node.append(&topic, 0, 3, (9, 0, 2), 0);
+        node.sync();
+        let before = cell.with(|p| (p.offsets(), p.aborted(0, 99)));
+        let node = node.killed();
+        let topic = node.streams.topic("/", "t").unwrap();
+        let cell = topic.partition(0).unwrap();
+        assert_eq!(cell.with(|p| (p.offsets(), p.aborted(0, 99))), before, "snapshot {snapshot}");
+        // Sent again by somebody who did not hear the answer.
+        assert_eq!(node.append(&topic, 0, 3, (9, 0, 2), 0), 5);
+        assert_eq!(node.append(&topic, 0, 1, (9, 0, 5), 0), 8);
+    }
+}
+
+#[test]
+fn a_topic_of_the_same_name_is_another_one() {
+    let node = Node::new();
+    let first = node.topic("t", 1);
+    node.append(&first, 0, 3, ANYBODY, 0);
+    let committed = Committed { offset: 3, leader_epoch: -1, metadata: "m".into(), at: NOW };
+    node.streams.commit("/", "g", vec![("t".into(), 0, committed.clone())]).unwrap();
+    node.sync();
+    let queue = first.partitions()[0].queue();
+    node.streams.delete("/", "t").unwrap();
+    assert!(first.partitions()[0].is_closed());
+    assert_eq!(node.streams.committed("/", "g", "t", 0), None);
+    node.sync();
+    let node = node.killed();
+    assert!(node.streams.topics("/").is_empty());
+    let second = node.topic("t", 1);
+    assert_ne!((second.partitions()[0].queue(), second.id), (queue, first.id));
+    assert_eq!(node.append(&second, 0, 1, ANYBODY, 0), 0);
+    assert_eq!(node.streams.all_committed("/", "g"), []);
+}
+
+#[test]
+fn configuration_partitions_and_offsets_are_kept() {
+    let node = Node::new();
+    let topic = node.topic("t", 1);
+    node.append(&topic, 0, 10, ANYBODY, 0);
+    node.sync();
+    node.streams.grow("/", "t", 3).unwrap();
+    assert!(matches!(node.streams.grow("/", "t", 3), Err(TopicFault::Partitions { asked: 3, .. })));
+    node.streams.configure("/", "t", |c| c.with([("retention.ms", Some("5000"))])).unwrap();
+    let at = |offset| Committed { offset, leader_epoch: 0, metadata: "".into(), at: NOW };
+    node.streams.commit("/", "g", vec![("t".into(), 0, at(4)), ("t".into(), 2, at(7))]).unwrap();
+    node.streams.forget_offsets("/", "g", Some(&[("t".into(), 2)])).unwrap();
+    node.sync();
+    // What retention removed stays removed, and the next record has the next offset.
+    node.streams.maintain(Millis(2_000_000));
+    node.sync();
+    let node = node.killed();
+    let topic = node.streams.topic("/", "t").unwrap();
+    assert_eq!((topic.partitions().len(), topic.config().retention_ms), (3, Some(5000)));
+    assert_eq!(node.streams.all_committed("/", "g"), [("t".into(), 0, at(4))]);
+    assert_eq!(node.streams.groups_with_offsets("/"), ["g".into()]);
+    assert_eq!(topic.partition(0).unwrap().with(|p| p.offsets().start), 10);
+    assert_eq!(node.append(&topic, 0, 1, ANYBODY, 0), 10);
+}
+
+#[test]
+fn readers_are_woken_when_more_is_visible() {
+    let node = Node::new();
+    let topic = node.topic("t", 1);
+    let cell = topic.partition(0).unwrap();
+    let mut grown = pin!(cell.grown());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(grown.as_mut().poll(&mut cx).is_pending());
+    node.append(&topic, 0, 1, ANYBODY, 0);
+    assert!(grown.as_mut().poll(&mut cx).is_pending(), "it is not on disk");
+    node.sync();
+    assert!(grown.as_mut().poll(&mut cx).is_ready());
+    let mut gone = pin!(cell.grown());
+    assert!(gone.as_mut().poll(&mut cx).is_pending());
+    node.streams.delete("/", "t").unwrap();
+    assert!(gone.as_mut().poll(&mut cx).is_ready());
+}
+
+#[test]
+fn names_and_limits() {
+    let node = Node::new();
+    for bad in ["", ".", "..", "a b", "ä", &"x".repeat(250)] {
+        assert_eq!(node.streams.create("/", bad, 1, TopicConfig::default()).unwrap_err(), TopicFault::Name(bad.into()));
+    }
+    node.topic(&"x".repeat(249), 1);
+    node.topic("a", 1);
+    let fault = |partitions| node.streams.create("/", "b", partitions, TopicConfig::default()).unwrap_err();
+    assert!(matches!(fault(0), TopicFault::Partitions { .. }));
+    assert!(matches!(fault(u32::MAX), TopicFault::Partitions { .. }));
+    assert_eq!(node.streams.create("/", "a", 1, TopicConfig::default()).unwrap_err(), TopicFault::Exists("a".into()));
+    assert_eq!(node.streams.delete("/", "b"), Err(TopicFault::Unknown("b".into())));
+    assert!(node.streams.create("other", "a", 1, TopicConfig::default()).is_ok());
+    assert_eq!(node.streams.topics("/").len(), 2);
+}
