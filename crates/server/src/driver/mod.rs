@@ -29,7 +29,7 @@ use waypost_model::{Event, Lsn, Millis, Outbox, ReadBuf, Refusal, Session, Sessi
 use self::bodies::{Loading, Resolved};
 use self::credit::Credit;
 pub use self::end::End;
-use self::pace::ReadSize;
+use self::pace::{ReadSize, answer_bytes};
 pub use self::seam::{Core, Pressure};
 use self::timer::Timer;
 use self::transport::Transport;
@@ -82,6 +82,8 @@ pub struct Connection<C: Core, S: Session, T: Transport> {
     outbox: Arc<Outbox>,
     /// Drained from the outbox, not yet handled.
     events: VecDeque<Event>,
+    /// Bytes that the answers among them hold: they count as unwritten.
+    answers: usize,
     loading: Option<Loading>,
     input: ReadBuf,
     read_size: ReadSize,
@@ -126,6 +128,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
             clock,
             outbox,
             events: VecDeque::new(),
+            answers: 0,
             loading: None,
             input: ReadBuf::default(),
             read_size: ReadSize::new(),
@@ -215,6 +218,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
         // The waker is in place before the watermark is read: an advance in between wakes us.
         let before = self.events.len();
         self.outbox.drain(&mut self.events, Some(cx.waker()));
+        self.answers += self.events.range(before..).map(answer_bytes).sum::<usize>();
         self.hurry_farewell(before);
         let durable = self.core.durable();
         // The waker is only left behind in an empty outbox: what came out calls for another round.
@@ -231,6 +235,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
                 continue;
             }
             let Some(event) = self.events.pop_front() else { break };
+            self.answers -= answer_bytes(&event);
             if let Event::Deliver(delivery) = &event {
                 self.credit.handed(delivery);
             }
@@ -338,7 +343,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
 
     /// Step 3: bytes come from the socket, and the commands in them go to the core.
     fn read(&mut self, cx: &mut Context<'_>, now: Millis) -> Result<bool, End> {
-        if self.output.pending() > UNWRITTEN_MAX || self.pause(now) {
+        if self.output.pending() + self.answers > UNWRITTEN_MAX || self.pause(now) {
             return Ok(false);
         }
         if self.input.vec().capacity() == 0 {

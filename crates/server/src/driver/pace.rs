@@ -1,4 +1,6 @@
-//! How much to read at once: little from quiet peers, much from busy ones.
+//! How much to read at once: little from quiet peers, much from busy ones, nothing from those that do not read.
+
+use waypost_model::{Event, Reply};
 
 /// Adapts the size of reads to what they bring.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +42,23 @@ impl ReadSize {
         } else {
             self.small = 0;
         }
+    }
+}
+
+/// What an answer costs beside the bytes that it holds.
+const ANSWER_BYTES: usize = 128;
+
+/// Bytes that an event keeps in memory until it is written, if what the peer sent has brought it. Deliveries do not
+/// count: they are bounded by credit. Farewells do not either, for they overtake others.
+pub(super) fn answer_bytes(event: &Event) -> usize {
+    match event {
+        Event::Deliver(_) | Event::Close { .. } => 0,
+        // The batch is kept whole, however little of it comes back.
+        Event::Returned { batch, .. } => ANSWER_BYTES + batch.footprint(),
+        Event::Reply { reply: Reply::Got { delivery, .. }, .. } => {
+            ANSWER_BYTES + usize::try_from(delivery.cost).unwrap_or(usize::MAX / 2)
+        }
+        _ => ANSWER_BYTES,
     }
 }
 

@@ -283,6 +283,23 @@ async fn answers_wait_for_the_journal_and_hold_back_what_follows() {
 }
 
 #[tokio::test]
+async fn who_leaves_many_answers_waiting_is_not_read() {
+    let mut pair = pair().await;
+    let flood = UNWRITTEN_MAX / 128 + 10;
+    (0..flood).for_each(|_| pair.outbox.push(reply(Some(3))));
+    pair.hears_nothing().await;
+    pair.say("p\n").await;
+    // Another round.
+    pair.outbox.nudge();
+    pair.hears_nothing().await;
+    assert_eq!(pair.core.published.load(Ordering::SeqCst), 0);
+    pair.core.durable.store(3, Ordering::SeqCst);
+    pair.outbox.nudge();
+    pair.hears(&"done".repeat(flood)).await;
+    until(|| pair.core.published.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
 async fn stored_bodies_keep_the_order() {
     let mut pair = pair().await;
     pair.outbox.push(delivery(7, 3, Body::Stored));
