@@ -111,6 +111,31 @@ impl Services {
         Some((Arc::clone(&state.services.get(service as usize)?.name.service), listed))
     }
 
+    /// This server as a node.
+    #[must_use]
+    pub fn own_node(&self) -> Arc<NodeView> {
+        let mut state = self.registry.lock();
+        let place = state.tenants.get(self.tenant.number as usize).map(|tenant| tenant.own_node);
+        place.and_then(|place| state.node_view(place)).unwrap_or_else(|| {
+            let spec = Arc::new(self.registry.settings.own_node.clone());
+            Arc::new(NodeView {
+                spec,
+                checks: Arc::default(),
+                health: Health::Passing,
+                maintenance: None,
+                is_self: true,
+                created: 1,
+                modified: 1,
+            })
+        })
+    }
+
+    /// Index of the last change of a check's status or an instance's health.
+    #[must_use]
+    pub fn checks_index(&self) -> u64 {
+        self.tenant.checks.index()
+    }
+
     /// All nodes, this server first, the others sorted by name; and the index of their last change.
     #[must_use]
     pub fn nodes(&self) -> (u64, Vec<Arc<NodeView>>) {

@@ -32,6 +32,7 @@ mod look;
 mod nodes;
 mod open;
 mod persist;
+mod pool;
 mod presence;
 mod register;
 mod settle;

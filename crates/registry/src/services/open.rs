@@ -15,6 +15,7 @@ use super::feed::Feed;
 use super::limits::RETURN_MS;
 use super::nodes::Registering;
 use super::persist::{INSTANCE, KeptInstance, NODE, VERSION, instance, node, parts};
+use super::pool::Pool;
 use super::spec::{CheckSpec, NodeSpec, Registration, Source};
 use super::state::{NEVER, State, Tenant, TenantShared};
 use super::timers::Timers;
@@ -191,6 +192,8 @@ impl State {
             claims: HashMap::with_hasher(seed),
             ghosts: HashMap::with_hasher(seed),
             timers: Timers::default(),
+            tags: Pool::new(seed),
+            meta: Pool::new(seed),
             empty_services: 0,
             swept: now,
             forgotten: 0,

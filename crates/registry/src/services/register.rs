@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use waypost_model::journal::{AppendError, Op};
-use waypost_model::service::{Health, Instance, InstanceChange, is_service_name};
+use waypost_model::service::{Health, InstanceChange, is_service_name};
 use waypost_model::{Lsn, Millis, Refusal};
 
 use super::settle::Sign;
@@ -195,14 +195,14 @@ impl Entry {
 impl State {
     /// An instance that is not in any table yet. Shares what it can with the one that came before it.
     pub fn new_entry(&mut self, service: u32, new: Registration, node: Option<u32>, now: Millis) -> Entry {
-        let Registration { instance, owner, source, lease_ms, checks, detail } = new;
-        let sibling = self.services.get(service as usize).and_then(|s| s.members.last());
-        let sibling = sibling.and_then(|place| self.entries.get(*place as usize));
-        let instance = Arc::new(shared_with(sibling, instance));
-        let owner = sibling.map(|s| &s.owner).filter(|o| ***o == *owner).map_or(owner, Arc::clone);
+        let Registration { mut instance, owner, source, lease_ms, checks, detail } = new;
+        instance.tags = self.tags.shared(instance.tags);
+        instance.meta = self.meta.shared(instance.meta);
+        let instance = Arc::new(instance);
         let index = self.next_index();
         let sibling = self.services.get(service as usize).and_then(|s| s.members.last());
         let sibling = sibling.and_then(|place| self.entries.get(*place as usize));
+        let owner = sibling.map(|s| &s.owner).filter(|o| ***o == *owner).map_or(owner, Arc::clone);
         let check = |(i, spec): (usize, CheckSpec)| {
             let same = sibling.and_then(|s| s.checks.iter().find(|c| *c.spec == spec));
             let spec = same.map_or_else(|| Arc::new(spec), |c| Arc::clone(&c.spec));
@@ -334,17 +334,4 @@ impl State {
         }
         self.schedule(Subject::Instance(place), expires);
     }
-}
-
-/// The instance, with what it has in common with another one shared.
-fn shared_with(sibling: Option<&Entry>, mut instance: Instance) -> Instance {
-    if let Some(sibling) = sibling {
-        if sibling.instance.tags == instance.tags {
-            instance.tags = Arc::clone(&sibling.instance.tags);
-        }
-        if sibling.instance.meta == instance.meta {
-            instance.meta = Arc::clone(&sibling.instance.meta);
-        }
-    }
-    instance
 }

@@ -12,6 +12,7 @@ use waypost_model::service::{Health, Instance, InstanceChange, ServiceName, Stan
 use waypost_model::{ConnId, Lsn, Millis};
 
 use super::feed::Feed;
+use super::pool::Pool;
 use super::spec::{CheckSpec, Detail, NodeSpec, Source};
 use super::timers::{Subject, Timers};
 use super::view::{CheckView, Listed, NodeView, ServiceList, ServiceView, Why};
@@ -235,6 +236,8 @@ pub(super) struct State {
     pub claims: HashMap<u64, Claimant, Seeded>,
     pub ghosts: HashMap<GhostKey, Ghost, Seeded>,
     pub timers: Timers,
+    pub tags: Pool<Box<str>>,
+    pub meta: Pool<(Box<str>, Box<str>)>,
     pub empty_services: usize,
     /// When what is kept for a while was looked through last.
     pub swept: Millis,
