@@ -42,9 +42,9 @@ pub struct Host {
     /// Where it runs; empty for unknown.
     pub zone: Box<str>,
     /// Its tags.
-    pub tags: Box<[Box<str>]>,
+    pub tags: Arc<[Box<str>]>,
     /// Its metadata.
-    pub meta: Box<[(Box<str>, Box<str>)]>,
+    pub meta: Arc<[(Box<str>, Box<str>)]>,
 }
 
 /// The hosts of a service.
@@ -78,7 +78,7 @@ pub struct Node {
     /// An address or a name.
     pub target: Target,
     /// Told as texts.
-    pub meta: Box<[(Box<str>, Box<str>)]>,
+    pub meta: Arc<[(Box<str>, Box<str>)]>,
 }
 
 /// Whose address it is.

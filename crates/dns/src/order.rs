@@ -71,10 +71,11 @@ fn exponential(dice: &mut Dice, weight: u16) -> u32 {
 mod tests {
     use super::*;
     use crate::directory::Target;
+    use std::sync::Arc;
 
     fn host(weight: u16, zone: &str) -> Host {
         let target = Target::Address([127, 0, 0, 1].into());
-        Host { target, port: 1, weight, zone: zone.into(), tags: Box::default(), meta: Box::default() }
+        Host { target, port: 1, weight, zone: zone.into(), tags: Arc::default(), meta: Arc::default() }
     }
 
     fn firsts(hosts: &[Host], even: bool, zone: Option<&str>) -> Vec<u32> {

@@ -226,7 +226,7 @@ impl<D: Directory> Answering<'_, '_, D> {
     }
 
     fn texts(&mut self, node: &Node) {
-        for (key, value) in &node.meta {
+        for (key, value) in node.meta.iter() {
             // RFC 1464; a key that begins so says that its value is the text.
             let bare = key.starts_with("rfc1035-");
             let fits = self.add(QueryType::Txt.wire(), |out| {

@@ -38,7 +38,7 @@ impl Directory for Maps {
 
 fn host(address: &str, port: u16) -> Host {
     let target = address.parse().map_or_else(|_| Target::Name(address.into()), Target::Address);
-    Host { target, port, weight: 1, zone: "".into(), tags: Box::default(), meta: Box::default() }
+    Host { target, port, weight: 1, zone: "".into(), tags: Arc::default(), meta: Arc::default() }
 }
 
 fn tagged(mut host: Host, tags: &[&str], meta: &[(&str, &str)]) -> Host {
@@ -48,7 +48,7 @@ fn tagged(mut host: Host, tags: &[&str], meta: &[(&str, &str)]) -> Host {
 }
 
 fn own_node() -> Node {
-    Node { name: "n1".into(), target: Target::Address([127, 0, 0, 1].into()), meta: Box::default() }
+    Node { name: "n1".into(), target: Target::Address([127, 0, 0, 1].into()), meta: Arc::default() }
 }
 
 fn responder(maps: Maps) -> Responder<Maps> {
