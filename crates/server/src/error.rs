@@ -22,6 +22,14 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// A ZeroMQ device cannot be made as it is declared.
+    #[error("{what}: {why}")]
+    Device {
+        /// What of it.
+        what: String,
+        /// Why.
+        why: String,
+    },
     /// A certificate, a key or an authority is of no use.
     #[error("cannot use {}: {why}", path.display())]
     Tls {
@@ -62,7 +70,7 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Listen { .. } | Self::Tls { .. } | Self::Log(_) => 78,
+            Self::Config(_) | Self::Listen { .. } | Self::Device { .. } | Self::Tls { .. } | Self::Log(_) => 78,
             Self::Storage { .. } | Self::Broker(_) | Self::JournalStopped | Self::Io { .. } => 1,
         }
     }

@@ -14,6 +14,7 @@ pub mod logging;
 mod node;
 mod runtime;
 mod signals;
+mod zmtp;
 
 pub use error::ServeError;
 pub use node::{Opened, Store, run, run_on};

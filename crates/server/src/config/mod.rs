@@ -6,9 +6,9 @@
 mod declare;
 pub mod docs;
 mod listener;
-mod nearest;
+pub(crate) mod nearest;
 mod sources;
-mod value;
+pub(crate) mod value;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +21,7 @@ pub use listener::{ListenerSpec, ListenerTls};
 pub use sources::{ConfigError, Loaded, Origin, load};
 pub use value::{ByteSize, Fraction, HttpAuth, LogFormat, Setting, Unset};
 
+use crate::zmtp::DeviceSpec;
 use declare::settings;
 
 settings! {
@@ -48,8 +49,10 @@ settings! {
         kafka: Vec<ListenerSpec> = "off", flag "kafka";
         /// DNS. Not yet: only `off` is taken.
         dns: Vec<ListenerSpec> = "off", flag "dns";
-        /// ZMTP. Not yet: only `off` is taken.
-        zmtp: Vec<ListenerSpec> = "off", flag "zmtp";
+        /// ZeroMQ devices: `KIND,front=bind:ENDPOINT,back=connect:ENDPOINT[,option=value…]`, KIND one of `streamer`,
+        /// `forwarder`, `router`; an ENDPOINT is `tcp://HOST:PORT` or `ipc://PATH`. `docs/compatibility-zmtp.md` has the
+        /// options.
+        zmtp: Vec<DeviceSpec> = "off", flag "zmtp";
     }
     /// AMQP connections.
     amqp: AmqpConfig {

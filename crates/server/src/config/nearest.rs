@@ -1,7 +1,7 @@
 //! Did you mean …?
 
 /// The candidate that differs least from `word`, if it differs little.
-pub(super) fn nearest<S: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = S>) -> Option<String> {
+pub(crate) fn nearest<S: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = S>) -> Option<String> {
     let far = 1 + word.chars().count() / 3;
     candidates
         .into_iter()

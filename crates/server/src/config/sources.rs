@@ -215,7 +215,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let conflict = |text: String| Err(ConfigError::Conflict(text));
         for (name, list) in
-            [("kafka", &self.listeners.kafka), ("dns", &self.listeners.dns), ("zmtp", &self.listeners.zmtp)]
+            [("kafka", &self.listeners.kafka), ("dns", &self.listeners.dns)]
         {
             if !list.is_empty() {
                 return conflict(format!("listener `{name}` is not there yet: this version takes only `off` for it"));

@@ -10,6 +10,7 @@ use waypost_broker::shard::QueueStats;
 
 use super::{Answer, text};
 use crate::node::{Node, open_files};
+use crate::zmtp::Figures;
 
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -24,6 +25,7 @@ pub(super) fn page(node: &Node) -> Answer {
     gauges(&overview, &mut out);
     machine(node, &mut out);
     storage(node, &mut out);
+    devices(node, &mut out);
     text(StatusCode::OK, EXPOSITION, out.0)
 }
 
@@ -139,6 +141,31 @@ fn machine(node: &Node, out: &mut Page) {
     out.gauge("rabbitmq_process_open_fds", "Open files", open.unwrap_or(0));
     out.gauge("rabbitmq_process_max_fds", "Files that may be open", max.unwrap_or(0));
     out.gauge("rabbitmq_erlang_uptime_seconds", "Time since the start", node.clock.uptime().as_secs());
+}
+
+/// ZeroMQ devices, a line each.
+fn devices(node: &Node, out: &mut Page) {
+    let all: Vec<_> = node.devices.iter().map(|device| (device, device.figures())).collect();
+    if all.is_empty() {
+        return;
+    }
+    let figures: [(&str, &str, &str, fn(&Figures) -> u64); 8] = [
+        ("counter", "messages_received_total", "Messages that came", |f| f.counters.received),
+        ("counter", "messages_sent_total", "Messages queued for peers, each copy", |f| f.counters.sent),
+        ("counter", "messages_dropped_total", "Messages dropped for full queues", |f| f.counters.dropped),
+        ("counter", "messages_unroutable_total", "Messages that nobody was there for", |f| f.counters.unroutable),
+        ("counter", "messages_discarded_total", "Messages lost with their peer's queue", |f| f.discarded),
+        ("counter", "blocked_total", "How often messages had to wait for room", |f| f.counters.blocked),
+        ("counter", "peers_refused_total", "Connections ended by a peer's fault", |f| f.refused),
+        ("gauge", "peers", "Peers connected now", |f| f.connections),
+    ];
+    for (kind, name, help, figure) in figures {
+        let _ = write!(out.0, "# HELP waypost_zmtp_{name} {help}\n# TYPE waypost_zmtp_{name} {kind}\n");
+        for (device, f) in &all {
+            let (name_of, kind_of, value) = (&device.name, device.kind, figure(f));
+            let _ = writeln!(out.0, "waypost_zmtp_{name}{{device=\"{name_of}\",kind=\"{kind_of}\"}} {value}");
+        }
+    }
 }
 
 fn storage(node: &Node, out: &mut Page) {

@@ -16,14 +16,21 @@ impl Announcement {
     /// The file's name in the data directory.
     pub const NAME: &'static str = "listeners.json";
 
-    /// Writes the file as a whole: who sees it sees all of it.
+    /// Writes the file as a whole: who sees it sees all of it. `endpoints` are those of ZeroMQ devices.
     ///
     /// # Errors
     /// Any I/O error.
-    pub fn write<'a>(data_dir: &Path, listeners: impl IntoIterator<Item = &'a Listener>) -> io::Result<Announcement> {
+    pub fn write<'a>(
+        data_dir: &Path,
+        listeners: impl IntoIterator<Item = &'a Listener>,
+        endpoints: Vec<String>,
+    ) -> io::Result<Announcement> {
         let mut addresses: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for listener in listeners {
             addresses.entry(listener.protocol.name()).or_default().push(listener.address.to_string());
+        }
+        if !endpoints.is_empty() {
+            addresses.insert("zmtp", endpoints);
         }
         let path = data_dir.join(Self::NAME);
         let fresh = data_dir.join("listeners.json.new");

@@ -31,6 +31,7 @@ use crate::listen::announce::Announcement;
 use crate::listen::tls::Tls;
 use crate::listen::{Listener, Protocol, Reserved};
 use crate::local::Clients;
+use crate::zmtp::{self, DeviceStats, Devices, ReservedDevice};
 use crate::{http, runtime};
 
 /// How long an operator waits for the disk.
@@ -52,6 +53,8 @@ pub struct Node {
     pub ready: AtomicBool,
     /// Where it keeps everything.
     pub store: Arc<dyn Store>,
+    /// Figures of its ZeroMQ devices.
+    pub devices: Vec<Arc<DeviceStats>>,
     /// What its HTTP listeners share.
     pub(crate) http: http::Shared,
     /// The broker's clients inside this process.
@@ -97,6 +100,7 @@ async fn serve(
 ) -> Result<(), ServeError> {
     let clock = Clock::start();
     let reserved = reserve(&config)?;
+    let devices = zmtp::reserve(&config.listeners.zmtp)?;
     std::fs::create_dir_all(&config.server.data_dir).map_err(ServeError::io("cannot make the data directory"))?;
     let Opened { store, recovered } = open(&config)?;
     // Only whoever holds the lock of the directory may touch what the last one left.
@@ -108,6 +112,7 @@ async fn serve(
     let core = Arc::new(BrokerCore::new(Arc::clone(&broker), bodies));
     let node = Arc::new(Node {
         gauges: Gauges::new(&config),
+        devices: devices.iter().map(|device| Arc::clone(&device.stats)).collect(),
         http: http::Shared::open(&config).map_err(ServeError::io("cannot read the key of the tokens"))?,
         config,
         clock,
@@ -130,7 +135,7 @@ async fn serve(
             }
         }
     }))?;
-    let result = live(&node, reserved, shutdown).await;
+    let result = live(&node, reserved, devices, shutdown).await;
     let closed = node.store.close();
     tracing::info!("stopped");
     result.and(closed)
@@ -140,11 +145,13 @@ async fn serve(
 async fn live(
     node: &Arc<Node>,
     reserved: Vec<Reserved>,
+    devices: Vec<ReservedDevice>,
     shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
 ) -> Result<(), ServeError> {
     let (stop, stopping) = channel::channel(false);
     let listeners: Vec<_> = reserved.into_iter().map(Reserved::listen).collect::<Result<_, _>>()?;
-    let announcement = Announcement::write(&node.config.server.data_dir, &listeners)
+    let endpoints: Vec<String> = devices.iter().flat_map(ReservedDevice::endpoints).collect();
+    let announcement = Announcement::write(&node.config.server.data_dir, &listeners, endpoints)
         .map_err(ServeError::io("cannot write listeners.json"))?;
     node.ready.store(true, Ordering::SeqCst);
     for listener in &listeners {
@@ -156,6 +163,7 @@ async fn live(
     for listener in listeners {
         tasks.spawn(take_connections(Arc::clone(node), listener, stopping.clone()));
     }
+    let devices = Devices::start(devices, node)?;
     tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(reload_on_hangup(reloadable, stopping));
     let result = tokio::select! {
@@ -166,6 +174,8 @@ async fn live(
     drop(announcement);
     tracing::info!("stopping");
     let _ = stop.send(true);
+    // While the journal still takes what they hold.
+    let _ = tokio::task::spawn_blocking(move || devices.stop()).await;
     let reason = if result.is_ok() { "shutdown" } else { "storage failure" };
     node.say_farewell(reason).await;
     tasks.join_all().await;
@@ -256,7 +266,7 @@ impl Node {
     }
 
     /// The broker as drivers see it.
-    fn core(&self) -> Arc<BrokerCore> {
+    pub(crate) fn core(&self) -> Arc<BrokerCore> {
         Arc::clone(&self.core)
     }
 }

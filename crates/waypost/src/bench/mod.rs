@@ -2,6 +2,7 @@
 
 mod amqp;
 mod registry;
+mod zmtp;
 
 use crate::exit::Failure;
 use clap::{Args, Subcommand};
@@ -21,6 +22,8 @@ enum Target {
     Registry(registry::RegistryArgs),
     /// Load a service of Waypost over AMQP: late binding by selectors and keys
     Services(amqp::ServicesArgs),
+    /// Load any ZeroMQ device and measure it
+    Zmtp(zmtp::ZmtpArgs),
 }
 
 /// Runs the chosen load generator.
@@ -32,5 +35,6 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         Target::Amqp(args) => amqp::run(args),
         Target::Registry(args) => registry::run(args),
         Target::Services(args) => amqp::run_services(&args),
+        Target::Zmtp(args) => zmtp::run(args),
     }
 }

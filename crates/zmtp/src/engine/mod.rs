@@ -113,6 +113,12 @@ impl Engine {
         matches!(self.stage, Stage::Open)
     }
 
+    /// Whether the connection itself has something to say: a handshake, a pong.
+    #[must_use]
+    pub fn has_control(&self) -> bool {
+        !self.control.is_empty()
+    }
+
     /// Whether a message has come in part.
     #[must_use]
     pub fn has_partial(&self) -> bool {
@@ -267,6 +273,9 @@ impl Engine {
             }
         }
         self.wire.drain(..used);
+        if self.wire.is_empty() {
+            pool.give(std::mem::take(&mut self.wire));
+        }
         done
     }
 

@@ -62,12 +62,9 @@ impl Scanner {
     pub(super) fn scan(&mut self, message_bytes_max: u64) -> Result<(), Fault> {
         loop {
             let from = self.message;
-            let (run, at) = short_run(&self.buffer, self.message, self.frame);
+            let limit = usize::try_from(message_bytes_max).unwrap_or(usize::MAX).min(SHORT_MESSAGE_MAX);
+            let (run, at) = short_run(&self.buffer, self.message, self.frame, limit);
             (self.message, self.frame) = (run.end, at);
-            let begun = (at - run.end) as u64;
-            if begun > message_bytes_max {
-                return Err(Fault::TooLarge { what: "message", bytes: begun, max: message_bytes_max });
-            }
             let mut messages = run.messages;
             let mut step = Step::Incomplete;
             // Long frames go on with the same run; only a command interrupts it.
@@ -166,27 +163,27 @@ struct Run {
     messages: u32,
 }
 
-/// Passes over short frames that are no commands, which is what nearly all frames are. Also says where the first frame
-/// begins that is not such.
-fn short_run(buffer: &[u8], mut message: usize, mut at: usize) -> (Run, usize) {
+/// Passes over short frames that are no commands, which is what nearly all frames are, in messages up to `limit`. Also
+/// says where the first frame begins that is not such.
+fn short_run(buffer: &[u8], mut message: usize, mut at: usize, limit: usize) -> (Run, usize) {
     let mut messages = 0;
     while let Some([flags @ (0 | MORE), len, rest @ ..]) = buffer.get(at..)
         && rest.len() >= usize::from(*len)
     {
-        at += 2 + usize::from(*len);
+        let end = at + 2 + usize::from(*len);
+        if end - message > limit {
+            break;
+        }
+        at = end;
         if *flags == 0 {
             message = at;
             messages += 1;
-        }
-        // Long messages of short frames are held against the limit by the caller.
-        if at - message > SHORT_MESSAGE_MAX {
-            break;
         }
     }
     (Run { end: message, messages }, at)
 }
 
-/// How long a message of short frames may get before its size is looked at.
+/// Messages of short frames up to this size need no closer look.
 const SHORT_MESSAGE_MAX: usize = 4 * 1024;
 
 enum Step {

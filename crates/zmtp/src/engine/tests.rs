@@ -274,6 +274,18 @@ fn a_message_of_endless_frames_meets_the_limit() {
 }
 
 #[test]
+fn a_message_of_short_frames_that_comes_at_once_meets_the_limit_too() {
+    for frames in [49usize, 50] {
+        let mut side = Side::of(EngineConfig { message_bytes_max: 5_000, ..EngineConfig::new(SocketType::Pull) }, 1);
+        let mut push = Side::new(SocketType::Push, Security::Null, 2);
+        exchange(&mut side, &mut push, usize::MAX).unwrap();
+        let mut wire = Vec::new();
+        (0..=frames).for_each(|i| frame::put_frame(&mut wire, if i < frames { MORE } else { 0 }, &[0; 97]));
+        assert_eq!(side.feed(&wire, usize::MAX).is_ok(), wire.len() <= 5_000, "{}", wire.len());
+    }
+}
+
+#[test]
 fn an_incomplete_message_is_not_delivered() {
     let (mut a, _) = opened(SocketType::Pull, SocketType::Push);
     let whole = sample();

@@ -1,0 +1,12 @@
+//! Devices with the broker behind them: a streamer with a durable queue, a forwarder with an exchange.
+
+mod convert;
+mod exchange;
+mod inlet;
+mod link;
+mod outlet;
+mod queue;
+
+pub(super) use exchange::ExchangeBridge;
+pub(super) use link::Place;
+pub(super) use queue::{Ends, QueueBridge};

@@ -1,0 +1,204 @@
+//! ZeroMQ devices: declared by `--zmtp`, each on a thread of its own.
+
+mod bridge;
+mod dial;
+mod endpoint;
+mod machine;
+mod peers;
+mod secrets;
+mod socket;
+mod spec;
+mod stats;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use waypost_model::Refusal;
+use waypost_zmtp::device::{Device, End, Forwarder, Router, Streamer};
+use waypost_zmtp::engine::{Heartbeat, Limits};
+use waypost_zmtp::{EngineConfig, SocketType};
+
+use bridge::{Ends, ExchangeBridge, Place, QueueBridge};
+
+pub use spec::{DeviceSpec, Kind};
+pub use stats::{DeviceStats, Figures};
+
+use crate::error::ServeError;
+use crate::node::Node;
+use endpoint::{Attachment, Direction, Endpoint};
+use machine::Machine;
+use socket::Bound;
+use spec::EndSpec;
+use worker::{EndConfig, Handle, Worker};
+
+/// How long a peer may take for its handshake, ms; as libzmq.
+const HANDSHAKE_MS: u64 = 30_000;
+/// How long a peer may be silent after a ping, in intervals between pings.
+const HEARTBEAT_TIMEOUT_INTERVALS: u64 = 2;
+
+/// A device that has its addresses and keys but does not run yet.
+pub(crate) struct ReservedDevice {
+    spec: DeviceSpec,
+    bound: Vec<(End, Bound)>,
+    dials: Vec<(End, Endpoint)>,
+    ends: [EndConfig; 2],
+    /// What metrics will see of it.
+    pub(crate) stats: Arc<DeviceStats>,
+}
+
+/// Takes the addresses of all devices and reads their keys, so that mistakes are noticed before anything else is done.
+///
+/// # Errors
+/// [`ServeError::Device`].
+pub(crate) fn reserve(specs: &[DeviceSpec]) -> Result<Vec<ReservedDevice>, ServeError> {
+    let mut all: Vec<ReservedDevice> = Vec::with_capacity(specs.len());
+    for (i, spec) in specs.iter().enumerate() {
+        let name = spec.name.clone().unwrap_or_else(|| format!("{}-{}", spec.kind.name(), i + 1));
+        if all.iter().any(|other| other.stats.name == name) {
+            return Err(ServeError::Device { what: spec.to_string(), why: format!("the name `{name}` is taken") });
+        }
+        all.push(ReservedDevice::new(spec, name)?);
+    }
+    Ok(all)
+}
+
+impl ReservedDevice {
+    fn new(spec: &DeviceSpec, name: String) -> Result<ReservedDevice, ServeError> {
+        let (mut bound, mut dials) = (Vec::new(), Vec::new());
+        for (end, side) in [(End::Front, &spec.front), (End::Back, &spec.back)] {
+            for Attachment { direction, endpoint } in &side.attachments {
+                match direction {
+                    Direction::Connect => dials.push((end, endpoint.clone())),
+                    Direction::Bind => {
+                        let failed = |e: io::Error| ServeError::Device {
+                            what: format!("cannot listen on {endpoint} for zmtp"),
+                            why: e.to_string(),
+                        };
+                        bound.push((end, Bound::bind(endpoint).map_err(failed)?));
+                    }
+                }
+            }
+        }
+        let (front, back) = socket_types(spec.kind);
+        let ends = [end_config(&spec.front, front)?, end_config(&spec.back, back)?];
+        let stats = Arc::new(DeviceStats::new(name, spec.kind.name()));
+        Ok(ReservedDevice { spec: spec.clone(), bound, dials, ends, stats })
+    }
+
+    /// Where the device really listens: the front's endpoints, then the back's, each as declared.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.bound.iter().filter_map(|(_, bound)| bound.endpoint().ok()).map(|e| e.to_string()).collect()
+    }
+
+    /// Starts the device's thread.
+    fn start(self, connections_max: usize, place: Place) -> Result<Running, ServeError> {
+        let name = self.stats.name.clone();
+        let failed = |e: io::Error| ServeError::Device { what: format!("device {name}"), why: e.to_string() };
+        let mut worker = Worker::new(machine(&self.spec, &place)?, self.ends, connections_max, place.clock, self.stats)
+            .map_err(failed)?;
+        for (end, bound) in self.bound {
+            worker.bind(end, bound).map_err(failed)?;
+        }
+        for (end, endpoint) in self.dials {
+            let mut seed = [0; 8];
+            getrandom::fill(&mut seed).map_err(|e| failed(io::Error::other(e)))?;
+            worker.dial(end, endpoint, u64::from_ne_bytes(seed));
+        }
+        let handle = worker.handle();
+        let thread = std::thread::Builder::new().name(format!("zmtp-{name}")).spawn(move || worker.run());
+        Ok(Running { handle, thread: thread.map_err(failed)?, name: name.clone() })
+    }
+}
+
+const fn socket_types(kind: Kind) -> (SocketType, SocketType) {
+    match kind {
+        Kind::Streamer => (SocketType::Pull, SocketType::Push),
+        Kind::Forwarder => (SocketType::Xsub, SocketType::Xpub),
+        Kind::Router => (SocketType::Router, SocketType::Dealer),
+        Kind::Majordomo => (SocketType::Router, SocketType::Router),
+    }
+}
+
+fn end_config(spec: &EndSpec, socket_type: SocketType) -> Result<EndConfig, ServeError> {
+    let interval_ms = u64::try_from(spec.heartbeat.as_millis()).unwrap_or(u64::MAX);
+    let timeout_ms = interval_ms.saturating_mul(HEARTBEAT_TIMEOUT_INTERVALS);
+    let heartbeat = (interval_ms > 0).then(|| Heartbeat {
+        interval_ms,
+        // In tenths of a second; what does not fit is not promised.
+        ttl_ds: u16::try_from(interval_ms.saturating_add(timeout_ms).div_ceil(100)).unwrap_or(0),
+        timeout_ms,
+    });
+    let engine = EngineConfig {
+        security: secrets::load(&spec.security)?,
+        message_bytes_max: spec.message_bytes_max,
+        handshake_ms: HANDSHAKE_MS,
+        heartbeat,
+        ..EngineConfig::new(socket_type)
+    };
+    let limits = Limits { messages: spec.hwm, ..Limits::default() };
+    Ok(EndConfig { engine: Arc::new(engine), limits })
+}
+
+fn machine(spec: &DeviceSpec, place: &Place) -> Result<Box<dyn Machine>, ServeError> {
+    let refused = |refusal: Refusal| ServeError::Device { what: spec.to_string(), why: refusal.to_string() };
+    let ends = Ends { front: !spec.front.attachments.is_empty(), back: !spec.back.attachments.is_empty() };
+    if let Some(queue) = &spec.queue {
+        return Ok(Box::new(QueueBridge::open(place, queue, ends).map_err(refused)?));
+    }
+    if let Some(exchange) = &spec.exchange {
+        return Ok(Box::new(ExchangeBridge::open(place, exchange, ends, spec.overflow).map_err(refused)?));
+    }
+    Ok(Box::new(match spec.kind {
+        Kind::Streamer => Device::Streamer(Streamer::default()),
+        Kind::Forwarder => Device::Forwarder(Forwarder::new(spec.overflow)),
+        Kind::Router => Device::Router(Router::new(spec.duplicate)),
+        Kind::Majordomo => {
+            let why = "this version has no majordomo yet".to_owned();
+            return Err(ServeError::Device { what: spec.to_string(), why });
+        }
+    }))
+}
+
+/// Devices that run.
+pub(crate) struct Devices(Vec<Running>);
+
+struct Running {
+    handle: Handle,
+    thread: JoinHandle<io::Result<()>>,
+    name: String,
+}
+
+impl Devices {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// [`ServeError::Device`].
+    pub(crate) fn start(reserved: Vec<ReservedDevice>, node: &Arc<Node>) -> Result<Devices, ServeError> {
+        let connections_max = node.config.server.connections_max;
+        let running = reserved
+            .into_iter()
+            .map(|device| {
+                let vhost = device.spec.vhost.as_deref().unwrap_or("/").into();
+                device.start(connections_max, Place { core: node.core(), clock: node.clock, vhost })
+            })
+            .collect::<Result<_, _>>();
+        running.map(Devices)
+    }
+
+    /// Lets them write what waits, for as long as their peers take it, and ends them. Blocks.
+    pub(crate) fn stop(self) {
+        self.0.iter().for_each(|device| device.handle.stop());
+        for device in self.0 {
+            match device.thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(device = device.name, %error, "the device had stopped"),
+                Err(_) => tracing::error!(device = device.name, "the device had panicked"),
+            }
+        }
+    }
+}

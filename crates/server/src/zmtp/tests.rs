@@ -1,0 +1,1 @@
+//! Devices over real sockets, spoken to by engines of our own.
