@@ -30,6 +30,7 @@ pub use limits::*;
 pub use open::{OpenError, Share};
 pub use path::{checked as checked_path, join, routing_key, split};
 pub use record::Kind;
+pub use semver::VersionReq;
 pub use session::{Behavior, NewSession, Session};
 pub use stage::{Answer, When, Write};
 pub use store::{By, Chosen, Committed, Listing, Look, Store, Totals};

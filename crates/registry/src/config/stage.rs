@@ -59,6 +59,11 @@ pub enum Write {
         /// The beginning.
         prefix: String,
     },
+    /// Deletes these values, as far as they are there: for those who may not delete all that begin so.
+    DeletePaths {
+        /// Which ones.
+        paths: Vec<Arc<str>>,
+    },
     /// Takes the lock for a session, and sets the value.
     Lock {
         /// Where.
@@ -207,6 +212,12 @@ impl<'a> Stage<'a> {
             Write::DeleteBelow { prefix } => {
                 let paths: Vec<Arc<str>> = self.below(prefix).into_iter().map(|(path, _)| path).collect();
                 paths.iter().for_each(|path| self.delete(path));
+                Ok(Answer::Done)
+            }
+            Write::DeletePaths { paths } => {
+                let there = |now: InForce| now.item.is_some() || now.gray.is_some();
+                let there: Vec<_> = paths.iter().filter(|path| there(self.in_force(path))).collect();
+                there.into_iter().for_each(|path| self.delete(path));
                 Ok(Answer::Done)
             }
             Write::Lock { path, value, flags, session } => self.lock(path, value, *flags, session),

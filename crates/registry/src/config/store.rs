@@ -172,14 +172,7 @@ impl Store {
         let state = self.look();
         let space = state.spaces.get(vhost);
         match space.and_then(|s| s.entries.get(path)) {
-            Some(e) => Look {
-                item: e.now.item.clone(),
-                gray: e.now.gray.clone(),
-                changed: e.changed,
-                version: e.version(),
-                index: e.modified.max(1),
-                lsn: e.lsn,
-            },
+            Some(e) => look_at(e),
             None => {
                 let index = space.map_or(1, |s| s.index(path));
                 Look { item: None, gray: None, changed: index, version: 0, index, lsn: state.lsn }
@@ -196,17 +189,29 @@ impl Store {
     /// All paths that begin so and have a value or a candidate, with both.
     #[must_use]
     pub fn list_all(&self, vhost: &str, prefix: &str) -> Listing<(Arc<str>, Look)> {
-        self.collect(vhost, prefix, |path, e| {
-            let look = Look {
-                item: e.now.item.clone(),
-                gray: e.now.gray.clone(),
-                changed: e.changed,
-                version: e.version(),
-                index: e.modified.max(1),
-                lsn: e.lsn,
-            };
-            (!e.is_deleted()).then(|| (Arc::clone(path), look))
-        })
+        self.collect(vhost, prefix, |path, e| (!e.is_deleted()).then(|| (Arc::clone(path), look_at(e))))
+    }
+
+    /// What has changed in any way behind a revision, deletions included. The index is the revision of the last such
+    /// change.
+    #[must_use]
+    pub fn since(&self, vhost: &str, what: &What, revision: u64) -> Listing<(Arc<str>, Look)> {
+        let state = self.look();
+        let mut found = Listing { items: Vec::new(), index: 1, lsn: state.lsn };
+        let Some(space) = state.spaces.get(vhost) else { return found };
+        found.index = space.floor.max(1);
+        let mut see = |path: &Arc<str>, e: &Entry| {
+            found.index = found.index.max(e.changed);
+            if e.changed > revision {
+                found.items.push((Arc::clone(path), look_at(e)));
+            }
+        };
+        match what {
+            What::Path(path) => space.entries.get(path).into_iter().for_each(|e| see(path, e)),
+            What::Below(prefix) => space.below(prefix).for_each(|(path, e)| see(path, e)),
+            What::Sessions => {}
+        }
+        found
     }
 
     /// The paths that begin so and have a value, without the values.
@@ -660,6 +665,17 @@ fn record(
         from: draft.from,
         content: content.or(of_gray.map(Gray::content)),
         rule: of_gray.map(|g| Arc::clone(&g.rule)),
+    }
+}
+
+fn look_at(e: &Entry) -> Look {
+    Look {
+        item: e.now.item.clone(),
+        gray: e.now.gray.clone(),
+        changed: e.changed,
+        version: e.version(),
+        index: e.modified.max(1),
+        lsn: e.lsn,
     }
 }
 

@@ -7,6 +7,8 @@ mod auth;
 mod body;
 #[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod cx;
+mod config;
+mod consul_kv;
 mod health;
 mod json;
 mod metrics;

@@ -12,11 +12,15 @@ use super::auth::{Need, who};
 use super::body::Answer;
 use super::cx::Cx;
 use super::request::{Failure, Peer};
-use super::{HttpListener, api};
+use super::{HttpListener, api, config, consul_kv};
 
 /// The faces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Face {
+    /// Values under keys: `/api/v1/config`.
+    Config,
+    /// Consul's way to them: `/v1/kv`, `/v1/txn`, `/v1/session`.
+    ConsulKv,
     /// Management: `/api/v1/…` but for what others take.
     Management,
 }
@@ -25,6 +29,12 @@ impl Face {
     /// Whose a path is.
     fn of(path: &str) -> Option<Face> {
         let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        if below("/api/v1/config") {
+            return Some(Face::Config);
+        }
+        if ["/v1/kv", "/v1/txn", "/v1/session"].into_iter().any(below) {
+            return Some(Face::ConsulKv);
+        }
         below("/api/v1").then_some(Face::Management)
     }
 
@@ -34,6 +44,8 @@ impl Face {
         match self {
             // Whoever has a name may learn it.
             Face::Management if path == "/api/v1/whoami" => Need::User,
+            // Values may be secrets.
+            Face::Config | Face::ConsulKv => Need::User,
             Face::Management => Need::Management,
         }
     }
@@ -47,6 +59,8 @@ pub(super) async fn answer(listener: &HttpListener, request: Request<Incoming>, 
     let who = who(&listener.node, listener.address, request.headers(), peer, need)?;
     let cx = Cx { node: &listener.node, listener, who };
     match face {
+        Face::Config => config::answer(&cx, request).await,
+        Face::ConsulKv => consul_kv::answer(&cx, request).await,
         Face::Management => api::answer(&cx, request).await,
     }
 }

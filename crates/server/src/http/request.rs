@@ -148,7 +148,8 @@ pub(super) fn form(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
     })
 }
 
-fn decode(text: &str) -> Option<String> {
+/// Percent-decoded text; none if it cannot be.
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(b) = bytes.next() {

@@ -1,6 +1,7 @@
 //! A node: storage, broker and listeners put together, from start to stop.
 
 mod amqp;
+mod config_center;
 mod core;
 mod machine;
 mod schedule;
@@ -59,6 +60,8 @@ pub struct Node {
     pub(crate) http: http::Shared,
     /// The broker's clients inside this process.
     pub(crate) clients: Clients,
+    /// Values under keys, with their history.
+    pub(crate) config_center: Arc<waypost_registry::config::Store>,
     core: Arc<BrokerCore>,
     /// Told after every commit.
     committed: Notify,
@@ -102,11 +105,12 @@ async fn serve(
     let reserved = reserve(&config)?;
     let devices = zmtp::reserve(&config.listeners.zmtp)?;
     std::fs::create_dir_all(&config.server.data_dir).map_err(ServeError::io("cannot make the data directory"))?;
-    let Opened { store, recovered } = open(&config)?;
+    let Opened { store, mut recovered } = open(&config)?;
     // Only whoever holds the lock of the directory may touch what the last one left.
     Announcement::clear(&config.server.data_dir);
     let broker_config = BrokerConfig { memory_budget_bytes: config.memory.queue_budget.0, seed: machine::seed()? };
     let (journal, bodies) = (store.journal(), store.bodies());
+    let config_center = config_center::open(&config, &journal, &bodies, &mut recovered, clock)?;
     let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
     let core = Arc::new(BrokerCore::new(Arc::clone(&broker), bodies));
@@ -121,6 +125,7 @@ async fn serve(
         store,
         ready: AtomicBool::new(false),
         clients: Clients::new(Arc::clone(&core), clock),
+        config_center,
         core,
         committed: Notify::new(),
         connections: AtomicUsize::new(0),
@@ -165,6 +170,7 @@ async fn live(
     }
     let devices = Devices::start(devices, node)?;
     tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
+    tasks.spawn(config_center::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(reload_on_hangup(reloadable, stopping));
     let result = tokio::select! {
         () = shutdown => Ok(()),

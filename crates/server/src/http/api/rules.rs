@@ -61,7 +61,10 @@ impl Ask {
             }
             "DELETE" => {
                 self.who.must_administrate()?;
-                changed(broker.delete_vhost(name, self.now))
+                let deleted = changed(broker.delete_vhost(name, self.now))?;
+                // What a crash or a full disk leaves of it goes at the next start.
+                let _ = self.node.config_center.forget_vhost(name);
+                Ok(deleted)
             }
             _ => Err(wrong_method()),
         }
