@@ -97,6 +97,7 @@ pub struct Collected<'a> {
     live: &'a Live,
     queues: Vec<KnownQueue<'a>>,
     by_queue: IdMap<u64, u32>,
+    last_queue: u32,
     pub routes: Vec<Arc<Route>>,
     /// Their bytes in a chunk table.
     route_bytes: Vec<Arc<[u8]>>,
@@ -137,6 +138,7 @@ impl<'a> Collected<'a> {
             live,
             queues: Vec::new(),
             by_queue: IdMap::default(),
+            last_queue: NONE,
             routes: Vec::new(),
             route_bytes: Vec::new(),
             interned: HashMap::new(),
@@ -225,7 +227,14 @@ impl<'a> Collected<'a> {
     }
 
     fn queue(&mut self, id: QueueId) -> Result<u32, Malformed> {
+        // Queues that got messages in turn got the next ones in the same turn: no need to look far.
+        let next = self.last_queue.wrapping_add(1);
+        if self.queues.get(next as usize).is_some_and(|q| q.id == id) {
+            self.last_queue = next;
+            return Ok(next);
+        }
         if let Some(known) = self.by_queue.get(&id.0) {
+            self.last_queue = *known;
             return Ok(*known);
         }
         let n = index(self.queues.len())?;
@@ -233,6 +242,7 @@ impl<'a> Collected<'a> {
         let (live, more) = live.split_first().map_or(((0, 0), live), |(first, more)| (*first, more));
         self.queues.push(KnownQueue { id, live, more, route: NONE });
         self.by_queue.insert(id.0, n);
+        self.last_queue = n;
         Ok(n)
     }
 

@@ -67,7 +67,7 @@ pub fn restore(index: &Index, live: &Live, parts: Vec<Collected<'_>>) -> Result<
     r.join(parts);
     let found: Vec<_> = (0..SHARDS).map(|_| Mutex::default()).collect();
     let threads = if total < PARALLEL_PIECES_MIN { 1 } else { SHARDS };
-    in_parallel(SHARDS, threads, || (), |(), shard| *lock(&found[shard]) = Some(r.shard(shard)));
+    in_parallel(SHARDS, threads, Vec::new, |room, n| *lock(&found[n]) = Some(r.shard(n, room)));
     let result = |f: Mutex<Option<_>>| f.into_inner().unwrap_or_default().unwrap_or_else(|| Ok(ShardFound::default()));
     found.into_iter().map(result).collect()
 }
@@ -120,9 +120,10 @@ impl Restore<'_> {
         }
     }
 
-    fn shard(&self, n: usize) -> Result<ShardFound, OpenError> {
+    /// `pieces` is room for a shard's pieces, used again and again.
+    fn shard(&self, n: usize, pieces: &mut Vec<Piece>) -> Result<ShardFound, OpenError> {
         let queues = self.shards[n].clone();
-        let (mut pieces, ends) = by_queue(std::mem::take(&mut *lock(&self.pieces[n])), &queues);
+        let ends = by_queue(std::mem::take(&mut *lock(&self.pieces[n])), &queues, pieces);
         let mut from = 0;
         let mut spans = Vec::with_capacity(ends.len());
         for (queue, end) in queues.clone().zip(ends) {
@@ -275,14 +276,14 @@ impl Restore<'_> {
 }
 
 /// Orders pieces by queue, and else leaves them as they are; says where each queue's end.
-fn by_queue(parts: Vec<Vec<Piece>>, queues: &Span<usize>) -> (Vec<Piece>, Vec<usize>) {
+fn by_queue(parts: Vec<Vec<Piece>>, queues: &Span<usize>, sorted: &mut Vec<Piece>) -> Vec<usize> {
     let mut at = vec![0; queues.len() + 1];
     let number = |p: &Piece| p.queue as usize - queues.start;
     parts.iter().flatten().for_each(|p| at[number(p) + 1] += 1);
     for i in 1..at.len() {
         at[i] += at[i - 1];
     }
-    let mut sorted = vec![Piece::default(); at[queues.len()]];
+    sorted.resize(at[queues.len()], Piece::default());
     for p in parts.into_iter().flatten() {
         let slot = &mut at[number(&p)];
         sorted[*slot] = p;
@@ -290,7 +291,7 @@ fn by_queue(parts: Vec<Vec<Piece>>, queues: &Span<usize>) -> (Vec<Piece>, Vec<us
     }
     // What was a queue's beginning has moved to its end.
     at.pop();
-    (sorted, at)
+    at
 }
 
 /// Charges segments for what lies in them, a stretch at a time.
