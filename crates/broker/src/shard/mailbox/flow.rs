@@ -96,6 +96,9 @@ impl Queue {
                 return Some(run);
             };
             let Some((slot, n)) = self.credit(mb, m, source, &run, only, cx) else {
+                if mb.holder_of(source).is_some() {
+                    return Some(run);
+                }
                 continue;
             };
             if n == run.count {
@@ -152,15 +155,16 @@ impl Queue {
                 if peers > 1 { (run.count / peers.saturating_mul(ROUNDS)).max(1) } else { run.count }
             }
         };
+        let holder = mb.holder_of(source);
         let taken = self.roster.as_deref_mut().and_then(|roster| {
-            let holder = source.slot.and_then(|slot| mb.holder(source.lane, slot));
             let consumer = holder.or_else(|| mb.consumer_of(m, roster, only))?;
             let c = roster.get_mut(consumer).filter(|c| c.has_credit())?;
             let want = want.min(mb.room_for(m, consumer, c.held.messages(), cx.now));
             let n = if want > 0 { c.take_credit(run, want) } else { 0 };
             (n > 0).then_some((consumer, n))
         });
-        if taken.is_none() {
+        // Who holds messages of a key may be full while the member is not.
+        if taken.is_none() && holder.is_none() {
             mb.shut(m);
         }
         taken
@@ -178,17 +182,21 @@ impl Queue {
         let Some(mut mb) = self.mailbox.take() else {
             return;
         };
-        if mb.blocked_by.is_some_and(|lsn| lsn > core.durable) {
-            core.durable = cx.journal.durable().max(core.durable);
-        }
-        mb.unblock(&self.ready, core.durable);
         mb.sync(Source::PLAIN, &self.ready, core.durable, Mark::Dirty);
         let only = self.begin(&mut mb, cx);
-        while let Some(m) = mb.next_member() {
-            self.serve(&mut mb, m, only, core, cx);
-        }
-        while let Some(source) = mb.next_source() {
-            self.place(&mut mb, source, only, core, cx);
+        loop {
+            while let Some(m) = mb.next_member() {
+                self.serve(&mut mb, m, only, core, cx);
+            }
+            while let Some(source) = mb.next_source() {
+                self.place(&mut mb, source, only, core, cx);
+            }
+            if mb.blocked_by.is_some() {
+                core.durable = cx.journal.durable().max(core.durable);
+            }
+            if !mb.unblock(&self.ready, core.durable) {
+                break;
+            }
         }
         if let Some(lsn) = mb.blocked_by.filter(|_| !self.waiting) {
             self.waiting = true;
@@ -252,7 +260,7 @@ impl Queue {
                 return Gave::Nothing;
             };
             let Some((slot, n)) = self.credit(mb, m, source, &front, only, cx) else {
-                if to.is_some() {
+                if to.is_some() || mb.holder_of(source).is_some() {
                     return Gave::Nothing;
                 }
                 continue;
@@ -316,9 +324,10 @@ impl Mailbox {
         })
     }
 
-    /// Who holds messages of a slot.
-    fn holder(&self, lane: u16, slot: u16) -> Option<u32> {
-        self.slot(lane, slot).and_then(|s| s.owner.filter(|_| s.unsettled > 0))
+    /// Who holds messages of the source, if it is a slot of keys.
+    fn holder_of(&self, source: Source) -> Option<u32> {
+        let s = self.slot(source.lane, source.slot?)?;
+        s.owner.filter(|_| s.unsettled > 0)
     }
 
     /// A member has no credit after all.

@@ -445,10 +445,10 @@ impl Mailbox {
         }
     }
 
-    /// The journal has advanced: what waited for it may be deliverable.
-    pub fn unblock(&mut self, plain: &Ready, durable: Lsn) {
+    /// The journal has advanced: what waited for it may be deliverable. Whether anything did.
+    pub fn unblock(&mut self, plain: &Ready, durable: Lsn) -> bool {
         if self.blocked_by.is_none_or(|lsn| lsn > durable) {
-            return;
+            return false;
         }
         self.blocked_by = None;
         for source in std::mem::take(&mut self.blocked) {
@@ -457,6 +457,7 @@ impl Mailbox {
             }
             self.sync(source, plain, durable, Mark::Dirty);
         }
+        true
     }
 
     /// Whether a source is dirty, and whether it is blocked.

@@ -5,6 +5,7 @@ mod delivery;
 mod expiry;
 mod journal;
 mod limits;
+mod mailbox;
 mod memory;
 mod model;
 mod naive;
