@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use arc_swap::ArcSwapOption;
 use hashbrown::HashTable;
 use slab::Slab;
-use waypost_model::Millis;
 use waypost_model::journal::Journal;
 use waypost_model::service::{Health, InstanceChange, ServiceName, is_service_name};
+use waypost_model::{Lsn, Millis};
 
 use super::codec::Malformed;
 use super::feed::Feed;
@@ -106,9 +106,11 @@ impl Registry {
         let mut state = self.lock();
         let own = state.tenants.get(tenant.number as usize).map_or(0, |t| t.own_node);
         let checks = restored(&mut state, kept.checks, now);
-        if kept.is_self {
+        // One may have been registered under the name that we have now.
+        let is_ours = state.nodes.get(own as usize).is_some_and(|n| n.spec.name.to_lowercase() == name.to_lowercase());
+        if kept.is_self || is_ours {
             if let Some(node) = state.nodes.get_mut(own as usize) {
-                (node.maintenance, node.checks) = (kept.maintenance, checks);
+                (node.maintenance, node.checks, node.lsn) = (kept.maintenance, checks, Lsn(1));
             }
             let count = state.nodes.get(own as usize).map_or(0, |n| n.checks.len());
             if let Some(tenant) = state.tenants.get_mut(tenant.number as usize) {

@@ -1,10 +1,12 @@
 //! What falls due.
 
-use waypost_model::Millis;
+use std::sync::Arc;
+
+use waypost_model::{Lsn, Millis};
 
 use super::limits::EMPTY_NAME_KEPT_MS;
 use super::settle::Settled;
-use super::state::{CheckRun, NEVER, State};
+use super::state::{CheckRun, NEVER, State, Tenant};
 use super::timers::Subject;
 use super::{Registry, persist};
 
@@ -80,6 +82,17 @@ impl Registry {
         true
     }
 
+    /// The vhosts in which anything is registered.
+    #[must_use]
+    pub fn vhosts(&self) -> Vec<Arc<str>> {
+        let state = self.lock();
+        let holds = |tenant: &Tenant| {
+            let own = state.nodes.get(tenant.own_node as usize);
+            tenant.instances > 0 || tenant.nodes.len() > 1 || own.is_some_and(|n| n.lsn > Lsn::default())
+        };
+        state.tenants.iter().filter(|(_, t)| holds(t)).map(|(_, t)| Arc::clone(&t.shared.name)).collect()
+    }
+
     /// Removes everything of a vhost, which is gone.
     pub fn forget_vhost(&self, vhost: &str, now: Millis) {
         let tenant = self.tenants.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(vhost).cloned();
@@ -95,13 +108,22 @@ impl Registry {
                 self.forget_instance(state, place);
                 state.remove(place, now);
             }
-            let Some(own) = state.tenants.get(tenant.number as usize) else { return };
-            let nodes: Vec<u32> = own.nodes.values().copied().collect();
+            let Some(known) = state.tenants.get(tenant.number as usize) else { return };
+            let (own, nodes) = (known.own_node, known.nodes.values().copied().collect::<Vec<_>>());
             for place in nodes {
-                if let Some(node) = state.nodes.get(place as usize) {
-                    let _ = self.append(vec![persist::remove_node(vhost, &node.spec.name)]);
+                let Some(node) = state.nodes.get_mut(place as usize) else { continue };
+                let _ = self.append(vec![persist::remove_node(vhost, &node.spec.name)]);
+                if place != own {
+                    state.remove_node(place, now);
+                    continue;
                 }
-                state.remove_node(place, now);
+                // A vhost of this name may come again, and we are a node of it then.
+                (node.maintenance, node.lsn) = (None, Lsn::default());
+                let checks = std::mem::take(&mut node.checks).len();
+                if let Some(tenant) = state.tenants.get_mut(tenant.number as usize) {
+                    tenant.checks = tenant.checks.saturating_sub(checks);
+                }
+                state.node_changed(place, now);
             }
         });
     }

@@ -134,6 +134,18 @@ fn who_goes_because_we_stop_is_remembered() {
 }
 
 #[test]
+fn we_may_be_called_what_another_node_was_called() {
+    let w = World::new();
+    w.services.register_node(NodeSpec { name: "n1".into(), ..settings().own_node }, w.now).unwrap();
+    w.register("cart", full());
+    w.services.maintain_node("here", Some("us"), w.now).unwrap();
+    let own_node = NodeSpec { name: "N1".into(), ..settings().own_node };
+    let w = World::with(Settings { own_node, ..settings() }, w.journal, w.now);
+    assert!(w.services.node("n1").unwrap().1.is_self && w.services.view("cart").instances[0].node.is_none());
+    assert_eq!(w.services.nodes().1.len(), 1);
+}
+
+#[test]
 fn damaged_definitions_end_the_start() {
     let w = World::new();
     w.services.register_node(NodeSpec { name: "n1".into(), ..settings().own_node }, w.now).unwrap();

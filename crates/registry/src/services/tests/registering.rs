@@ -96,7 +96,15 @@ fn vhosts_know_nothing_of_each_other() {
     assert!(!other.view("cart").is_known() && other.find("a").is_none() && other.list().services.is_empty());
     other.register("cart", plain("b"), w.now).unwrap();
     assert_eq!(w.list("cart"), ["a passing"]);
+    other.register_node(NodeSpec { name: "n".into(), ..settings().own_node }, w.now).unwrap();
+    other.maintain_node("here", Some("x"), w.now).unwrap();
+    assert_eq!(w.registry.vhosts().len(), 2);
     w.registry.forget_vhost("other", w.now);
+    assert_eq!(w.registry.vhosts(), ["/".into()]);
+    assert_eq!((other.nodes().1.len(), &other.nodes().1[0].maintenance), (1, &None));
+    other.register_node(NodeSpec { name: "again".into(), ..settings().own_node }, w.now).unwrap();
+    assert!(other.node("here").unwrap().1.is_self && !other.node("again").unwrap().1.is_self);
+    other.deregister_node("again", w.now).unwrap();
     assert!(!other.view("cart").is_known());
     assert_eq!(w.list("cart"), ["a passing"]);
     assert_eq!(w.journal.kept.lock().unwrap().len(), 1);
