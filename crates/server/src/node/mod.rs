@@ -4,6 +4,7 @@ mod amqp;
 mod config_center;
 mod core;
 mod machine;
+mod registry;
 mod schedule;
 mod store;
 mod watch;
@@ -62,6 +63,8 @@ pub struct Node {
     pub(crate) clients: Clients,
     /// Values under keys, with their history.
     pub(crate) config_center: Arc<waypost_registry::config::Store>,
+    /// Services and their instances.
+    pub registry: Arc<waypost_registry::services::Registry>,
     core: Arc<BrokerCore>,
     /// Told after every commit.
     committed: Notify,
@@ -111,8 +114,10 @@ async fn serve(
     let broker_config = BrokerConfig { memory_budget_bytes: config.memory.queue_budget.0, seed: machine::seed()? };
     let (journal, bodies) = (store.journal(), store.bodies());
     let config_center = config_center::open(&config, &journal, &bodies, &mut recovered, clock)?;
+    let registry = registry::open(&config, &journal, &mut recovered, clock)?;
     let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
+    registry::connect(&registry, &broker, clock.now());
     let core = Arc::new(BrokerCore::new(Arc::clone(&broker), bodies));
     let node = Arc::new(Node {
         gauges: Gauges::new(&config),
@@ -126,6 +131,7 @@ async fn serve(
         ready: AtomicBool::new(false),
         clients: Clients::new(Arc::clone(&core), clock),
         config_center,
+        registry,
         core,
         committed: Notify::new(),
         connections: AtomicUsize::new(0),
@@ -170,6 +176,7 @@ async fn live(
     }
     let devices = Devices::start(devices, node)?;
     tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
+    tasks.spawn(registry::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(config_center::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(reload_on_hangup(reloadable, stopping));
     let result = tokio::select! {
@@ -180,6 +187,8 @@ async fn live(
     drop(announcement);
     tracing::info!("stopping");
     let _ = stop.send(true);
+    // Who goes from now on goes because of us.
+    node.registry.stopping();
     // While the journal still takes what they hold.
     let _ = tokio::task::spawn_blocking(move || devices.stop()).await;
     let reason = if result.is_ok() { "shutdown" } else { "storage failure" };

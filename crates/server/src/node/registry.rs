@@ -99,6 +99,12 @@ fn node_id(data_dir: &Path, seed: &[u8]) -> Result<Box<str>, ServeError> {
 
 /// The broker follows the registry, and tells it who is there.
 pub(super) fn connect(registry: &Arc<Registry>, broker: &Arc<Broker>, now: Millis) {
+    // What is left of vhosts that were deleted in the moment of a crash.
+    for vhost in registry.vhosts() {
+        if broker.vhost(&vhost).is_err() {
+            registry.forget_vhost(&vhost, now);
+        }
+    }
     registry.follow(Arc::new(ToBroker(Arc::downgrade(broker))), now);
     broker.set_presence(Arc::clone(registry) as Arc<dyn waypost_model::service::Presence>);
 }

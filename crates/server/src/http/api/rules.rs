@@ -61,10 +61,11 @@ impl Ask {
             }
             "DELETE" => {
                 self.who.must_administrate()?;
-                let deleted = changed(broker.delete_vhost(name, self.now))?;
+                let deleted = broker.delete_vhost(name, self.now)?;
+                self.node.registry.forget_vhost(name, self.now);
                 // What a crash or a full disk leaves of it goes at the next start.
                 let _ = self.node.config_center.forget_vhost(name);
-                Ok(deleted)
+                changed(Ok(deleted))
             }
             _ => Err(wrong_method()),
         }
