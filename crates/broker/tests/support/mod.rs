@@ -225,6 +225,13 @@ impl Node {
 
     /// A client with channel 1 open.
     pub fn client(&self) -> Client {
+        let mut c = self.client_saying(Table::new());
+        c.expect_done(3);
+        c
+    }
+
+    /// The same, with client properties; what the broker says to them is left to be looked at.
+    pub fn client_saying(&self, client_properties: Table) -> Client {
         let outbox = Arc::new(Outbox::default());
         let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let info = PeerInfo {
@@ -248,9 +255,8 @@ impl Node {
         };
         let (username, password) = ("guest".into(), (*b"guest").into());
         c.call(0, Call::Authenticate { mechanism: "PLAIN".into(), username, password });
-        c.call(0, Call::OpenVhost { vhost: "/".into(), client_properties: Table::new() });
+        c.call(0, Call::OpenVhost { vhost: "/".into(), client_properties });
         c.call(1, Call::OpenChannel);
-        c.expect_done(3);
         c
     }
 
