@@ -2,6 +2,7 @@
 
 mod checks;
 mod claims;
+mod crash;
 mod liveness;
 mod naive;
 mod nodes;
