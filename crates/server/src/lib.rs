@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod config;
+mod dns;
 pub mod driver;
 mod error;
 mod http;

@@ -47,7 +47,7 @@ settings! {
         http: Vec<ListenerSpec> = "127.0.0.1:8500 127.0.0.1:15672", flag "http";
         /// Kafka's protocol. Not yet: only `off` is taken.
         kafka: Vec<ListenerSpec> = "off", flag "kafka";
-        /// DNS. Not yet: only `off` is taken.
+        /// DNS, over UDP and TCP.
         dns: Vec<ListenerSpec> = "off", flag "dns";
         /// ZeroMQ devices: `KIND,front=bind:ENDPOINT,back=connect:ENDPOINT[,option=value…]`, KIND one of `streamer`,
         /// `forwarder`, `router`; an ENDPOINT is `tcp://HOST:PORT` or `ipc://PATH`. `docs/compatibility-zmtp.md` has the
@@ -76,9 +76,22 @@ settings! {
         /// web page can have its own name point here.
         allowed_hosts: Vec<String> = "";
         /// Connections at once, per listener; more are closed at once.
-        connections_max: usize = "4096";
+        connections_max: usize = "16384";
         /// Largest request body.
         body_max: ByteSize = "8MiB";
+    }
+    /// DNS. Names are those of Consul, below `.waypost` and `.consul`.
+    dns: DnsConfig {
+        /// How long clients may keep an answer.
+        ttl: Duration = "0s";
+        /// Zones of clients, `SUBNET=ZONE` each, such as `10.1.0.0/16=eu-1`: instances of a client's own zone come first in
+        /// its answers. A resolver that tells for whom it asks (EDNS client subnet) is asked for that one.
+        zones: Vec<String> = "";
+    }
+    /// What clients of Consul's API and of DNS are told of this server.
+    consul: ConsulConfig {
+        /// The name of the data center.
+        datacenter: String = "dc1";
     }
     /// Memory.
     memory: MemoryConfig {

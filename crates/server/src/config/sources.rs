@@ -214,12 +214,15 @@ impl Config {
     /// What no single setting can know.
     fn check(&self) -> Result<(), ConfigError> {
         let conflict = |text: String| Err(ConfigError::Conflict(text));
-        for (name, list) in
-            [("kafka", &self.listeners.kafka), ("dns", &self.listeners.dns)]
-        {
+        for (name, list) in [("kafka", &self.listeners.kafka)] {
             if !list.is_empty() {
                 return conflict(format!("listener `{name}` is not there yet: this version takes only `off` for it"));
             }
+        }
+        crate::dns::zones(self).map_err(ConfigError::Conflict)?;
+        let is_label = |text: &str| (1..=63).contains(&text.len()) && !text.contains(['.', ' ', '/']);
+        if !is_label(&self.consul.datacenter) {
+            return conflict(format!("consul.datacenter = {:?} is no label of a name", self.consul.datacenter));
         }
         if self.http.auth == super::HttpAuth::Never
             && let Some(open) = self.listeners.http.iter().find(|l| !l.is_loopback())

@@ -7,6 +7,7 @@ mod auth;
 mod body;
 #[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod cx;
+pub(crate) mod consul;
 mod config;
 mod consul_kv;
 mod health;

@@ -12,7 +12,7 @@ use super::auth::{Need, who};
 use super::body::Answer;
 use super::cx::Cx;
 use super::request::{Failure, Peer};
-use super::{HttpListener, api, config, consul_kv};
+use super::{HttpListener, api, config, consul, consul_kv};
 
 /// The faces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,12 @@ enum Face {
     ConsulKv,
     /// Management: `/api/v1/…` but for what others take.
     Management,
+    /// Consul's API: `/v1/…` but for what others take.
+    Consul,
+    /// Prometheus' `http_sd`.
+    PrometheusSd,
+    /// Envoy's `EDS`.
+    EnvoyEds,
 }
 
 impl Face {
@@ -35,18 +41,27 @@ impl Face {
         if ["/v1/kv", "/v1/txn", "/v1/session"].into_iter().any(below) {
             return Some(Face::ConsulKv);
         }
-        below("/api/v1").then_some(Face::Management)
+        match path {
+            consul::discovery::HTTP_SD => Some(Face::PrometheusSd),
+            consul::discovery::EDS => Some(Face::EnvoyEds),
+            _ if below("/api/v1") => Some(Face::Management),
+            _ if below("/v1") => Some(Face::Consul),
+            _ => None,
+        }
     }
 
     /// What it asks of those who come. Where [`Need::Nothing`] comes out, off-loopback clients without credentials are let
     /// in as [`super::auth::Who::Anyone`]: only what shows the registry may be so.
-    fn need(self, _method: &Method, path: &str) -> Need {
+    fn need(self, method: &Method, path: &str) -> Need {
         match self {
             // Whoever has a name may learn it.
             Face::Management if path == "/api/v1/whoami" => Need::User,
             // Values may be secrets.
             Face::Config | Face::ConsulKv => Need::User,
             Face::Management => Need::Management,
+            Face::Consul if matches!(*method, Method::GET | Method::HEAD) => Need::Nothing,
+            Face::Consul => Need::User,
+            Face::PrometheusSd | Face::EnvoyEds => Need::Nothing,
         }
     }
 }
@@ -62,5 +77,8 @@ pub(super) async fn answer(listener: &HttpListener, request: Request<Incoming>, 
         Face::Config => config::answer(&cx, request).await,
         Face::ConsulKv => consul_kv::answer(&cx, request).await,
         Face::Management => api::answer(&cx, request).await,
+        Face::Consul => consul::answer(&cx, request).await,
+        Face::PrometheusSd => consul::discovery::http_sd(&cx, request).await,
+        Face::EnvoyEds => consul::discovery::eds(&cx, request).await,
     }
 }

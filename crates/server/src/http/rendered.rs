@@ -66,6 +66,11 @@ impl Rendered {
         answer
     }
 
+    /// As it is, not compressed.
+    pub(super) fn plain(&self) -> &Bytes {
+        &self.plain
+    }
+
     fn etag(&self) -> &HeaderValue {
         self.etag.get_or_init(|| etag(&self.plain))
     }

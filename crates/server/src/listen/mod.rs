@@ -5,7 +5,7 @@ pub mod announce;
 pub mod certificate;
 pub mod tls;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -24,6 +24,8 @@ pub enum Protocol {
     Amqp,
     /// HTTP/1.1.
     Http,
+    /// DNS.
+    Dns,
 }
 
 impl Protocol {
@@ -33,6 +35,7 @@ impl Protocol {
         match self {
             Self::Amqp => "amqp",
             Self::Http => "http",
+            Self::Dns => "dns",
         }
     }
 }
@@ -42,6 +45,7 @@ pub struct Reserved {
     protocol: Protocol,
     spec: ListenerSpec,
     socket: TcpSocket,
+    udp: Option<UdpSocket>,
     tls: Option<Arc<Tls>>,
 }
 
@@ -55,6 +59,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// The socket.
     pub socket: TcpListener,
+    /// The other socket of the same address, where both are spoken on.
+    pub udp: Option<UdpSocket>,
     /// Its encryption.
     pub tls: Option<Arc<Tls>>,
 }
@@ -71,7 +77,11 @@ impl Reserved {
         // Only lets us have an address whose last connections still fade away.
         socket.set_reuseaddr(true).map_err(failed)?;
         socket.bind(spec.address).map_err(failed)?;
-        Ok(Reserved { protocol, spec: spec.clone(), socket, tls })
+        let udp = match protocol {
+            Protocol::Dns => Some(UdpSocket::bind(socket.local_addr().map_err(failed)?).map_err(failed)?),
+            _ => None,
+        };
+        Ok(Reserved { protocol, spec: spec.clone(), socket, udp, tls })
     }
 
     /// Begins to take connections.
@@ -79,10 +89,10 @@ impl Reserved {
     /// # Errors
     /// [`ServeError::Listen`].
     pub fn listen(self) -> Result<Listener, ServeError> {
-        let Reserved { protocol, spec, socket, tls } = self;
+        let Reserved { protocol, spec, socket, udp, tls } = self;
         let failed = |error| ServeError::Listen { protocol: protocol.name(), address: spec.address, error };
         let socket = socket.listen(BACKLOG).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Listener { protocol, spec, address, socket, tls })
+        Ok(Listener { protocol, spec, address, socket, udp, tls })
     }
 }

@@ -28,13 +28,14 @@ pub(crate) use self::core::BrokerCore;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ServeError;
+use crate::http::consul;
 use crate::listen::accept::accept;
 use crate::listen::announce::Announcement;
 use crate::listen::tls::Tls;
 use crate::listen::{Listener, Protocol, Reserved};
 use crate::local::Clients;
 use crate::zmtp::{self, DeviceStats, Devices, ReservedDevice};
-use crate::{http, runtime};
+use crate::{dns, http, runtime};
 
 /// How long an operator waits for the disk.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,6 +60,8 @@ pub struct Node {
     pub devices: Vec<Arc<DeviceStats>>,
     /// What its HTTP listeners share.
     pub(crate) http: http::Shared,
+    /// What Consul's API and DNS keep beside the registry.
+    pub(crate) consul: Arc<consul::Shared>,
     /// The broker's clients inside this process.
     pub(crate) clients: Clients,
     /// Values under keys, with their history.
@@ -122,6 +125,9 @@ async fn serve(
     let node = Arc::new(Node {
         gauges: Gauges::new(&config),
         devices: devices.iter().map(|device| Arc::clone(&device.stats)).collect(),
+        consul: consul::Shared::open(&config.server.data_dir)
+            .map(Arc::new)
+            .map_err(ServeError::io("cannot read the prepared queries"))?,
         http: http::Shared::open(&config).map_err(ServeError::io("cannot read the key of the tokens"))?,
         config,
         clock,
@@ -200,10 +206,11 @@ async fn live(
 fn reserve(config: &Config) -> Result<Vec<Reserved>, ServeError> {
     let amqp = config.listeners.amqp.iter().map(|spec| (Protocol::Amqp, spec));
     let http = config.listeners.http.iter().map(|spec| (Protocol::Http, spec));
-    amqp.chain(http).map(|(protocol, spec)| Reserved::new(protocol, spec)).collect()
+    let dns = config.listeners.dns.iter().map(|spec| (Protocol::Dns, spec));
+    amqp.chain(http).chain(dns).map(|(protocol, spec)| Reserved::new(protocol, spec)).collect()
 }
 
-async fn take_connections(node: Arc<Node>, listener: Listener, stop: channel::Receiver<bool>) {
+async fn take_connections(node: Arc<Node>, mut listener: Listener, stop: channel::Receiver<bool>) {
     match listener.protocol {
         Protocol::Amqp => {
             let amqp = Arc::new(amqp::AmqpListener::new(&node, &listener, stop.clone()));
@@ -212,6 +219,12 @@ async fn take_connections(node: Arc<Node>, listener: Listener, stop: channel::Re
         Protocol::Http => {
             let http = Arc::new(http::HttpListener::new(&node, &listener, stop.clone()));
             accept(&listener.socket, stop, |socket, peer| http.take(socket, peer)).await;
+        }
+        Protocol::Dns => {
+            let Some(udp) = listener.udp.take() else { return };
+            if let Err(error) = dns::serve(&node, &listener, udp, stop).await {
+                tracing::error!(%error, "DNS is not answered");
+            }
         }
     }
 }

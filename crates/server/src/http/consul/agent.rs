@@ -263,7 +263,7 @@ impl Ask<'_> {
     async fn agent_register(&self) -> Result<Answer, Failure> {
         let value = decode(&self.body)?;
         let body = Object::of(&value, "the body")?;
-        let mut definition = definitions::service(body, "Name", self.cx.who.owner(), Source::Agent)?;
+        let mut definition = definitions::service(body, "Name", self.owner(), Source::Agent)?;
         let (id, now) = (definition.registration.instance.id.clone(), self.now());
         self.may_change(&definition.service, &id)?;
         // An agent knows services by their ids: the same id is the same instance, whatever it is called now.

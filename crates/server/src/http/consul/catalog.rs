@@ -91,10 +91,14 @@ impl Ask<'_> {
             return Ok(self.own("[]".into(), self.services.list().index));
         };
         self.may_see(&service)?;
+        let key = self.params.key("catalog");
+        if let Some(answer) = self.known(&service, &key) {
+            return Ok(answer);
+        }
         let filter = fields::parse(self.params.filter.as_deref(), fields::catalog_kind)?;
         let (index, view) = self.wait_for_service(&service).await;
         let kept = view.derived(|_| Kept::default());
-        let rendered = kept.get(&self.params.key("catalog"), || {
+        let rendered = kept.get(&key, || {
             let scene = self.scene();
             let chosen = view.instances.iter().filter(|listed| {
                 fits(listed, scene.node(listed), &self.params)
@@ -149,7 +153,7 @@ impl Ask<'_> {
         }
         let service = body.object("Service")?;
         let service = service
-            .map(|service| definitions::service(service, "Service", self.cx.who.owner(), Source::Catalog))
+            .map(|service| definitions::service(service, "Service", self.owner(), Source::Catalog))
             .transpose()?;
         match &service {
             Some(definition) => self.may_change(&definition.service, &definition.registration.instance.id)?,

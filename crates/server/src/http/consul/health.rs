@@ -63,11 +63,24 @@ impl Ask<'_> {
             return Ok(self.own("[]".into(), self.services.list().index));
         };
         self.may_see(&service)?;
+        let key = self.params.key("health");
+        if let Some(answer) = self.known(&service, &key) {
+            return Ok(answer);
+        }
         let filter = fields::parse(self.params.filter.as_deref(), fields::entry_kind)?;
         let (index, view) = self.wait_for_service(&service).await;
         let kept = view.derived(|_| Kept::default());
-        let rendered = kept.get(&self.params.key("health"), || self.entries(&view, filter.as_ref()));
+        let rendered = kept.get(&key, || self.entries(&view, filter.as_ref()));
         Ok(self.shared(&rendered, index))
+    }
+
+    /// The answer to a query that need not wait, if somebody has asked it since the service changed: then there is
+    /// nothing to parse either.
+    pub(super) fn known(&self, service: &str, key: &str) -> Option<Answer> {
+        let view = self.services.view(service);
+        let is_news = self.params.index == 0 || self.params.index < view.index;
+        let rendered = is_news.then(|| view.derived(|_| Kept::default()).known(key))??;
+        Some(self.shared(&rendered, view.index))
     }
 
     /// A service, once it is newer than what the client has seen.

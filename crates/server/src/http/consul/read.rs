@@ -24,6 +24,12 @@ const KEPT_MAX: usize = 32;
 pub(super) struct Kept(Mutex<Vec<(String, Arc<Rendered>)>>);
 
 impl Kept {
+    /// The answer to a query, if it is there.
+    pub(super) fn known(&self, query: &str) -> Option<Arc<Rendered>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(known, _)| known == query).map(|(_, found)| Arc::clone(found))
+    }
+
     /// The answer to a query, made if it is not there yet.
     pub(super) fn get(&self, query: &str, make: impl FnOnce() -> Bytes) -> Arc<Rendered> {
         // Held while it is made: who asks the same waits for it, and does not make it too.
