@@ -195,6 +195,11 @@ impl Channels {
         self.sorted.len()
     }
 
+    /// Consumers on all channels, those asked for included.
+    pub fn consumers(&self) -> usize {
+        self.sorted.iter().map(|c| c.consumers.by_tag.len()).sum()
+    }
+
     pub fn clear(&mut self) {
         self.sorted = Vec::new();
     }

@@ -21,6 +21,8 @@ pub struct SessionConfig {
     pub mechanisms: Vec<String>,
     /// Most channels of a connection; 0 is no limit but that of the channel number.
     pub channel_max: u16,
+    /// Most consumers of a connection, on all its channels.
+    pub consumers_max: usize,
     /// Largest frame in bytes, header and end octet counted. Values below 4096 are taken as 4096.
     pub frame_bytes_max: u32,
     /// Heartbeat interval proposed, in seconds; 0 proposes none.
@@ -40,6 +42,7 @@ impl Default for SessionConfig {
             cluster_name: "waypost".into(),
             mechanisms: vec!["PLAIN".into(), "AMQPLAIN".into()],
             channel_max: 2047,
+            consumers_max: 65_536,
             frame_bytes_max: 131_072,
             heartbeat_s: 60,
             message_bytes_max: 128 * 1024 * 1024,

@@ -40,6 +40,11 @@ impl AmqpSession {
         if channel.consumers.by_tag.contains_key(tag) {
             return Err(Refusal::not_allowed(format!("attempt to reuse consumer tag '{tag}'")));
         }
+        let max = self.config.consumers_max;
+        if self.channels.consumers() >= max {
+            return Err(Refusal::not_allowed(format!("reached maximum ({max}) of consumers per connection")));
+        }
+        let channel = self.channel(number)?;
         if &*queue == REPLY_QUEUE {
             if !consume.no_ack {
                 return Err(Refusal::precondition_failed("reply consumer cannot acknowledge"));

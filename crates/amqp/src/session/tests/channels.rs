@@ -107,6 +107,19 @@ fn channels_are_bounded_by_what_was_negotiated() {
 }
 
 #[test]
+fn consumers_are_bounded_over_all_channels() {
+    let mut script = Script::open_with(SessionConfig { consumers_max: 2, ..SessionConfig::default() });
+    for number in [1, 2] {
+        script.open_channel(number);
+        script.method(number, Method::BasicConsume(basic::Consume { queue: "q", ..Default::default() }));
+        script.call();
+    }
+    script.method(1, Method::BasicConsume(basic::Consume { queue: "q", ..Default::default() }));
+    let text = "NOT_ALLOWED - reached maximum (2) of consumers per connection";
+    assert_eq!(script.closed(), (0, 530, text.into(), (60, 20)));
+}
+
+#[test]
 fn s1_7_2_1_an_empty_name_is_the_queue_declared_last() {
     let mut script = Script::channel();
     script.method(1, Method::QueuePurge(queue::Purge::default()));
