@@ -13,6 +13,7 @@ mod listen;
 mod local;
 pub mod logging;
 mod node;
+mod push;
 mod runtime;
 mod signals;
 mod zmtp;

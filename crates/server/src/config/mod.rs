@@ -21,6 +21,7 @@ pub use listener::{ListenerSpec, ListenerTls};
 pub use sources::{ConfigError, Loaded, Origin, load};
 pub use value::{ByteSize, Fraction, HttpAuth, LogFormat, Setting, Unset};
 
+use crate::push::Allowed;
 use crate::zmtp::DeviceSpec;
 use declare::settings;
 
@@ -92,6 +93,12 @@ settings! {
     consul: ConsulConfig {
         /// The name of the data center.
         datacenter: String = "dc1";
+    }
+    /// Where the server itself connects to, because somebody who registered has it do so: push endpoints and health checks.
+    targets: TargetsConfig {
+        /// Networks (`10.0.0.0/8`), addresses and host names that may be connected to; empty: all. Link-local addresses are
+        /// refused in any case.
+        allow: Vec<Allowed> = "";
     }
     /// Memory.
     memory: MemoryConfig {

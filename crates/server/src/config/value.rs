@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::sources::ConfigError;
+use crate::push::Allowed;
 
 /// A kind of value that a setting can have.
 pub trait Setting: Sized {
@@ -206,6 +207,22 @@ impl Scalar for String {
     fn write(&self) -> String {
         self.clone()
     }
+}
+
+impl Scalar for Allowed {
+    const FORM: &'static str = "network or host";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Unset for Allowed {
+    const WORD: Option<&'static str> = None;
 }
 
 impl Scalar for PathBuf {

@@ -4,6 +4,7 @@ mod access;
 mod contents;
 mod listings;
 mod rules;
+pub(super) mod services;
 
 use std::sync::Arc;
 

@@ -58,12 +58,21 @@ impl Who {
         }
     }
 
-    /// The name, for what is kept about who did something.
+    /// The name, for people to read who did something.
     pub(super) fn name(&self) -> &str {
         match self {
             Who::User { name, .. } => name,
             Who::Operator => "operator",
             Who::Anyone => "anyone",
+        }
+    }
+
+    /// The user, for what is kept about whose something is; empty for whoever runs the node.
+    pub(super) fn owner(&self) -> &str {
+        match self {
+            Who::User { name, .. } => name,
+            Who::Operator => "",
+            Who::Anyone => NOBODY,
         }
     }
 

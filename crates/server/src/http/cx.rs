@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use tokio::sync::watch;
 use waypost_broker::topology::{Access, Resource};
 use waypost_model::{Lsn, Refusal};
+use waypost_registry::services::Services;
 
 use super::HttpListener;
 use super::auth::Who;
@@ -24,12 +25,24 @@ pub(super) struct Cx<'a> {
 }
 
 /// The exchange whose routing keys are names of services.
-const SERVICES: &str = "amq.services";
+pub(super) const SERVICES: &str = "amq.services";
 
 impl Cx<'_> {
     /// The vhost of what carries none.
     pub(super) fn vhost(&self) -> &Arc<str> {
         &self.listener.vhost
+    }
+
+    /// The services of a vhost.
+    ///
+    /// # Errors
+    /// 404 (no such vhost).
+    pub(super) fn services(&self, vhost: &str) -> Result<Services, Refusal> {
+        // The registry keeps every name that it is asked for.
+        if *vhost != **self.vhost() {
+            self.node.broker.vhost(vhost)?;
+        }
+        Ok(self.node.registry.services(vhost))
     }
 
     /// For what goes on after the answer has begun: true once the node stops.

@@ -29,7 +29,7 @@ pub(super) fn from_table(table: &Table) -> Json {
     Json::Object(table.iter().map(|(key, value)| (key.to_owned(), from_value(value))).collect::<Map<_, _>>())
 }
 
-fn from_value(value: &Value) -> Json {
+pub(super) fn from_value(value: &Value) -> Json {
     match value {
         Value::Void => Json::Null,
         Value::Bool(b) => json!(b),

@@ -1,27 +1,23 @@
 //! HTTP: health, metrics and the management API, on hyper without a framework.
 
 mod api;
-#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod auth;
-#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod body;
-#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
-mod cx;
-pub(crate) mod consul;
 mod config;
+pub(crate) mod consul;
 mod consul_kv;
+mod cx;
+pub(crate) mod envelope;
 mod health;
 mod json;
 mod metrics;
+mod openapi;
 mod pages;
-#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod rendered;
-#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod request;
-#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod sse;
-#[allow(dead_code, reason = "for the faces of services, Consul and configuration")]
 mod tokens;
+mod verbs;
 
 use std::convert::Infallible;
 use std::io;
@@ -49,7 +45,9 @@ use request::{Failure, Peer};
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// Bearer tokens.
-    pub(crate) tokens: tokens::Tokens,
+    tokens: tokens::Tokens,
+    /// Answers to be fetched later.
+    answers: api::services::Answers,
 }
 
 impl Shared {
@@ -58,7 +56,10 @@ impl Shared {
     /// # Errors
     /// When the data directory cannot be read.
     pub(crate) fn open(config: &Config) -> io::Result<Shared> {
-        Ok(Shared { tokens: tokens::Tokens::open(&config.server.data_dir)? })
+        Ok(Shared {
+            tokens: tokens::Tokens::open(&config.server.data_dir)?,
+            answers: api::services::Answers::default(),
+        })
     }
 }
 

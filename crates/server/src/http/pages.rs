@@ -12,7 +12,7 @@ use super::auth::{Need, who};
 use super::body::Answer;
 use super::cx::Cx;
 use super::request::{Failure, Peer};
-use super::{HttpListener, api, config, consul, consul_kv};
+use super::{HttpListener, api, config, consul, consul_kv, verbs};
 
 /// The faces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +29,22 @@ enum Face {
     PrometheusSd,
     /// Envoy's `EDS`.
     EnvoyEds,
+    /// `/api/v1/services…`, tokens, and what describes them.
+    Services,
+    /// `/register`, `/query`, `/deregister`.
+    Verbs,
 }
 
 impl Face {
     /// Whose a path is.
     fn of(path: &str) -> Option<Face> {
         let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        if matches!(path, "/register" | "/query" | "/deregister") {
+            return Some(Face::Verbs);
+        }
+        if below("/api/v1/services") || matches!(path, "/api/v1/tokens" | "/api/v1/openapi.json") {
+            return Some(Face::Services);
+        }
         if below("/api/v1/config") {
             return Some(Face::Config);
         }
@@ -62,6 +72,9 @@ impl Face {
             Face::Consul if matches!(*method, Method::GET | Method::HEAD) => Need::Nothing,
             Face::Consul => Need::User,
             Face::PrometheusSd | Face::EnvoyEds => Need::Nothing,
+            Face::Services => Need::User,
+            Face::Verbs if path == "/query" => Need::Nothing,
+            Face::Verbs => Need::User,
         }
     }
 }
@@ -80,5 +93,7 @@ pub(super) async fn answer(listener: &HttpListener, request: Request<Incoming>, 
         Face::Consul => consul::answer(&cx, request).await,
         Face::PrometheusSd => consul::discovery::http_sd(&cx, request).await,
         Face::EnvoyEds => consul::discovery::eds(&cx, request).await,
+        Face::Services => api::services::answer(&cx, request).await,
+        Face::Verbs => verbs::answer(&cx, request).await,
     }
 }

@@ -14,6 +14,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use waypost_broker::broker::Broker;
+
 use crate::clock::Clock;
 use crate::node::BrokerCore;
 
@@ -33,6 +35,11 @@ impl Local {
     /// For the clients of a node.
     pub(crate) fn new(core: Arc<BrokerCore>, clock: Clock) -> Local {
         Local { core, clock }
+    }
+
+    /// The broker.
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        self.core.broker()
     }
 }
 

@@ -88,7 +88,27 @@ pub(crate) struct Receipt {
     cost: u64,
 }
 
+impl Receipt {
+    /// A text for it, the same at every delivery of the message.
+    pub(crate) fn id(&self) -> String {
+        format!("{:x}-{:x}", self.queue.0, self.seq.0)
+    }
+}
+
 impl Received {
+    /// A message that came from nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_test(props: &[u8], body: &[u8]) -> Received {
+        Received {
+            route: Arc::default(),
+            batch: Arc::new(Batch::single(props, body)),
+            index: 0,
+            redelivered: false,
+            delivery_count: 0,
+            receipt: Receipt { queue: QueueId(1), seq: Seq(1), cost: 0 },
+        }
+    }
+
     /// Its properties.
     pub(crate) fn props(&self) -> Props<'_> {
         Props(self.batch.props(self.index))
@@ -97,6 +117,12 @@ impl Received {
     /// Its body.
     pub(crate) fn body(&self) -> &[u8] {
         self.batch.body(self.index)
+    }
+
+    /// The same in a buffer of its own, for what is kept for long: it came in one that others share.
+    pub(crate) fn compact(self) -> Received {
+        let batch = Arc::new(Batch::single(self.batch.props(self.index), self.body()));
+        Received { batch, index: 0, ..self }
     }
 
     /// Its body, without copying it.
@@ -254,6 +280,11 @@ impl Subscriber {
             self.give_back(received.receipt, None);
         }
         Some(received)
+    }
+
+    /// Sets how many messages may be unsettled at a time, for the consumer that there is already.
+    pub(crate) fn limit(&mut self, messages: u16) {
+        self.execute([call(Call::Qos { prefetch_count: messages, global: true })]);
     }
 
     /// Says what becomes of a message, and gives its credit back. Not for those that need no settlement.

@@ -1,6 +1,7 @@
 //! A node: storage, broker and listeners put together, from start to stop.
 
 mod amqp;
+mod checks;
 mod config_center;
 mod core;
 mod machine;
@@ -34,6 +35,7 @@ use crate::listen::announce::Announcement;
 use crate::listen::tls::Tls;
 use crate::listen::{Listener, Protocol, Reserved};
 use crate::local::Clients;
+use crate::push::{self, Pushes};
 use crate::zmtp::{self, DeviceStats, Devices, ReservedDevice};
 use crate::{dns, http, runtime};
 
@@ -64,6 +66,8 @@ pub struct Node {
     pub(crate) consul: Arc<consul::Shared>,
     /// The broker's clients inside this process.
     pub(crate) clients: Clients,
+    /// Serves instances that are plain web services.
+    pub(crate) pushes: Pushes,
     /// Values under keys, with their history.
     pub(crate) config_center: Arc<waypost_registry::config::Store>,
     /// Services and their instances.
@@ -122,6 +126,8 @@ async fn serve(
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
     registry::connect(&registry, &broker, clock.now());
     let core = Arc::new(BrokerCore::new(Arc::clone(&broker), bodies));
+    let clients = Clients::new(Arc::clone(&core), clock);
+    let pushes = Pushes::new(&clients, Arc::clone(&registry), clock, &config);
     let node = Arc::new(Node {
         gauges: Gauges::new(&config),
         devices: devices.iter().map(|device| Arc::clone(&device.stats)).collect(),
@@ -135,7 +141,8 @@ async fn serve(
         journal,
         store,
         ready: AtomicBool::new(false),
-        clients: Clients::new(Arc::clone(&core), clock),
+        pushes,
+        clients,
         config_center,
         registry,
         core,
@@ -181,6 +188,7 @@ async fn live(
         tasks.spawn(take_connections(Arc::clone(node), listener, stopping.clone()));
     }
     let devices = Devices::start(devices, node)?;
+    tasks.spawn(push::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(registry::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(config_center::run(Arc::clone(node), stopping.clone()));

@@ -12,6 +12,7 @@ use waypost_model::journal::{Journal, Recovered};
 use waypost_model::service::{InstanceChange, ServiceName};
 use waypost_registry::services::{Followers, Limits, NodeSpec, Registry, Settings, is_definition};
 
+use super::checks::Runner;
 use super::{Node, machine};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -127,10 +128,14 @@ pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         let earlier = Arc::clone(&earlier);
         move || earlier.notify_one()
     }));
+    let allow = node.config.targets.allow.clone().into();
+    let (runner, checks) = Runner::new(Arc::clone(&node.registry), node.clock, allow, stop.clone());
+    let checks = tokio::spawn(checks);
     let mut looked = node.clock.now();
     loop {
         let now = node.clock.now();
         let due = node.registry.tick(now);
+        due.checks.into_iter().for_each(|check| runner.run(check));
         if now.since(looked) >= SNAPSHOTS_EVERY_MS {
             looked = now;
             node.registry.drop_old_views();
@@ -138,9 +143,12 @@ pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         let latest = now.plus(IDLE_MS);
         let next = due.next.map_or(latest, |at| at.min(latest));
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => break,
             () = earlier.notified() => {}
             () = sleep_until(node.clock.instant(next).into()) => {}
         }
     }
+    drop(runner);
+    // How its checks ended is nobody's concern any more.
+    let _ = checks.await;
 }
