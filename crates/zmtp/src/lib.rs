@@ -6,7 +6,8 @@
 //! - [`security`]: NULL, PLAIN and CURVE;
 //! - [`engine`]: one connection, octets in, events and octets out;
 //! - [`pattern`]: what sockets do with messages, over peers that are only numbers with queues;
-//! - [`device`]: streamer, forwarder and router, put together from patterns.
+//! - [`device`]: streamer, forwarder and router, put together from patterns;
+//! - [`majordomo`]: MDP 0.1, MDP 0.2 and MMI on a bound ROUTER.
 //!
 //! Nothing here reads a clock or a random source: time comes in as [`waypost_model::Millis`], randomness as
 //! [`security::Entropy`].
@@ -16,6 +17,7 @@
 pub mod device;
 pub mod engine;
 pub mod fault;
+pub mod majordomo;
 pub mod pattern;
 pub mod security;
 pub mod socket_type;

@@ -2,12 +2,13 @@
 //!
 //! Each rule is one small machine: [`fair`] takes from many in turn (PULL, DEALER, ROUTER, SUB), [`balance`] spreads over
 //! many and blocks (PUSH, DEALER, REQ), [`fanout`] copies by subscription and drops or blocks (PUB, XPUB), [`routes`]
-//! addresses one by its identity and drops (ROUTER).
+//! addresses one by its identity and drops (ROUTER). [`socket`] puts them together to the eleven socket types.
 
 pub mod balance;
 pub mod fair;
 pub mod fanout;
 pub mod routes;
+pub mod socket;
 pub mod subscriptions;
 
 #[cfg(test)]
