@@ -20,7 +20,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("waypost-broker", &["waypost-model"]),
     ("waypost-registry", &["waypost-model"]),
     ("waypost-storage", &["waypost-model"]),
-    ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-dns", "waypost-registry", "waypost-storage", "waypost-zmtp"]),
+    ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-dns", "waypost-kafka", "waypost-registry", "waypost-storage", "waypost-stream", "waypost-zmtp"]),
     ("waypost", &["waypost-server", "waypost-model", "waypost-amqp", "waypost-storage", "waypost-zmtp"]),
     ("waypost-sim", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry", "waypost-storage"]),
     ("xtask", &[]),

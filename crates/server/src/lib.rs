@@ -8,6 +8,7 @@ mod dns;
 pub mod driver;
 mod error;
 mod http;
+mod kafka;
 mod listen;
 #[allow(dead_code, unused_imports, reason = "push, requests and Majordomo are about to use all of it")]
 mod local;

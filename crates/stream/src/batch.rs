@@ -135,6 +135,12 @@ impl<'a> Batch<'a> {
         self.attributes() & CODEC_MASK
     }
 
+    /// Whether the time of the append counts for all its records: [`Batch::max_timestamp`].
+    #[must_use]
+    pub fn is_log_append_time(&self) -> bool {
+        self.attributes() & LOG_APPEND_TIME != 0
+    }
+
     /// Whether it belongs to a transaction.
     #[must_use]
     pub fn is_transactional(&self) -> bool {
@@ -251,6 +257,19 @@ pub(crate) mod sample {
     /// A batch of `count` records whose bytes mean nothing.
     pub fn batch(count: i32, attributes: i16) -> Vec<u8> {
         produced(count, attributes, 77, (-1, -1, -1))
+    }
+
+    /// A batch with these records, of base offset 0.
+    pub fn with_records(count: i32, attributes: i16, time: i64, records: &[u8]) -> Vec<u8> {
+        let mut bytes = produced(count, attributes, time, (-1, -1, -1));
+        bytes.truncate(HEADER_BYTES);
+        bytes.extend_from_slice(records);
+        let length = i32::try_from(bytes.len() - LENGTH_AT).unwrap();
+        put(&mut bytes, 8, &length.to_be_bytes());
+        put(&mut bytes, BASE_TIMESTAMP_AT, &time.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[ATTRIBUTES_AT..]);
+        put(&mut bytes, CRC_AT, &crc.to_be_bytes());
+        bytes
     }
 
     /// The same of a producer: id, epoch, first sequence.

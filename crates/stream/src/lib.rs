@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`batch`] | record batches: their header, what is checked of it and what is stamped into it |
 //! | [`partition`] | one partition: appends, offsets, retention, transactions, what readers may see |
+//! | [`records`] | the records of a batch, decompressed, for the few who must look |
 //! | [`config`] | the configuration of topics, with Kafka's names |
 //! | [`streams`] | all topics: made, found, kept as definitions; committed offsets; producer ids |
 //!
@@ -21,4 +22,5 @@ pub mod batch;
 mod codec;
 pub mod config;
 pub mod partition;
+pub mod records;
 pub mod streams;

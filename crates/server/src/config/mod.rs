@@ -46,7 +46,7 @@ settings! {
         amqp: Vec<ListenerSpec> = "127.0.0.1:5672", flag "amqp";
         /// HTTP: metrics, health and the management API.
         http: Vec<ListenerSpec> = "127.0.0.1:8500 127.0.0.1:15672", flag "http";
-        /// Kafka's protocol. Not yet: only `off` is taken.
+        /// Kafka's protocol. Off by default: groups with members and transactions are not there yet.
         kafka: Vec<ListenerSpec> = "off", flag "kafka";
         /// DNS, over UDP and TCP.
         dns: Vec<ListenerSpec> = "off", flag "dns";
@@ -67,6 +67,18 @@ settings! {
         message_bytes_max: ByteSize = "128MiB";
         /// What the server calls itself to clients. Some libraries choose their features by this name.
         product: String = "RabbitMQ";
+    }
+    /// Kafka connections and topics.
+    kafka: KafkaConfig {
+        /// `auto`: open on loopback, SASL elsewhere. `always`: SASL everywhere. `never`: open; refused for listeners off
+        /// loopback.
+        auth: HttpAuth = "auto";
+        /// Topics are made when a client first asks for them.
+        auto_create_topics: bool = "true";
+        /// Partitions of topics whose maker does not say how many.
+        default_partitions: u32 = "1";
+        /// Largest request.
+        request_max: ByteSize = "100MiB";
     }
     /// The HTTP listeners.
     http: HttpConfig {

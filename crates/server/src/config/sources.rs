@@ -214,11 +214,6 @@ impl Config {
     /// What no single setting can know.
     fn check(&self) -> Result<(), ConfigError> {
         let conflict = |text: String| Err(ConfigError::Conflict(text));
-        for (name, list) in [("kafka", &self.listeners.kafka)] {
-            if !list.is_empty() {
-                return conflict(format!("listener `{name}` is not there yet: this version takes only `off` for it"));
-            }
-        }
         crate::dns::zones(self).map_err(ConfigError::Conflict)?;
         let is_label = |text: &str| (1..=63).contains(&text.len()) && !text.contains(['.', ' ', '/']);
         if !is_label(&self.consul.datacenter) {
@@ -228,6 +223,17 @@ impl Config {
             && let Some(open) = self.listeners.http.iter().find(|l| !l.is_loopback())
         {
             return conflict(format!("http.auth = \"never\" would leave {} open to other machines", open.address));
+        }
+        if self.kafka.auth == super::HttpAuth::Never
+            && let Some(open) = self.listeners.kafka.iter().find(|l| !l.is_loopback())
+        {
+            return conflict(format!("kafka.auth = \"never\" would leave {} open to other machines", open.address));
+        }
+        if self.kafka.default_partitions == 0 || self.kafka.default_partitions > 10_000 {
+            return conflict("kafka.default_partitions must be 1 to 10000".to_owned());
+        }
+        if self.kafka.request_max.0 > u64::from(i32::MAX.unsigned_abs()) {
+            return conflict("kafka.request_max must be below 2GiB".to_owned());
         }
         if self.amqp.frame_max.0 < 4096 || self.amqp.frame_max.0 > u64::from(u32::MAX) {
             return conflict("amqp.frame_max must be from 4KiB to 4GiB (exclusive)".to_owned());

@@ -81,15 +81,6 @@ fn mistakes_are_explained() {
 }
 
 #[test]
-fn what_is_not_there_is_refused() {
-    for name in ["kafka"] {
-        let error = load(None, [], flags(&[(name, &["127.0.0.1:0"])])).unwrap_err().to_string();
-        assert!(error.contains("not there yet"), "{error}");
-        load(None, [], flags(&[(name, &["off"])])).unwrap();
-    }
-}
-
-#[test]
 fn open_http_stays_on_loopback() {
     let open = |address: &str| load(None, [], flags(&[("http", &[address]), ("http-auth", &["never"])]));
     assert!(open("127.0.0.1:0").is_ok());

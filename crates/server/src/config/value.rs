@@ -197,6 +197,18 @@ macro_rules! number {
 
 number!(u16, u32, u64, usize);
 
+impl Scalar for bool {
+    const FORM: &'static str = "true or false";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
+    }
+
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Scalar for String {
     const FORM: &'static str = "text";
 

@@ -26,6 +26,8 @@ pub enum Protocol {
     Http,
     /// DNS.
     Dns,
+    /// Kafka's.
+    Kafka,
 }
 
 impl Protocol {
@@ -36,6 +38,7 @@ impl Protocol {
             Self::Amqp => "amqp",
             Self::Http => "http",
             Self::Dns => "dns",
+            Self::Kafka => "kafka",
         }
     }
 }

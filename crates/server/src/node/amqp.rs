@@ -135,10 +135,10 @@ impl AmqpListener {
 }
 
 /// Counts a connection for as long as it lives.
-struct Guard(Arc<Node>);
+pub(crate) struct Guard(Arc<Node>);
 
 impl Guard {
-    fn enter(node: &Arc<Node>) -> Option<Guard> {
+    pub(crate) fn enter(node: &Arc<Node>) -> Option<Guard> {
         let before = node.connections.fetch_add(1, Ordering::SeqCst);
         let guard = Guard(Arc::clone(node));
         (before < node.config.server.connections_max).then_some(guard)

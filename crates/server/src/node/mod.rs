@@ -8,6 +8,7 @@ mod machine;
 mod registry;
 mod schedule;
 mod store;
+mod streams;
 mod watch;
 
 use std::future::Future;
@@ -21,6 +22,7 @@ use waypost_broker::broker::{Broker, BrokerConfig};
 use waypost_model::journal::Journal;
 use waypost_model::{Event, Lsn, Refusal, RefusalKind};
 
+pub(crate) use self::amqp::Guard;
 pub use self::machine::Gauges;
 pub(crate) use self::machine::open_files;
 pub use self::store::{Opened, Store};
@@ -72,6 +74,8 @@ pub struct Node {
     pub(crate) config_center: Arc<waypost_registry::config::Store>,
     /// Services and their instances.
     pub registry: Arc<waypost_registry::services::Registry>,
+    /// Topics and their partitions.
+    pub(crate) streams: Arc<waypost_stream::streams::Streams>,
     core: Arc<BrokerCore>,
     /// Told after every commit.
     committed: Notify,
@@ -122,6 +126,7 @@ async fn serve(
     let (journal, bodies) = (store.journal(), store.bodies());
     let config_center = config_center::open(&config, &journal, &bodies, &mut recovered, clock)?;
     let registry = registry::open(&config, &journal, &mut recovered, clock)?;
+    let streams = streams::open(&config, &journal, &bodies, &mut recovered)?;
     let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
     registry::connect(&registry, &broker, clock.now());
@@ -145,6 +150,7 @@ async fn serve(
         clients,
         config_center,
         registry,
+        streams,
         core,
         committed: Notify::new(),
         connections: AtomicUsize::new(0),
@@ -155,11 +161,14 @@ async fn serve(
         move || {
             if let Some(node) = node.upgrade() {
                 node.broker.advance(node.clock.now());
+                node.streams.advance();
                 node.committed.notify_waiters();
             }
         }
     }))?;
     let result = live(&node, reserved, devices, shutdown).await;
+    // What producers did is found again without reading batches.
+    node.streams.close();
     let closed = node.store.close();
     tracing::info!("stopped");
     result.and(closed)
@@ -191,6 +200,7 @@ async fn live(
     tasks.spawn(push::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(registry::run(Arc::clone(node), stopping.clone()));
+    tasks.spawn(streams::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(config_center::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(reload_on_hangup(reloadable, stopping));
     let result = tokio::select! {
@@ -215,7 +225,9 @@ fn reserve(config: &Config) -> Result<Vec<Reserved>, ServeError> {
     let amqp = config.listeners.amqp.iter().map(|spec| (Protocol::Amqp, spec));
     let http = config.listeners.http.iter().map(|spec| (Protocol::Http, spec));
     let dns = config.listeners.dns.iter().map(|spec| (Protocol::Dns, spec));
-    amqp.chain(http).chain(dns).map(|(protocol, spec)| Reserved::new(protocol, spec)).collect()
+    let kafka = config.listeners.kafka.iter().map(|spec| (Protocol::Kafka, spec));
+    let all = amqp.chain(http).chain(dns).chain(kafka);
+    all.map(|(protocol, spec)| Reserved::new(protocol, spec)).collect()
 }
 
 async fn take_connections(node: Arc<Node>, mut listener: Listener, stop: channel::Receiver<bool>) {
@@ -223,6 +235,10 @@ async fn take_connections(node: Arc<Node>, mut listener: Listener, stop: channel
         Protocol::Amqp => {
             let amqp = Arc::new(amqp::AmqpListener::new(&node, &listener, stop.clone()));
             accept(&listener.socket, stop, |socket, peer| amqp.take(socket, peer)).await;
+        }
+        Protocol::Kafka => {
+            let kafka = Arc::new(crate::kafka::KafkaListener::new(&node, &listener, stop.clone()));
+            accept(&listener.socket, stop, |socket, peer| kafka.take(socket, peer)).await;
         }
         Protocol::Http => {
             let http = Arc::new(http::HttpListener::new(&node, &listener, stop.clone()));

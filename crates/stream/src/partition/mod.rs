@@ -74,6 +74,8 @@ pub struct Appended {
 pub struct Span {
     /// The batches, in order.
     pub batches: Vec<Piece>,
+    /// How long they are together.
+    pub bytes: usize,
     /// One behind the last record that this reader may see.
     pub visible: u64,
 }
@@ -377,13 +379,14 @@ impl Partition {
         }
         let (mut bytes, mut batches) = (0, Vec::new());
         for entry in self.index.from(offset).take_while(|e| e.last < visible) {
-            bytes += entry.bytes as usize;
-            if bytes > max_bytes && !batches.is_empty() {
+            let with = bytes + entry.bytes as usize;
+            if with > max_bytes && !batches.is_empty() {
                 break;
             }
+            bytes = with;
             batches.push(self.piece(entry.last));
         }
-        Ok(Span { batches, visible })
+        Ok(Span { batches, bytes, visible })
     }
 
     fn piece(&self, last: u64) -> Piece {

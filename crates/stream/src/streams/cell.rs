@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use waypost_model::journal::{BodyStore, Journal, Op};
+use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
 use waypost_model::{Batch as Messages, Lsn, Millis, QueueId, Route};
 
 use super::{keep, lock};
 use crate::batch::Batch;
 use crate::config::TopicConfig;
-use crate::partition::{AppendFault, Appended, Partition, Piece};
+use crate::partition::{AppendFault, Appended, OutOfRange, Partition, Piece};
 
 /// A snapshot is due after so many batches.
 const SNAPSHOT_BATCHES: u32 = 1024;
@@ -20,6 +20,17 @@ const SNAPSHOT_BATCHES: u32 = 1024;
 const REST_AFTER_MS: u64 = 30_000;
 /// Producers that were silent for so long are forgotten.
 const PRODUCER_MS: u64 = 86_400_000;
+
+/// Why records are not removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteFault {
+    /// There are not so many.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// The journal takes nothing; they are out of sight, and will be removed later.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -81,6 +92,22 @@ impl Cell {
     ) -> Result<Appended, AppendFault> {
         self.used.store(now.0, Ordering::Relaxed);
         lock(&self.partition).append(batch, config, journal, now)
+    }
+
+    /// Removes all records before `offset`: the first offset that is left, and what must be durable for that.
+    ///
+    /// # Errors
+    /// [`DeleteFault`].
+    pub fn delete_before(&self, offset: u64, journal: &dyn Journal) -> Result<(u64, Option<Lsn>), DeleteFault> {
+        let mut partition = lock(&self.partition);
+        let before = partition.offsets().start;
+        let mut ops = partition.delete_before(offset)?;
+        let start = partition.offsets().start;
+        if start == before {
+            return Ok((start, None));
+        }
+        ops.push(keep::start(self.queue, start));
+        Ok((start, Some(journal.append(ops)?)))
     }
 
     /// The bytes of a batch. Blocks for as long as a read of the disk does; nothing is held meanwhile.

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
 use waypost_model::{Lsn, Millis, QueueId, Route};
 
-pub use cell::{Cell, Grown};
+pub use cell::{Cell, DeleteFault, Grown};
 pub use offsets::{Committed, OffsetsFault};
 pub use open::{OpenError, Share};
 pub use topic::{Topic, TopicId};

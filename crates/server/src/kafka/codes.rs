@@ -1,0 +1,84 @@
+//! Kafka's error codes.
+
+use waypost_model::journal::AppendError;
+use waypost_stream::batch::BatchError;
+use waypost_stream::partition::{AppendFault, ProducerError};
+use waypost_stream::streams::{OffsetsFault, TopicFault};
+
+pub(super) const NONE: i16 = 0;
+pub(super) const OFFSET_OUT_OF_RANGE: i16 = 1;
+pub(super) const CORRUPT_MESSAGE: i16 = 2;
+pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+pub(super) const REQUEST_TIMED_OUT: i16 = 7;
+pub(super) const MESSAGE_TOO_LARGE: i16 = 10;
+pub(super) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
+pub(super) const INVALID_TOPIC_EXCEPTION: i16 = 17;
+pub(super) const INVALID_REQUIRED_ACKS: i16 = 21;
+pub(super) const INVALID_GROUP_ID: i16 = 24;
+pub(super) const UNKNOWN_MEMBER_ID: i16 = 25;
+pub(super) const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
+pub(super) const GROUP_AUTHORIZATION_FAILED: i16 = 30;
+pub(super) const INVALID_TIMESTAMP: i16 = 32;
+pub(super) const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
+pub(super) const ILLEGAL_SASL_STATE: i16 = 34;
+pub(super) const UNSUPPORTED_VERSION: i16 = 35;
+pub(super) const TOPIC_ALREADY_EXISTS: i16 = 36;
+pub(super) const INVALID_PARTITIONS: i16 = 37;
+pub(super) const INVALID_REPLICATION_FACTOR: i16 = 38;
+pub(super) const INVALID_REPLICA_ASSIGNMENT: i16 = 39;
+pub(super) const INVALID_CONFIG: i16 = 40;
+pub(super) const INVALID_REQUEST: i16 = 42;
+pub(super) const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
+pub(super) const POLICY_VIOLATION: i16 = 44;
+pub(super) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+pub(super) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+pub(super) const INVALID_PRODUCER_EPOCH: i16 = 47;
+pub(super) const KAFKA_STORAGE_ERROR: i16 = 56;
+pub(super) const SASL_AUTHENTICATION_FAILED: i16 = 58;
+pub(super) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+pub(super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
+pub(super) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+pub(super) const INVALID_RECORD: i16 = 87;
+pub(super) const UNKNOWN_TOPIC_ID: i16 = 100;
+
+/// Why a batch is not appended.
+pub(super) fn of_append(fault: &AppendFault) -> i16 {
+    match fault {
+        AppendFault::Batch(BatchError::Cut | BatchError::Checksum) => CORRUPT_MESSAGE,
+        AppendFault::Batch(BatchError::Magic(_)) => UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        AppendFault::Batch(BatchError::Codec(_)) => UNSUPPORTED_COMPRESSION_TYPE,
+        AppendFault::Batch(BatchError::Counts { .. } | BatchError::Control) => INVALID_RECORD,
+        AppendFault::TooLarge { .. } => MESSAGE_TOO_LARGE,
+        AppendFault::Timestamp => INVALID_TIMESTAMP,
+        AppendFault::Producer(ProducerError::Fenced { .. }) => INVALID_PRODUCER_EPOCH,
+        AppendFault::Producer(ProducerError::OutOfOrder { .. }) => OUT_OF_ORDER_SEQUENCE_NUMBER,
+        AppendFault::Producer(ProducerError::Duplicate { .. }) => DUPLICATE_SEQUENCE_NUMBER,
+        AppendFault::Journal(e) => of_journal(*e),
+    }
+}
+
+fn of_journal(_: AppendError) -> i16 {
+    KAFKA_STORAGE_ERROR
+}
+
+/// Why a topic is not made or changed.
+pub(super) fn of_topic(fault: &TopicFault) -> i16 {
+    match fault {
+        TopicFault::Name(_) => INVALID_TOPIC_EXCEPTION,
+        TopicFault::Exists(_) => TOPIC_ALREADY_EXISTS,
+        TopicFault::Unknown(_) => UNKNOWN_TOPIC_OR_PARTITION,
+        TopicFault::Partitions { .. } => INVALID_PARTITIONS,
+        TopicFault::Limit(_) => POLICY_VIOLATION,
+        TopicFault::Config(_) => INVALID_CONFIG,
+        TopicFault::Journal(e) => of_journal(*e),
+    }
+}
+
+/// Why offsets are not committed.
+pub(super) fn of_offsets(fault: &OffsetsFault) -> i16 {
+    match fault {
+        OffsetsFault::Metadata => OFFSET_METADATA_TOO_LARGE,
+        OffsetsFault::Limit => POLICY_VIOLATION,
+        OffsetsFault::Journal(e) => of_journal(*e),
+    }
+}

@@ -1,0 +1,153 @@
+//! Bytes in, bytes out: one task reads and carries out, another writes what is ready, in order.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use waypost_kafka::apis;
+use waypost_kafka::frame::RequestHeader;
+use waypost_kafka::wire::{Malformed, Reader};
+use waypost_model::Lsn;
+
+use super::{ANSWERED, Answer, Ask, Session, cluster};
+use crate::node::Node;
+use std::sync::Arc;
+
+/// How long a connection may be silent: as Kafka's `connections.max.idle.ms`.
+const IDLE: Duration = Duration::from_secs(600);
+/// How long the rest of a request may take to come, and an answer to be taken.
+const STALL: Duration = Duration::from_secs(120);
+/// Answers that may wait for the disk or for the peer; then no more is read.
+const PIPELINE: usize = 64;
+/// A request is read in steps that grow, whatever length it claims.
+const FIRST_STEP: usize = 64 * 1024;
+
+/// An answer on its way.
+struct Out {
+    after: Option<Lsn>,
+    pieces: Vec<Bytes>,
+}
+
+/// Serves a connection until either side ends it.
+pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(socket: S, session: Session) -> io::Result<()> {
+    let (reader, writer) = tokio::io::split(socket);
+    let (out, ready) = mpsc::channel(PIPELINE);
+    let node = Arc::clone(&session.node);
+    let writing = write_all(writer, ready, node);
+    let reading = read_all(reader, out, session);
+    tokio::pin!(writing, reading);
+    tokio::select! {
+        // What is ready is still written.
+        read = &mut reading => {
+            let written = writing.await;
+            read.and(written)
+        }
+        written = &mut writing => written,
+    }
+}
+
+async fn read_all(mut socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
+    let max = usize::try_from(session.node.config.kafka.request_max.0).unwrap_or(usize::MAX);
+    let mut frame = Vec::new();
+    loop {
+        if !read_frame(&mut socket, &mut frame, max).await? {
+            return Ok(());
+        }
+        let answer = one(&mut session, &frame).await.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+        // A large request is not remembered by its room.
+        if frame.capacity() > 4 * FIRST_STEP {
+            frame = Vec::new();
+        }
+        let (after, pieces, last) = match answer {
+            Answer::None => continue,
+            Answer::Now(pieces) => (None, pieces, false),
+            Answer::After(lsn, pieces) => (Some(lsn), pieces, false),
+            Answer::Last(pieces) => (None, pieces, true),
+        };
+        if out.send(Out { after, pieces }).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads a request; false if the peer is through.
+async fn read_frame(socket: &mut (impl AsyncRead + Unpin), frame: &mut Vec<u8>, max: usize) -> io::Result<bool> {
+    let mut head = [0; 4];
+    let timeout = |what: &'static str| io::Error::new(ErrorKind::TimedOut, what);
+    match tokio::time::timeout(IDLE, socket.read_exact(&mut head)).await.map_err(|_| timeout("silent for too long"))? {
+        Ok(_) => {}
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(false),
+        Err(e) => return Err(e),
+    }
+    let length = waypost_kafka::frame::length(&head, max).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+    let length = length.unwrap_or(0);
+    frame.clear();
+    while frame.len() < length {
+        let at = frame.len();
+        frame.resize((at.max(FIRST_STEP) * 2).min(length), 0);
+        let rest = frame.get_mut(at..).unwrap_or_default();
+        let read = tokio::time::timeout(STALL, socket.read_exact(rest)).await;
+        read.map_err(|_| timeout("a request does not end"))??;
+    }
+    Ok(true)
+}
+
+/// Carries out one request.
+async fn one(session: &mut Session, frame: &[u8]) -> Result<Answer, Malformed> {
+    let mut reader = Reader::new(frame);
+    let header = RequestHeader::read(&mut reader, apis::request_form)?;
+    let body = &frame[frame.len() - reader.left()..];
+    let api = apis::find(header.api_key).filter(|api| ANSWERED.contains(&api.key));
+    let Some(api) = api else { return Err(Malformed::Value("an API that was not advertised")) };
+    let ask = Ask { api, version: header.api_version, correlation_id: header.correlation_id, body };
+    if !api.speaks(ask.version) {
+        // The one answer that clients of any version can read.
+        return if api.key == apis::API_VERSIONS {
+            Ok(cluster::other_versions(&ask))
+        } else {
+            Err(Malformed::Value("api version"))
+        };
+    }
+    session.answer(&ask).await
+}
+
+async fn write_all(
+    mut socket: impl AsyncWrite + Unpin,
+    mut ready: mpsc::Receiver<Out>,
+    node: Arc<Node>,
+) -> io::Result<()> {
+    while let Some(Out { after, pieces }) = ready.recv().await {
+        if !node.reached(after).await {
+            return Err(io::Error::new(ErrorKind::TimedOut, "the disk has not confirmed a write in time"));
+        }
+        let written = tokio::time::timeout(STALL, write_pieces(&mut socket, pieces)).await;
+        written.map_err(|_| io::Error::new(ErrorKind::TimedOut, "the peer takes no answers"))??;
+    }
+    socket.shutdown().await
+}
+
+/// Writes pieces behind their length, as they lie.
+async fn write_pieces(socket: &mut (impl AsyncWrite + Unpin), pieces: Vec<Bytes>) -> io::Result<()> {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let length = i32::try_from(length).map_err(|_| io::Error::new(ErrorKind::InvalidData, "an answer is too long"))?;
+    let mut left: std::collections::VecDeque<Bytes> = pieces.into();
+    left.push_front(Bytes::copy_from_slice(&length.to_be_bytes()));
+    while !left.is_empty() {
+        let slices: Vec<IoSlice<'_>> = left.iter().take(64).map(|b| IoSlice::new(b)).collect();
+        let mut wrote = socket.write_vectored(&slices).await?;
+        if wrote == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        while let Some(front) = left.front_mut() {
+            if wrote < front.len() {
+                let _ = front.split_to(wrote);
+                break;
+            }
+            wrote -= front.len();
+            left.pop_front();
+        }
+    }
+    socket.flush().await
+}

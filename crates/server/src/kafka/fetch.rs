@@ -1,0 +1,219 @@
+//! Fetch: batches as they lie in memory or on disk, and waiting for more.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use waypost_broker::topology::Access;
+use waypost_kafka::fetch::{FetchResponse, FetchedPartition, FetchedTopic, Pieces};
+use waypost_kafka::messages::records::{FetchPartition, FetchRequest};
+use waypost_kafka::wire::{Malformed, Uuid};
+use waypost_model::Batch as Messages;
+use waypost_stream::partition::{Isolation, Piece};
+use waypost_stream::streams::{Cell, Grown, Streams, Topic, TopicId};
+
+use super::{Answer, Ask, Session, codes};
+
+/// Most bytes of one answer.
+const ANSWER_BYTES_MAX: usize = 55 * 1024 * 1024;
+/// Longest wait for more.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+/// The first version whose clients know zstd.
+const BY_ID: i16 = 13;
+
+/// A topic that was asked for.
+struct Wanted {
+    name: Box<str>,
+    id: Uuid,
+    found: Result<Arc<Topic>, i16>,
+    partitions: Vec<FetchPartition>,
+}
+
+/// The bytes of a message, without copying them.
+struct Body(Arc<Messages>, u32);
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        self.0.body(self.1)
+    }
+}
+
+/// What is found of a partition before its batches are read.
+struct Planned {
+    cell: Option<Arc<Cell>>,
+    batches: Vec<Piece>,
+    bytes: usize,
+    answer: FetchedPartition,
+}
+
+impl Session {
+    pub(super) async fn fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: FetchRequest = ask.read()?;
+        let respond = |response: &FetchResponse| {
+            let mut pieces = Pieces::begin(ask.head());
+            response.write(&mut pieces, ask.version);
+            Answer::Now(pieces.finish())
+        };
+        if request.session_id != 0 {
+            // Every request names all it wants: there are no sessions to go on with.
+            let error_code = codes::FETCH_SESSION_ID_NOT_FOUND;
+            return Ok(respond(&FetchResponse { error_code, ..FetchResponse::default() }));
+        }
+        let isolation =
+            if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+        let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(ANSWER_BYTES_MAX);
+        let least = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
+        let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+        let deadline = tokio::time::Instant::now() + wait;
+        let wanted: Vec<Wanted> = request.topics.into_iter().map(|t| self.wanted(ask, t)).collect();
+        let plan = loop {
+            // Listened to before it is looked: what comes in between is not missed.
+            let growing = grown(&wanted);
+            let plan = self.plan(&wanted, max_bytes, isolation);
+            let (bytes, failed) = plan
+                .iter()
+                .flatten()
+                .fold((0, false), |(bytes, failed), p| (bytes + p.bytes, failed || p.answer.error_code != codes::NONE));
+            if bytes >= least.max(1) || failed || growing.is_empty() {
+                break plan;
+            }
+            if tokio::time::timeout_at(deadline, any(growing)).await.is_err() {
+                break plan;
+            }
+        };
+        let topics = load(Arc::clone(self.streams()), plan, wanted).await;
+        Ok(respond(&FetchResponse { topics, ..FetchResponse::default() }))
+    }
+
+    fn wanted(&self, ask: &Ask<'_>, topic: waypost_kafka::messages::records::FetchTopic) -> Wanted {
+        let (found, missing) = if ask.version >= BY_ID {
+            (self.streams().topic_by_id(TopicId(topic.topic_id.0)), codes::UNKNOWN_TOPIC_ID)
+        } else {
+            (self.topic(&topic.topic), codes::UNKNOWN_TOPIC_OR_PARTITION)
+        };
+        let found = match found {
+            Some(t) if !self.may(Access::Read, &t.name) => Err(codes::TOPIC_AUTHORIZATION_FAILED),
+            Some(t) => Ok(t),
+            None => Err(missing),
+        };
+        Wanted { name: topic.topic, id: topic.topic_id, found, partitions: topic.partitions }
+    }
+
+    /// What there is, by topic and partition as they were asked for.
+    fn plan(&self, wanted: &[Wanted], max_bytes: usize, isolation: Isolation) -> Vec<Vec<Planned>> {
+        let (mut left, mut first) = (max_bytes, true);
+        let now = self.node.clock.now();
+        let mut one = |topic: &Wanted, p: &FetchPartition| {
+            let cell = match &topic.found {
+                Err(code) => return failed(p.partition, *code),
+                Ok(topic) => topic.partition(p.partition),
+            };
+            let Some(cell) = cell.filter(|c| !c.is_closed()) else {
+                return failed(p.partition, codes::UNKNOWN_TOPIC_OR_PARTITION);
+            };
+            cell.note_use(now);
+            let room = usize::try_from(p.partition_max_bytes).unwrap_or(0).min(left);
+            // Whole batches; the first of the answer also if it is larger than what was asked for.
+            let planned = planned(&cell, p, if first { room.max(1) } else { room }, isolation);
+            if planned.bytes > 0 && (first || planned.bytes <= room) {
+                first = false;
+                left = left.saturating_sub(planned.bytes);
+                return planned;
+            }
+            Planned { batches: Vec::new(), bytes: 0, ..planned }
+        };
+        wanted.iter().map(|topic| topic.partitions.iter().map(|p| one(topic, p)).collect()).collect()
+    }
+}
+
+fn planned(cell: &Arc<Cell>, p: &FetchPartition, room: usize, isolation: Isolation) -> Planned {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    cell.with(|partition| {
+        let offsets = partition.offsets();
+        let mut answer = FetchedPartition {
+            index: p.partition,
+            error_code: codes::NONE,
+            high_watermark: number(offsets.high_watermark),
+            last_stable_offset: number(offsets.last_stable),
+            log_start_offset: number(offsets.start),
+            aborted: None,
+            records: Vec::new(),
+        };
+        let span = u64::try_from(p.fetch_offset).ok().and_then(|at| partition.read(at, room, isolation).ok());
+        let Some(span) = span else {
+            answer.error_code = codes::OFFSET_OUT_OF_RANGE;
+            return Planned { cell: None, batches: Vec::new(), bytes: 0, answer };
+        };
+        if isolation == Isolation::ReadCommitted {
+            let aborted = partition.aborted(p.fetch_offset.unsigned_abs(), span.visible);
+            answer.aborted = Some(aborted.iter().map(|a| (a.producer_id, number(a.first))).collect());
+        }
+        Planned { cell: Some(Arc::clone(cell)), batches: span.batches, bytes: span.bytes, answer }
+    })
+}
+
+fn failed(index: i32, error_code: i16) -> Planned {
+    let answer = FetchedPartition {
+        index,
+        error_code,
+        high_watermark: -1,
+        last_stable_offset: -1,
+        log_start_offset: -1,
+        aborted: None,
+        records: Vec::new(),
+    };
+    Planned { cell: None, batches: Vec::new(), bytes: 0, answer }
+}
+
+fn grown(wanted: &[Wanted]) -> Vec<Grown> {
+    let topics = wanted.iter().filter_map(|w| Some((w.found.as_ref().ok()?, &w.partitions)));
+    topics.flat_map(|(topic, all)| all.iter().filter_map(|p| topic.partition(p.partition)).map(|c| c.grown())).collect()
+}
+
+/// Completes with the first of them.
+async fn any(mut all: Vec<Grown>) {
+    poll_fn(|cx| {
+        let ready = all.iter_mut().any(|one| Pin::new(one).poll(cx).is_ready());
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Reads what is on disk, where no connection waits for it.
+async fn load(streams: Arc<Streams>, plan: Vec<Vec<Planned>>, wanted: Vec<Wanted>) -> Vec<FetchedTopic> {
+    let stored = |p: &Planned| p.batches.iter().any(|b| matches!(b, Piece::Stored(_)));
+    let on_disk = plan.iter().flatten().any(stored);
+    let work = move || -> Vec<FetchedTopic> {
+        let topics = wanted.into_iter().zip(plan);
+        let fetched = topics.map(|(topic, plan)| FetchedTopic {
+            name: topic.name,
+            id: topic.id,
+            partitions: plan.into_iter().map(|p| read(&streams, p)).collect(),
+        });
+        fetched.collect()
+    };
+    if on_disk { tokio::task::spawn_blocking(work).await.unwrap_or_default() } else { work() }
+}
+
+fn read(streams: &Streams, planned: Planned) -> FetchedPartition {
+    let Planned { cell, batches, mut answer, .. } = planned;
+    let Some(cell) = cell else { return answer };
+    for piece in &batches {
+        match cell.load(piece, &**streams.bodies()) {
+            Ok((messages, at)) => answer.records.push(Bytes::from_owner(Body(messages, at))),
+            // Retention was faster: what was read before it is still right.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => break,
+            Err(error) => {
+                tracing::error!(%error, queue = cell.queue().0, "a batch cannot be read");
+                if answer.records.is_empty() {
+                    answer.error_code = codes::KAFKA_STORAGE_ERROR;
+                }
+                break;
+            }
+        }
+    }
+    answer
+}

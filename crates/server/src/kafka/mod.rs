@@ -1,0 +1,292 @@
+//! Kafka's protocol: from an accepted socket to answers. Requests of a connection are carried out one after the other, as
+//! clients expect; what waits for the disk only holds back its own answer and those behind it.
+
+mod cluster;
+mod codes;
+mod configs;
+mod connection;
+mod fetch;
+mod groups;
+mod lookup;
+mod produce;
+mod sasl;
+mod topics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use waypost_broker::broker::admin::Actor;
+use waypost_broker::topology::{Access, Resource};
+use waypost_kafka::apis::{self, Api};
+use waypost_kafka::frame::HeaderForm;
+use waypost_kafka::wire::{Malformed, Message};
+use waypost_model::Lsn;
+use waypost_stream::streams::{Streams, Topic};
+
+use crate::config::HttpAuth;
+use crate::listen::Listener;
+use crate::listen::tls::Tls;
+use crate::node::{Guard, Node};
+
+/// How long a handshake may take.
+const OPENING: Duration = Duration::from_secs(10);
+/// The node's number. There is one.
+const NODE_ID: i32 = 0;
+/// Leaders do not change.
+const LEADER_EPOCH: i32 = 0;
+
+/// What the connections of a listener have in common.
+pub(crate) struct KafkaListener {
+    node: Arc<Node>,
+    tls: Option<Arc<Tls>>,
+    local: SocketAddr,
+    vhost: Arc<str>,
+    advertise: Option<String>,
+    stop: watch::Receiver<bool>,
+}
+
+impl KafkaListener {
+    pub(crate) fn new(node: &Arc<Node>, listener: &Listener, stop: watch::Receiver<bool>) -> KafkaListener {
+        KafkaListener {
+            node: Arc::clone(node),
+            tls: listener.tls.clone(),
+            local: listener.address,
+            vhost: listener.spec.vhost.as_deref().unwrap_or("/").into(),
+            advertise: listener.spec.advertise.clone(),
+            stop,
+        }
+    }
+
+    /// Starts the task of a connection, unless there are too many.
+    pub(crate) fn take(self: &Arc<Self>, socket: TcpStream, remote: SocketAddr) {
+        let Some(guard) = Guard::enter(&self.node) else {
+            tracing::warn!(%remote, "closed: there are as many connections as server.connections_max allows");
+            return;
+        };
+        let listener = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut stop = listener.stop.clone();
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => {}
+                end = listener.connection(socket, remote) => match end {
+                    Ok(()) => tracing::debug!(%remote, "connection closed"),
+                    Err(error) => tracing::info!(%remote, %error, "connection ended"),
+                },
+            }
+            drop(guard);
+        });
+    }
+
+    async fn connection(&self, socket: TcpStream, remote: SocketAddr) -> std::io::Result<()> {
+        socket.set_nodelay(true)?;
+        let local = socket.local_addr().unwrap_or(self.local);
+        let session = self.session(remote, local);
+        match &self.tls {
+            None => connection::run(socket, session).await,
+            Some(tls) => {
+                let handshake = tokio::time::timeout(OPENING, tls.acceptor().accept(socket)).await;
+                let timeout = || std::io::Error::new(std::io::ErrorKind::TimedOut, "no handshake in time");
+                connection::run(handshake.map_err(|_| timeout())??, session).await
+            }
+        }
+    }
+
+    fn session(&self, remote: SocketAddr, local: SocketAddr) -> Session {
+        let loopback = remote.ip().to_canonical().is_loopback();
+        let open = match self.node.config.kafka.auth {
+            HttpAuth::Auto => loopback && self.local.ip().is_loopback(),
+            HttpAuth::Always => false,
+            HttpAuth::Never => true,
+        };
+        // Whoever reached us by an address reaches us by it again.
+        let (host, port) = match self.advertise.as_deref().map(split_address) {
+            Some((host, port)) => (host.to_owned(), port.unwrap_or(local.port())),
+            None => (local.ip().to_canonical().to_string(), local.port()),
+        };
+        Session {
+            node: Arc::clone(&self.node),
+            vhost: Arc::clone(&self.vhost),
+            who: if open { Who::Operator } else { Who::Nobody },
+            mechanism: None,
+            loopback,
+            host: host.into(),
+            port: i32::from(port),
+        }
+    }
+}
+
+/// `HOST[:PORT]`, where HOST may be an IPv6 address in brackets.
+fn split_address(text: &str) -> (&str, Option<u16>) {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
+            Ok(port) => (host.trim_matches(['[', ']']), Some(port)),
+            Err(_) => (text, None),
+        },
+        _ => (text.trim_matches(['[', ']']), None),
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+enum Who {
+    /// Nobody has said, and it matters.
+    Nobody,
+    /// Somebody on this machine, where that is enough.
+    Operator,
+    /// A user.
+    User(Box<str>),
+}
+
+/// What is known of a connection.
+struct Session {
+    node: Arc<Node>,
+    vhost: Arc<str>,
+    who: Who,
+    /// The mechanism that the client has chosen.
+    mechanism: Option<Box<str>>,
+    loopback: bool,
+    /// Where clients reach us.
+    host: Box<str>,
+    port: i32,
+}
+
+/// A request.
+struct Ask<'a> {
+    api: &'static Api,
+    version: i16,
+    correlation_id: i32,
+    body: &'a [u8],
+}
+
+/// What a request came to.
+enum Answer {
+    /// The client wants to hear nothing.
+    None,
+    /// To be sent.
+    Now(Vec<Bytes>),
+    /// To be sent once the journal is durable so far.
+    After(Lsn, Vec<Bytes>),
+    /// To be sent, and then the connection ends.
+    Last(Vec<Bytes>),
+}
+
+impl Ask<'_> {
+    fn read<M: Message>(&self) -> Result<M, Malformed> {
+        M::decode(self.body, self.version)
+    }
+
+    /// The beginning of the answer, without its length.
+    fn head(&self) -> Vec<u8> {
+        let mut head = self.correlation_id.to_be_bytes().to_vec();
+        if apis::answer_form(self.api.key, self.version) == HeaderForm::Tagged {
+            head.push(0);
+        }
+        head
+    }
+
+    fn bytes(&self, message: &impl Message) -> Vec<Bytes> {
+        let mut out = self.head();
+        message.encode(&mut out, self.version);
+        vec![out.into()]
+    }
+
+    fn now(&self, message: &impl Message) -> Answer {
+        Answer::Now(self.bytes(message))
+    }
+
+    /// Once what was changed is durable; at once if nothing was.
+    fn after(&self, lsn: Option<Lsn>, message: &impl Message) -> Answer {
+        match lsn {
+            Some(lsn) => Answer::After(lsn, self.bytes(message)),
+            None => self.now(message),
+        }
+    }
+}
+
+impl Session {
+    fn streams(&self) -> &Arc<Streams> {
+        &self.node.streams
+    }
+
+    fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.streams().topic(&self.vhost, name)
+    }
+
+    /// Whether the peer may do something with a topic or a group.
+    fn may(&self, access: Access, name: &str) -> bool {
+        let actor = match &self.who {
+            Who::Nobody => return false,
+            Who::Operator => Actor::Operator,
+            Who::User(name) => Actor::User(name),
+        };
+        self.node.broker.check_permission(actor, &self.vhost, access, Resource::Queue, name).is_ok()
+    }
+
+    /// Carries out a request.
+    async fn answer(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        if matches!(self.who, Who::Nobody) && !matches!(ask.api.key, 17 | 18 | 36) {
+            // Nothing that a client could read says so in every API; the connection ends, as Kafka ends it.
+            return Err(Malformed::Value("a request before authentication"));
+        }
+        match ask.api.key {
+            0 => return self.produce(ask).await,
+            1 => return self.fetch(ask).await,
+            2 => return self.list_offsets(ask).await,
+            _ => {}
+        }
+        match ask.api.key {
+            3 => self.metadata(ask),
+            8 => self.offset_commit(ask),
+            9 => self.offset_fetch(ask),
+            10 => self.find_coordinator(ask),
+            17 => self.sasl_handshake(ask),
+            18 => Ok(cluster::versions(ask)),
+            19 => self.create_topics(ask),
+            20 => self.delete_topics(ask),
+            21 => self.delete_records(ask),
+            22 => self.init_producer_id(ask),
+            23 => self.offset_for_leader_epoch(ask),
+            32 => self.describe_configs(ask),
+            33 => self.alter_configs(ask),
+            35 => self.describe_log_dirs(ask),
+            36 => self.sasl_authenticate(ask),
+            37 => self.create_partitions(ask),
+            44 => self.incremental_alter_configs(ask),
+            47 => self.offset_delete(ask),
+            60 => self.describe_cluster(ask),
+            61 => self.describe_producers(ask),
+            _ => Err(Malformed::Value("an API that was not advertised")),
+        }
+    }
+}
+
+/// The APIs that are answered.
+const ANSWERED: &[i16] = &[0, 1, 2, 3, 8, 9, 10, 17, 18, 19, 20, 21, 22, 23, 32, 33, 35, 36, 37, 44, 47, 60, 61];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advertised_addresses() {
+        for (text, host, port) in [
+            ("mq.example", "mq.example", None),
+            ("mq.example:9093", "mq.example", Some(9093)),
+            ("[::1]:9093", "::1", Some(9093)),
+            ("::1", "::1", None),
+            ("[::1]", "::1", None),
+        ] {
+            assert_eq!(split_address(text), (host, port), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_answered_is_in_the_table() {
+        assert!(ANSWERED.iter().all(|key| apis::find(*key).is_some()));
+        assert!(ANSWERED.windows(2).all(|w| w[0] < w[1]));
+    }
+}

@@ -1,0 +1,49 @@
+//! The streams of a node: opened with what recovery found, and looked after while it runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use waypost_model::journal::{BodyStore, Journal, Recovered};
+use waypost_stream::streams::{Share, Streams};
+
+use super::{Node, machine};
+use crate::config::Config;
+use crate::error::ServeError;
+
+/// How often retention is looked at.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Opens them, and takes what they own out of what recovery found: before the broker sees it.
+pub(super) fn open(
+    config: &Config,
+    journal: &Arc<dyn Journal>,
+    bodies: &Arc<dyn BodyStore>,
+    recovered: &mut Recovered,
+) -> Result<Arc<Streams>, ServeError> {
+    let share = Share::split_off(recovered);
+    let mut seed = [0; 16];
+    seed.copy_from_slice(&machine::seed()?[..16]);
+    let streams = Streams::open(Arc::clone(journal), Arc::clone(bodies), share, seed);
+    let path = config.server.data_dir.clone();
+    streams.map(Arc::new).map_err(|e| ServeError::Storage { path, why: e.to_string() })
+}
+
+/// Runs until `stop` says so.
+pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = tick.tick() => {
+                let node = Arc::clone(&node);
+                let _ = tokio::task::spawn_blocking(move || node.streams.maintain(node.clock.now())).await;
+            }
+        }
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
