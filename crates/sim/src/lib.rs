@@ -3,6 +3,7 @@
 
 mod client;
 mod drain;
+mod expiry;
 mod ledger;
 mod observe;
 mod plan;

@@ -33,6 +33,9 @@ pub struct QueuePlan {
     pub bindings: Vec<(&'static str, &'static str)>,
 }
 
+/// How long queue `e` may be without use, ms.
+pub const EXPIRES_MS: u64 = 90;
+
 /// The exchanges: name, type, further arguments.
 const EXCHANGES: [(&str, &str); 6] =
     [("f", "fanout"), ("t", "topic"), ("a", "direct"), ("ae", "fanout"), ("x", "x-delayed-message"), ("dlx", "fanout")];
@@ -106,7 +109,9 @@ pub fn queues(rng: &mut Rng) -> Vec<QueuePlan> {
     r.arguments.set("x-dead-letter-exchange", text(""));
     r.arguments.set("x-dead-letter-routing-key", text("w"));
     let dl = plain("dl", &[("dlx", "")]);
-    vec![q0, q1, q2, q3, q4, q5, w, r, dl]
+    let mut e = plain("e", &[("f", "")]);
+    e.arguments.set("x-expires", Value::I64(EXPIRES_MS as i64));
+    vec![q0, q1, q2, q3, q4, q5, w, r, dl, e]
 }
 
 /// The calls that declare the exchanges.

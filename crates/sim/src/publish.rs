@@ -14,12 +14,13 @@ use crate::world::{Broken, World};
 impl World {
     /// Messages for somewhere, entered in the ledger; with the copies that each must become.
     pub(crate) fn make(&mut self, count: u32) -> (Publish, Vec<Vec<(&'static str, u64)>>) {
-        let targets: [(&str, &str); 14] = [
+        let targets: [(&str, &str); 15] = [
             ("", "q0"),
             ("", "q1"),
             ("", "q2"),
             ("", "q3"),
             ("", "q4"),
+            ("", "e"),
             ("f", "any"),
             ("t", "a.b.c"),
             ("t", "x.c"),

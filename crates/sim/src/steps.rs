@@ -20,6 +20,7 @@ impl World {
     pub fn step(&mut self) -> Result<(), Broken> {
         let id = self.some_client();
         let Some(id) = id else { return self.connect().map(drop) };
+        self.note_use();
         let choice = self.rng.below(1000);
         let what = match choice {
             0..250 => "publish",
@@ -74,6 +75,7 @@ impl World {
             "crash" | "kill" | "clean" => self.restart(what),
             _ => Ok(()),
         }?;
+        self.note_use();
         self.handle(id);
         Ok(())
     }
@@ -269,7 +271,8 @@ impl World {
     pub(crate) fn tick(&mut self) -> Result<(), Broken> {
         let next = self.broker.tick(self.now);
         self.trace.add(format!("  now {}, next {next:?}", self.now));
-        self.collect()
+        self.collect()?;
+        self.check_expiry()
     }
 
     fn get(&mut self, id: u32) -> Result<(), Broken> {
@@ -278,6 +281,9 @@ impl World {
             return Ok(());
         }
         let no_ack = self.rng.once_in(2);
+        if queue == "e" {
+            self.used = self.now;
+        }
         self.call(id, channel, Call::Get { queue: queue.into(), no_ack }, Asked::Get { queue })
     }
 
@@ -380,14 +386,7 @@ impl World {
             return Ok(());
         }
         if self.ids.contains_key(queue) {
-            let gone = self.ids.remove(queue);
-            for client in self.clients.values_mut() {
-                // Those that were cancelled before are not told.
-                client.consumers.retain(|_, c| !c.ended || Some(c.id) != gone);
-                let left: Vec<ConsumerId> = client.consumers.keys().copied().collect();
-                client.hand.retain(|(c, _)| left.contains(c));
-            }
-            self.held.retain(|(q, _), _| Some(*q) != gone);
+            self.deleted(queue);
             let delayed: Vec<u64> = self
                 .ledger
                 .copies
@@ -419,6 +418,9 @@ impl World {
         }
         for call in self.plans[queue].calls() {
             self.call(id, channel, call, Asked::Nothing)?;
+        }
+        if queue == "e" {
+            self.used = self.now;
         }
         self.learn_ids()?;
         let failed = self.clients.get(&id).and_then(|c| c.channels.get(&channel)).is_some_and(|c| c.failed);

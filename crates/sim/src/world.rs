@@ -57,6 +57,8 @@ pub struct World {
     pub(crate) reached: BTreeMap<QueueId, Seq>,
     /// Below these places everything was recovered after an unclean stop, however many clean ones came since.
     pub(crate) recovered: BTreeMap<QueueId, Seq>,
+    /// When queue `e` was last used.
+    pub(crate) used: Millis,
     pub(crate) full: bool,
     pub(crate) draining: Option<BTreeSet<(&'static str, u64)>>,
 }
@@ -114,6 +116,7 @@ impl World {
             counted: BTreeSet::new(),
             reached: BTreeMap::new(),
             recovered: BTreeMap::new(),
+            used: now,
             full: false,
             draining: None,
         };
@@ -129,6 +132,7 @@ impl World {
         for call in calls {
             self.call(id, 1, call, Asked::Nothing)?;
         }
+        self.used = self.now;
         self.learn_ids()?;
         if self.ids.len() != self.plans.len() {
             return Err(format!("queues are missing after their declaration: {:?}", self.ids));
