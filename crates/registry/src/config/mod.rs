@@ -2,6 +2,7 @@
 //! sessions. Pure: time is handed in, the disk is the core's journal. `docs/configuration-center.md` tells how it is kept.
 
 mod codec;
+mod commit;
 mod diff;
 mod entry;
 mod fault;
@@ -13,9 +14,11 @@ mod path;
 mod record;
 mod retain;
 mod session;
+mod sessions;
 mod space;
 mod stage;
 mod store;
+mod tell;
 mod watch;
 
 #[cfg(test)]
