@@ -6,6 +6,10 @@ Each round publishes and consumes through plain, fanned-out, dead-lettering and 
 definitions, is killed at a random moment (now and then while it recovers, too), and compares everything with a ledger.
 Backlogs are carried over several rounds. Needs what the interop tests need. Exit code 1 and the data directory kept when
 anything is wrong.
+
+`--lie` shows that the ledger would notice: the clients then claim what the server was never asked for, and the run must
+fail. `lost` counts a message as confirmed that was never sent, `undone` counts as settled what was never acknowledged,
+`half` leaves a message out of one half of a transaction.
 """
 
 from __future__ import annotations
@@ -54,8 +58,9 @@ class Ledger:
 
 
 class World:
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, lie: str | None = None):
         self.rng = random.Random(seed)
+        self.lie = lie
         self.own = Waypost("--disk-segment-bytes", "4MiB", "--log-format", "text")
         self.plain = [f"plain-{n}" for n in range(6)]
         self.fanned = [f"fan-{n}" for n in range(3)]
@@ -113,6 +118,8 @@ class World:
                 for ledger in ledgers:
                     with ledger.lock:
                         ledger.confirmed.update(name(b) for b in sure)
+                        if self.lie == "lost" and sure:
+                            ledger.confirmed.add(f"{who}.never".encode())
                 self.total += len(sure)
 
     def consume(self, queue: str, reject: bool = False) -> None:
@@ -131,7 +138,8 @@ class World:
             names = [name(one.body) for one in got]
             with ledger.lock:
                 ledger.ack_sent.update(names)
-            client.ack(got[-1].tag)
+            if self.lie != "undone":
+                client.ack(got[-1].tag)
             client.publish("", "marks", [b"mark"])
             client.wait_confirms()
             with ledger.lock:
@@ -145,7 +153,8 @@ class World:
             bodies = [self.body(rng, f"tx{self.count}", number + n) for n in range(rng.randrange(1, 30))]
             number += len(bodies)
             for queue in ["tx-a", "tx-b"]:
-                client.send(wire.publishes("", queue, bodies))
+                kept = bodies[1:] if self.lie == "half" and queue == "tx-b" else bodies
+                client.send(wire.publishes("", queue, kept))
             if rng.random() < 0.2:
                 client.call(spec.Tx.Rollback(), spec.Tx.RollbackOk)
                 continue
@@ -224,7 +233,7 @@ class World:
 
     def killed_start(self) -> None:
         command = [str(waypost_binary()), "serve", "--data-dir", str(self.own.data), "--amqp", "127.0.0.1:0"]
-        command += ["--http", "127.0.0.1:0", *self.own.flags]
+        command += ["--http", "127.0.0.1:0", "--dns", "off", *self.own.flags]
         with self.own.log.open("ab") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         time.sleep(self.rng.uniform(0, 0.08))
@@ -321,9 +330,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=None, help="repeats the choices, not the timing")
+    parser.add_argument("--lie", choices=["lost", "undone", "half"], help="claim what is not so: the run must fail")
     options = parser.parse_args()
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
-    world = World(seed)
+    world = World(seed, options.lie)
     print(f"seed {seed}, {options.rounds} rounds, {world.own.dir}", flush=True)
     world.own.start()
     try:
@@ -338,6 +348,9 @@ def main() -> int:
         traceback.print_exc()
         if world.own.alive():
             world.own.kill()
+        if options.lie:
+            world.own.remove()
+            return 1
         print(f"failed with seed {seed}; data and log are kept in {world.own.dir}", file=sys.stderr)
         return 1
     world.own.kill()
