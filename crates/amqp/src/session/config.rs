@@ -42,7 +42,7 @@ impl Default for SessionConfig {
             cluster_name: "waypost".into(),
             mechanisms: vec!["PLAIN".into(), "AMQPLAIN".into()],
             channel_max: 2047,
-            consumers_max: 65_536,
+            consumers_max: 16_384,
             frame_bytes_max: 131_072,
             heartbeat_s: 60,
             message_bytes_max: 128 * 1024 * 1024,
