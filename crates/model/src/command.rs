@@ -123,6 +123,9 @@ pub enum Call {
         /// The new secret.
         secret: Box<[u8]>,
     },
+    /// The peer ends the connection in order, and is disconnected next: instances that live by it leave at once and are not
+    /// waited for. Not answered.
+    Goodbye,
     /// Opens a channel. `Done`, or refused 530 past a limit.
     OpenChannel,
     /// Ends a channel: consumers are cancelled, what is unsettled goes back to its queues. Also sent after a refusal,

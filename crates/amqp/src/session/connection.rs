@@ -1,7 +1,7 @@
 //! The connection: handshake, limits, opening and closing of itself and of channels (§1.4, §1.5, §2.2.4).
 
 use waypost_model::table::Table;
-use waypost_model::{Call, Millis, Refusal, RefusalKind};
+use waypost_model::{Call, ChannelId, Command, Millis, Refusal, RefusalKind};
 
 use super::calls::{Kind, Pending};
 use super::channels::ChannelState;
@@ -121,6 +121,8 @@ impl AmqpSession {
         };
         match (&self.phase, method) {
             (_, Method::ConnectionClose(_)) => {
+                let (channel, token, call) = (ChannelId::CONNECTION, 0, Call::Goodbye);
+                cx.turn.commands.push(Command::Call { channel, token, call });
                 encode_method(cx.out.buf(), 0, &connection::CloseOk {});
                 self.end();
             }

@@ -52,6 +52,10 @@ impl Broker {
             }
             // For credentials that expire. Passwords do not: there is nothing to prolong, as in RabbitMQ's own backend.
             Call::UpdateSecret { .. } => done,
+            Call::Goodbye => {
+                conn.say_goodbye();
+                Ok(None)
+            }
             Call::OpenChannel => self.open_channel(conn, channel),
             Call::CloseChannel => {
                 self.close_channel(conn, channel, w);

@@ -21,6 +21,10 @@ impl Hasher for IdHasher {
         }
     }
 
+    fn write_u16(&mut self, n: u16) {
+        self.write_u64(n.into());
+    }
+
     fn write_u64(&mut self, n: u64) {
         // Fibonacci hashing; the multiplication moves entropy up, the fold brings it down again.
         let x = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);

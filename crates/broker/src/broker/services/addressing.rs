@@ -1,6 +1,6 @@
 //! What a message to a service asks for: its routing key, and headers that mean the same or more.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waypost_model::address::{Address, slot_of};
@@ -72,8 +72,9 @@ struct Variant {
 /// A connection's memory of what its headers said.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Variants {
-    known: HashMap<Box<[u8]>, Arc<Variant>>,
-    keyed: HashMap<(usize, u16), Arc<Route>>,
+    known: BTreeMap<Box<[u8]>, Arc<Variant>>,
+    /// By variant and slot.
+    keyed: BTreeMap<(usize, u16), Arc<Route>>,
     scratch: Vec<u8>,
 }
 
@@ -223,8 +224,6 @@ impl Variants {
                 // The variant is known for as long as its routes are: both are forgotten together.
                 if self.keyed.len() < VARIANTS_MAX * 4 {
                     self.keyed.insert(id, Arc::clone(&route));
-                } else {
-                    self.keyed.clear();
                 }
                 Ok(wish(&route))
             }

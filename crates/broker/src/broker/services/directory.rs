@@ -1,7 +1,7 @@
 //! The broker's copy of who the instances of each service are.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waypost_model::service::{Instance, InstanceChange, ServiceName, Standing};
@@ -11,7 +11,7 @@ use crate::shard::Claimant;
 /// See the module.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Directory {
-    services: HashMap<ServiceName, BTreeMap<ById, Entry>>,
+    services: BTreeMap<ServiceName, BTreeMap<ById, Entry>>,
 }
 
 /// An instance in order of its id, which is not stored twice.

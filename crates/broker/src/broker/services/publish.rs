@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use waypost_model::service::ServiceName;
-use waypost_model::{AttrFlags, Attrs, Event, Publish, Refusal, Route};
+use waypost_model::{AttrFlags, Attrs, Event, Publish, QueueId, Refusal, Route};
 
 use super::addressing::{ServiceRoute, Variants, Wish};
 use crate::broker::peer::Connection;
@@ -58,6 +58,11 @@ impl Broker {
         if p.attrs.flags.has(AttrFlags::SENDER_SELECTED) {
             return self.publish_each(conn, p, run, w);
         }
+        if let Some(mailbox) = base.mailbox.as_ref().filter(|_| !run.attrs.flags.has(AttrFlags::HEADERS)) {
+            // The usual case needs no list.
+            let targets = (mailbox.id, base.plain());
+            return self.publish_whole(conn, p, run, targets, w);
+        }
         let (parts, wrong) = wishes(&mut conn.variants, base, run);
         let taken = parts.last().map_or(run.from, |last| last.to);
         if !parts.is_empty() {
@@ -70,6 +75,30 @@ impl Broker {
         if let Some(refusal) = wrong {
             self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal.soft());
         }
+    }
+
+    /// A run whose messages all ask for the same.
+    fn publish_whole(
+        &self,
+        conn: &mut Connection,
+        p: &Publish,
+        run: &Run<'_>,
+        (mailbox, wish): (QueueId, Wish),
+        w: &mut Work<'_>,
+    ) {
+        self.counters.routed.fetch_add(u64::from(run.to - run.from), Ordering::Relaxed);
+        let incoming = Incoming {
+            route: wish.route,
+            batch: Arc::clone(run.batch),
+            from: run.from,
+            to: run.to,
+            attrs: run.attrs,
+            at: w.now,
+            due: None,
+        };
+        let said = self.with_shard(mailbox.shard(), w, |s, cx| s.enqueue(&[mailbox], incoming, cx));
+        let verdict = Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error, ahead: said.ahead };
+        self.confirm(conn, p, run, verdict);
     }
 
     fn nobody(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>) {

@@ -90,9 +90,12 @@ impl Queue {
             }
         }
         let only = self.begin(mb, cx);
+        // Nothing waits that they could have had instead.
+        if mb.sums.messages == 0 && self.ready.is_empty() {
+            mb.clean_members();
+        }
         loop {
-            let route = Arc::clone(&run.route);
-            let Some(m) = mb.choose(Wish { source, near: run.tag.near, route: &route }) else {
+            let Some(m) = mb.choose(Wish { source, near: run.tag.near, route: &run.route }) else {
                 return Some(run);
             };
             let Some((slot, n)) = self.credit(mb, m, source, &run, only, cx) else {
@@ -117,7 +120,8 @@ impl Queue {
     /// Looks over what the passing of time and of messages has changed.
     fn begin(&mut self, mb: &mut Mailbox, cx: &Cx<'_>) -> Only {
         let only = self.only();
-        if mb.refresh_due(cx.now) {
+        // Another one is active: what was said of both is out of date.
+        if mb.refresh_due(cx.now) || std::mem::replace(&mut mb.only, only) != only {
             mb.mark_all();
         }
         if let Some(roster) = self.roster.as_deref() {
@@ -179,6 +183,10 @@ impl Queue {
 
     /// Deals out what can be dealt out.
     pub fn dispatch_lanes(&mut self, core: &mut Core, cx: &mut Cx<'_>) {
+        // Where nothing waits there is nothing to deal out; who has got credit is looked at when something comes.
+        if self.waiting_messages() == 0 {
+            return;
+        }
         let Some(mut mb) = self.mailbox.take() else {
             return;
         };
@@ -297,6 +305,11 @@ fn front_route(mb: &Mailbox, plain: &Ready, source: Source) -> Option<Arc<Route>
 }
 
 impl Mailbox {
+    /// Nobody is dirty any more.
+    fn clean_members(&mut self) {
+        while self.next_member().is_some() {}
+    }
+
     fn next_member(&mut self) -> Option<u32> {
         let m = self.dirty_members.pop()?;
         if let Some(member) = self.member_mut(m) {

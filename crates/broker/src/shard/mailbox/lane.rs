@@ -1,11 +1,12 @@
 //! Lanes: the waiting messages of a mailbox that share a selector, and those with keys by slot.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use waypost_model::selector::Selector;
 use waypost_model::{Lsn, Route};
 
+use super::super::fast_map::IdMap;
 use super::super::ready::{Next, Ready};
 
 /// Nothing that can be delivered.
@@ -65,7 +66,7 @@ pub(super) struct Lane {
 #[derive(Debug, Default)]
 pub(super) struct Keyed {
     /// Slots with messages, waiting or unsettled.
-    pub slots: HashMap<u16, Slot>,
+    pub slots: IdMap<u16, Slot>,
     /// Slots with messages that wait, the most urgent first.
     pub waiting: BTreeSet<(u64, u16)>,
     /// Those of them that anybody may take.

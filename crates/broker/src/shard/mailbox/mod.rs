@@ -31,7 +31,7 @@ mod outcome;
 mod report;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waypost_model::address::{Address, KEY_SLOTS, slot_of};
@@ -117,12 +117,12 @@ impl Sums {
 pub(super) struct Mailbox {
     members: Vec<Option<Member>>,
     free_members: Vec<u32>,
-    by_id: HashMap<Box<str>, u32>,
+    by_id: BTreeMap<Box<str>, u32>,
     /// By a consumer's place in the roster.
     seats: Vec<Option<Seat>>,
     lanes: Vec<Lane>,
     /// By canonical selector; recipients behind a zero byte.
-    by_text: HashMap<Box<str>, u16>,
+    by_text: BTreeMap<Box<str>, u16>,
     /// The most urgent deliverable message of each lane, without keys and with keys that are nobody's.
     heads: Vec<u64>,
     free_heads: Vec<u64>,
@@ -150,6 +150,8 @@ pub(super) struct Mailbox {
     /// The usual latency, ms.
     usual: f32,
     turn: usize,
+    /// Who alone got messages when that was last looked at.
+    only: choice::Only,
     max_priority: Option<u8>,
     sizes: Sizes,
     /// Copies for recipients that are no more.
@@ -161,10 +163,10 @@ impl Mailbox {
         let mut mb = Mailbox {
             members: Vec::new(),
             free_members: Vec::new(),
-            by_id: HashMap::new(),
+            by_id: BTreeMap::new(),
             seats: Vec::new(),
             lanes: Vec::new(),
-            by_text: HashMap::new(),
+            by_text: BTreeMap::new(),
             heads: Vec::new(),
             free_heads: Vec::new(),
             costs: Vec::new(),
@@ -183,6 +185,7 @@ impl Mailbox {
             refreshed: now,
             usual: 1.0,
             turn: 0,
+            only: None,
             max_priority,
             sizes,
             ended: 0,

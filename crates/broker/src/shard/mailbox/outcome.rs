@@ -126,7 +126,8 @@ impl Mailbox {
         settings: &Arc<QueueSettings>,
         effects: &mut Vec<Effect>,
     ) {
-        let may_eject = self.may_eject();
+        // Asked only where it matters: it looks at everybody.
+        let may_eject = verdict == Verdict::Failed && self.may_eject();
         let Some(member) = self.member_mut(m) else {
             return;
         };
@@ -145,8 +146,10 @@ impl Mailbox {
             }
             Verdict::Failed | Verdict::Returned => None,
         };
-        let instance = self.member(m).and_then(|x| x.instance.clone());
-        if let (Some(ejected), Some(instance)) = (told, instance) {
+        let Some(ejected) = told else {
+            return;
+        };
+        if let Some(instance) = self.member(m).and_then(|x| x.instance.clone()) {
             // Those that stand in for others look again.
             self.mark_all();
             effects.push(Effect::Ejected { settings: Arc::clone(settings), instance, ejected });

