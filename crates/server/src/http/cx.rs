@@ -79,6 +79,14 @@ impl Cx<'_> {
         self.node.broker.check_permission(self.who.actor(), vhost, access, resource, name)
     }
 
+    /// Whether who asks may be, or command, an instance: that takes the permission to configure its id.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn may_claim(&self, vhost: &str, id: &str) -> Result<(), Refusal> {
+        self.node.broker.check_claim(self.who.actor(), vhost, id)
+    }
+
     /// Whether who asks may write to a service or read of it: its name is checked like a routing key of the exchange of
     /// the services.
     ///

@@ -1,6 +1,7 @@
 //! Looking at requests: hosts, paths, bodies, and saying no.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -164,21 +165,48 @@ pub(super) fn decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// What is read of a body that is too large, so that its sender gets to read the refusal: whoever closes a connection with
+/// unread bytes in it resets it.
+const DISCARD_MAX: u64 = 32 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The body, up to a limit.
 ///
 /// # Errors
-/// 413 past the limit (at once where the client has said so), 400 if it breaks off.
+/// 413 past the limit (without reading where the client has said so), 400 if it breaks off.
 pub(super) async fn bytes(request: Request<Incoming>, max: u64) -> Result<Bytes, Failure> {
     let too_large = || Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {max} bytes"));
     let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let mut body = request.into_body();
     if told.is_some_and(|length| length > max) {
+        discard(&mut body, told).await;
         return Err(too_large());
     }
-    let collected = Limited::new(request.into_body(), usize::try_from(max).unwrap_or(usize::MAX)).collect().await;
-    let collected = collected.map_err(|e| {
-        if e.is::<LengthLimitError>() { too_large() } else { Failure::bad(format!("the body broke off: {e}")) }
-    })?;
-    Ok(collected.to_bytes())
+    let collected = Limited::new(&mut body, usize::try_from(max).unwrap_or(usize::MAX)).collect().await;
+    match collected {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.is::<LengthLimitError>() => {
+            discard(&mut body, None).await;
+            Err(too_large())
+        }
+        Err(e) => Err(Failure::bad(format!("the body broke off: {e}"))),
+    }
+}
+
+/// Reads on for a moment, unless it is hopeless.
+async fn discard(body: &mut Incoming, told: Option<u64>) {
+    if told.is_some_and(|length| length > DISCARD_MAX) {
+        return;
+    }
+    let all = async {
+        let mut seen = 0;
+        while seen <= DISCARD_MAX
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            seen += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, all).await;
 }
 
 /// The body, up to a limit, as JSON; `{}` if there is none.

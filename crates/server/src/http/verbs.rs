@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value as Json, json};
-use waypost_broker::topology::{Access, Resource};
+use waypost_broker::topology::Access;
 use waypost_model::service::{Instance, Version, is_service_name};
 use waypost_model::{Refusal, RefusalKind};
 use waypost_registry::services::{Registration, ServiceView, Source};
@@ -107,7 +107,7 @@ fn at(address: &str, port: u16) -> String {
 async fn register(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Failure> {
     let given = read(request).await?;
     let id = given.id();
-    cx.may(cx.vhost(), Access::Configure, Resource::Queue, &id)?;
+    cx.may_claim(cx.vhost(), &id)?;
     cx.may_service(cx.vhost(), Access::Read, &given.name)?;
     let version = given.version.as_deref().map(str::parse::<Version>).transpose();
     let instance = Instance {
@@ -130,7 +130,7 @@ async fn register(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Fai
 async fn deregister(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Failure> {
     let given = read(request).await?;
     let id = given.id();
-    cx.may(cx.vhost(), Access::Configure, Resource::Queue, &id)?;
+    cx.may_claim(cx.vhost(), &id)?;
     let lsn = cx.services(cx.vhost())?.deregister(&given.name, &id, cx.node.clock.now()).map_err(refused)?;
     let lsn = lsn.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("no instance '{id}'")))?;
     cx.durable(Some(lsn)).await?;

@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use super::{Server, ask};
 
-const CART: &str = "/api/v1/services/cart";
+pub const CART: &str = "/api/v1/services/cart";
 
 impl Server {
-    fn call(&self, request: &str, body: &str) -> (u16, Value) {
+    pub fn call(&self, request: &str, body: &str) -> (u16, Value) {
         let (status, text) = self.http(request, "localhost", body);
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
-    fn put(&self, id: &str, body: &Value) -> (u16, Value) {
+    pub fn put(&self, id: &str, body: &Value) -> (u16, Value) {
         self.call(&format!("PUT {CART}/instances/{id}"), &body.to_string())
     }
 

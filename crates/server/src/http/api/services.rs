@@ -2,6 +2,7 @@
 
 mod ask;
 mod look;
+mod mailbox;
 mod register;
 mod send;
 mod terms;
@@ -56,6 +57,8 @@ pub(in crate::http) async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> 
     match (method.as_str(), &path[1..]) {
         ("GET" | "HEAD", []) => ask.list(&request).await,
         ("GET" | "HEAD", [name]) => ask.show(name, &request).await,
+        ("GET" | "HEAD", [name, "mailbox"]) => ask.mailbox(name, &request),
+        ("GET" | "POST", [name, "explain"]) => ask.explain(name, &request),
         ("POST", [name, "send"]) => ask.send(name, request).await,
         ("POST", [name, "request"]) => ask.request(name, request).await,
         ("GET" | "DELETE", [name, "requests", id]) => ask.answer_of(name, id, &request).await,
@@ -76,6 +79,8 @@ pub(in crate::http) async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> 
 pub(in crate::http) const PAGES: &[(&str, &str)] = &[
     ("services", "GET"),
     ("services/{service}", "GET"),
+    ("services/{service}/mailbox", "GET"),
+    ("services/{service}/explain", "GET, POST"),
     ("services/{service}/send", "POST"),
     ("services/{service}/request", "POST"),
     ("services/{service}/requests/{request}", "GET, DELETE"),

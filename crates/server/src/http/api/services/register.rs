@@ -109,7 +109,7 @@ struct ReportBody {
 impl Ask<'_> {
     /// Whether who asks may be or command an instance: to claim an id is to configure it.
     fn may_claim(&self, service: &str, id: &str) -> Result<(), Failure> {
-        self.cx.may(&self.vhost, Access::Configure, Resource::Queue, id)?;
+        self.cx.may_claim(&self.vhost, id)?;
         Ok(self.cx.may_service(&self.vhost, Access::Read, service)?)
     }
 
