@@ -4,6 +4,7 @@
 
 mod basics;
 mod failure;
+mod messages;
 mod services;
 mod tls;
 
