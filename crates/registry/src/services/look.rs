@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use waypost_model::service::{Health, ServiceName};
+use waypost_model::service::{Health, ServiceName, is_service_name};
 
 use super::feed::{Event, Lost};
 use super::limits::EMPTY_NAMES_MAX;
@@ -54,6 +54,10 @@ impl Services {
     pub fn changed(&self, service: &str, since: u64) -> Changed {
         if let Some(cell) = self.cell(service) {
             return cell.topic.changed(since);
+        }
+        if !is_service_name(service) {
+            // What nobody can be called nobody will be.
+            return Arc::new(Topic::new(0)).changed(u64::MAX);
         }
         let mut state = self.registry.lock();
         let place = state.service(&self.tenant, service, since);

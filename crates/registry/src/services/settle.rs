@@ -156,6 +156,9 @@ impl State {
             panics |= self.count_loss(service, now);
         }
         if lapsed && !panics {
+            // After a panic nobody is forgotten before it was seen to be critical.
+            let panic_until = self.services.get(service as usize).map_or(Millis(0), |s| s.panic_until);
+            let evict_at = evict_at.max(if panic_until.0 > 0 { panic_until.plus(EVICT_MIN_MS) } else { Millis(0) });
             over |= evict_at <= now;
             next = next.min(evict_at);
         }

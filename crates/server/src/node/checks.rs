@@ -203,14 +203,14 @@ where
         Ok(Outcome::of(verdict(status), output))
     };
     // The connection is driven only as long as somebody waits for its answer, and is closed with that.
-    tokio::pin!(connection);
-    tokio::select! {
-        outcome = exchange => outcome,
-        ended = &mut connection => match ended {
-            Ok(()) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed without an answer")),
-            Err(error) => Err(io::Error::other(error)),
-        },
-    }
+    tokio::pin!(connection, exchange);
+    let ended = tokio::select! {
+        biased;
+        outcome = &mut exchange => return outcome,
+        ended = &mut connection => ended,
+    };
+    // A peer that closes at once has given its answer before.
+    exchange.await.map_err(|error| ended.err().map_or(error, io::Error::other))
 }
 
 fn verdict(status: StatusCode) -> Health {

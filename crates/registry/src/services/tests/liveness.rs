@@ -67,6 +67,30 @@ fn half_of_all_gone_at_once_is_our_fault() {
 }
 
 #[test]
+fn short_leases_are_no_eviction_storm_when_the_panic_is_over() {
+    let mut w = World::new();
+    for i in 0..100 {
+        w.register("cart", leased(&format!("{i}"), 1_000));
+    }
+    w.pass(1_000);
+    assert!(w.list("cart").iter().all(|l| l.ends_with("warning panic")));
+    w.pass(limits::PANIC_WINDOW_MS);
+    assert!(w.list("cart").iter().all(|l| l.ends_with("critical expired")), "{:?}", w.list("cart"));
+    for i in 0..50 {
+        w.services.heartbeat("cart", &format!("{i}"), w.now);
+    }
+    w.pass(900);
+    assert_eq!(w.list("cart").len(), 100);
+    for _ in 0..8 {
+        for i in 0..50 {
+            w.services.heartbeat("cart", &format!("{i}"), w.now);
+        }
+        w.pass(900);
+    }
+    assert_eq!(w.list("cart").len(), 50);
+}
+
+#[test]
 fn few_losses_and_goodbyes_are_no_panic() {
     let mut w = World::new();
     for i in 0..10 {

@@ -99,6 +99,9 @@ fn names_without_instances_are_bounded() {
         let _ = w.services.view(&format!("m{i}"));
     }
     assert!(w.registry.lock().services.len() <= limits::EMPTY_NAMES_MAX);
+    let known = w.registry.lock().services.len();
+    assert!(!ready(w.services.changed(&"X".repeat(8000), 0)));
+    assert_eq!(w.registry.lock().services.len(), known, "what is no name is not remembered");
 }
 
 #[test]
