@@ -5,6 +5,7 @@
 mod basics;
 mod failure;
 mod messages;
+mod registry;
 mod services;
 mod tls;
 
