@@ -34,6 +34,8 @@ const LIVE_PERCENT_MAX: u64 = 90;
 struct Survivor {
     queue: QueueId,
     first: u64,
+    /// Queue and place of the first survivor that is the same messages: in several queues, they stay one.
+    home: (QueueId, u64),
     batch: u32,
     from: u32,
     count: u32,
@@ -79,10 +81,11 @@ impl Survivors {
         self.batches.push(Arc::new(std::mem::take(&mut self.open).finish()));
     }
 
-    /// The operation that enters survivors again.
-    fn op(&self, s: &Survivor) -> Option<Op> {
+    /// The operation that enters survivors again, which are the same messages.
+    fn op(&self, same: &[Survivor]) -> Option<Op> {
+        let s = same.first()?;
         let (batch, route) = (self.batches.get(s.batch as usize)?, self.routes.get(s.route as usize)?);
-        let targets = Box::new([(s.queue, Seq(s.first))]);
+        let targets = same.iter().map(|s| (s.queue, Seq(s.first))).collect();
         let (batch, route) = (Arc::clone(batch), Arc::clone(route));
         Some(Op::Enqueue(Enqueue {
             targets,
@@ -95,9 +98,10 @@ impl Survivors {
         }))
     }
 
-    fn bytes(&self, s: &Survivor) -> u64 {
-        let batch = self.batches.get(s.batch as usize);
-        batch.map_or(0, |b| b.payload_len(s.from, s.from + s.count)) + SURVIVOR_BYTES * u64::from(s.count)
+    fn bytes(&self, same: &[Survivor]) -> u64 {
+        let batch = same.first().and_then(|s| self.batches.get(s.batch as usize).map(|b| (s, b)));
+        batch.map_or(0, |(s, b)| b.payload_len(s.from, s.from + s.count) + SURVIVOR_BYTES * u64::from(s.count))
+            + SURVIVOR_BYTES * same.len() as u64
     }
 }
 
@@ -126,7 +130,7 @@ impl Shared {
             self.survivors(v, &mut survivors)?;
         }
         survivors.seal();
-        survivors.found.sort_unstable_by_key(|s| (s.queue, s.first));
+        survivors.found.sort_unstable_by_key(|s| (s.home, s.queue, s.first));
         let result = self.write_cold(m, &survivors, &victims);
         if result.is_err() {
             discard(&*self.disk, COLD_TMP).and_then(|()| self.disk.sync_dir())?;
@@ -201,7 +205,8 @@ impl Shared {
                 if r.offset == offset {
                     let (queue, first, count, route) = (t.queue, r.first, r.count, run.route);
                     let (attrs, at) = (run.attrs, run.at);
-                    live.push((Survivor { queue, first, batch: 0, from: 0, count, route, attrs, at }, r.entry));
+                    let home = (queue, first);
+                    live.push((Survivor { queue, first, home, batch: 0, from: 0, count, route, attrs, at }, r.entry));
                 }
             }
         });
@@ -210,15 +215,18 @@ impl Shared {
         }
         let batch = chunk::read(&*segment.file, segment.id, at, c.len)?;
         // What is in several queues is copied once.
-        let mut copied: IdMap<(u32, u32), (u32, u32)> = IdMap::default();
+        let mut copied: IdMap<(u32, u32), (u32, u32, (QueueId, u64))> = IdMap::default();
         for (mut s, entry) in live {
             if (entry + s.count) as usize > batch.len() {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is shorter than its footer says"));
             }
             let route = routes.get(s.route as usize).copied().unwrap_or_default();
             s.route = out.route(route).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            let copy = || out.copy(&batch, entry, entry + s.count);
-            (s.batch, s.from) = *copied.entry((entry, s.count)).or_insert_with(copy);
+            let copy = || {
+                let (batch, from) = out.copy(&batch, entry, entry + s.count);
+                (batch, from, s.home)
+            };
+            (s.batch, s.from, s.home) = *copied.entry((entry, s.count)).or_insert_with(copy);
             out.found.push(s);
         }
         Ok(())
@@ -233,14 +241,14 @@ impl Shared {
         let (footer, moved, extents) = (Vec::new(), Vec::new(), Vec::new());
         let mut cold = Cold { id, file, header, encoder, end: FRAMES_AT, last_crc, footer, moved, extents };
         let (mut ops, mut bytes) = (Vec::new(), 0);
-        for s in &survivors.found {
+        for same in survivors.found.chunk_by(|a, b| (a.home, a.batch, a.from) == (b.home, b.batch, b.from)) {
             let frame_full = bytes >= self.cfg.frame_bytes_max();
             if frame_full {
                 cold.write(std::mem::take(&mut ops))?;
                 bytes = 0;
             }
-            ops.extend(survivors.op(s));
-            bytes += survivors.bytes(s);
+            ops.extend(survivors.op(same));
+            bytes += survivors.bytes(same);
         }
         cold.write(ops)?;
         let size = cold.finish()?;

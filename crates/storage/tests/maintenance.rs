@@ -98,6 +98,30 @@ fn messages_that_share_chunks_are_told_apart_before_and_after_they_are_copied() 
 }
 
 #[test]
+fn a_body_in_several_queues_is_copied_once() {
+    let e = open(&FaultDisk::new(5));
+    let mut b = BatchBuilder::default();
+    b.push(&[0, 0], &[7; 4000]);
+    let (batch, route) = (Arc::new(b.finish()), Arc::new(Route::new("fan", "")));
+    for n in 0..200 {
+        let targets = (1..=3).map(|q| (QueueId(q), Seq(n))).collect();
+        let (batch, route, attrs) = (Arc::clone(&batch), Arc::clone(&route), Attrs::default());
+        e.append(vec![Op::Enqueue(Enqueue { targets, batch, from: 0, to: 1, route, attrs, at: Millis(n) })]).unwrap();
+        commit(&e);
+    }
+    for queue in 1..=3 {
+        for n in (0..200).filter(|n| n % 10 != 0) {
+            e.append(vec![Op::Settle(SeqRange { queue: QueueId(queue), first: Seq(n), count: 1 })]).unwrap();
+        }
+        commit(&e);
+    }
+    maintain_until_idle(&e);
+    let copied = e.metrics().rewritten_bytes;
+    assert!(copied > 40_000, "{copied}");
+    assert!(copied < 120_000, "20 bodies, not 60: {copied}");
+}
+
+#[test]
 fn tiny_messages_that_are_all_live_are_left_alone() {
     let e = open(&FaultDisk::new(1));
     fill(&e, 0..300);
