@@ -3,6 +3,7 @@
 
 mod client;
 mod drain;
+mod exclusive;
 mod expiry;
 mod ledger;
 mod observe;

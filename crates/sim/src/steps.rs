@@ -44,6 +44,7 @@ impl World {
             976..980 => "crash",
             980..983 => "kill",
             983..985 => "clean",
+            985..990 => "exclusive",
             _ => "many",
         };
         *self.tally.steps.entry(what).or_default() += 1;
@@ -70,12 +71,14 @@ impl World {
             "transaction" => self.transaction(id),
             "purge" => self.purge(id),
             "delete" => self.delete(id),
+            "exclusive" => self.exclusive(id),
             "full" => self.fill_disk(),
             "fault" => self.fault(),
             "crash" | "kill" | "clean" => self.restart(what),
             _ => Ok(()),
         }?;
         self.note_use();
+        self.check_owners()?;
         self.handle(id);
         Ok(())
     }

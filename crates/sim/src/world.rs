@@ -57,6 +57,8 @@ pub struct World {
     pub(crate) reached: BTreeMap<QueueId, Seq>,
     /// Below these places everything was recovered after an unclean stop, however many clean ones came since.
     pub(crate) recovered: BTreeMap<QueueId, Seq>,
+    /// Clients that have an exclusive queue.
+    pub(crate) owners: BTreeSet<u32>,
     /// When queue `e` was last used.
     pub(crate) used: Millis,
     pub(crate) full: bool,
@@ -116,6 +118,7 @@ impl World {
             counted: BTreeSet::new(),
             reached: BTreeMap::new(),
             recovered: BTreeMap::new(),
+            owners: BTreeSet::new(),
             used: now,
             full: false,
             draining: None,
@@ -198,6 +201,7 @@ impl World {
     }
 
     pub(crate) fn disconnect(&mut self, id: u32) -> Result<(), Broken> {
+        self.owners.remove(&id);
         if let Some(client) = self.clients.remove(&id) {
             for (c, consumer) in &client.consumers {
                 self.held.retain(|_, holder| holder != c);
@@ -322,6 +326,7 @@ impl World {
             _ => self.disk.crash(),
         }
         self.clients.clear();
+        self.owners.clear();
         let seed = self.rng.bits();
         let downtime = self.rng.below(60) as u64;
         self.now = self.now.plus(downtime);
