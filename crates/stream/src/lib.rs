@@ -7,6 +7,7 @@
 //! | [`partition`] | one partition: appends, offsets, retention, transactions, what readers may see |
 //! | [`records`] | the records of a batch, decompressed, for the few who must look |
 //! | [`config`] | the configuration of topics, with Kafka's names |
+//! | [`groups`] | consumer groups |
 //! | [`streams`] | all topics: made, found, kept as definitions; committed offsets; producer ids |
 //!
 //! **Where batches lie.** A partition is a queue of the journal that the broker does not see; a batch is one message of
@@ -21,6 +22,7 @@
 pub mod batch;
 mod codec;
 pub mod config;
+pub mod groups;
 pub mod partition;
 pub mod records;
 pub mod streams;

@@ -2,6 +2,7 @@
 
 use waypost_model::journal::AppendError;
 use waypost_stream::batch::BatchError;
+use waypost_stream::groups::GroupFault;
 use waypost_stream::partition::{AppendFault, ProducerError};
 use waypost_stream::streams::{OffsetsFault, TopicFault};
 
@@ -14,8 +15,12 @@ pub(super) const MESSAGE_TOO_LARGE: i16 = 10;
 pub(super) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
 pub(super) const INVALID_TOPIC_EXCEPTION: i16 = 17;
 pub(super) const INVALID_REQUIRED_ACKS: i16 = 21;
+pub(super) const ILLEGAL_GENERATION: i16 = 22;
+pub(super) const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
 pub(super) const INVALID_GROUP_ID: i16 = 24;
 pub(super) const UNKNOWN_MEMBER_ID: i16 = 25;
+pub(super) const INVALID_SESSION_TIMEOUT: i16 = 26;
+pub(super) const REBALANCE_IN_PROGRESS: i16 = 27;
 pub(super) const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 pub(super) const GROUP_AUTHORIZATION_FAILED: i16 = 30;
 pub(super) const INVALID_TIMESTAMP: i16 = 32;
@@ -35,9 +40,14 @@ pub(super) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 pub(super) const INVALID_PRODUCER_EPOCH: i16 = 47;
 pub(super) const KAFKA_STORAGE_ERROR: i16 = 56;
 pub(super) const SASL_AUTHENTICATION_FAILED: i16 = 58;
+pub(super) const NON_EMPTY_GROUP: i16 = 68;
+pub(super) const GROUP_ID_NOT_FOUND: i16 = 69;
 pub(super) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
 pub(super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
 pub(super) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+pub(super) const MEMBER_ID_REQUIRED: i16 = 79;
+pub(super) const GROUP_MAX_SIZE_REACHED: i16 = 81;
+pub(super) const FENCED_INSTANCE_ID: i16 = 82;
 pub(super) const INVALID_RECORD: i16 = 87;
 pub(super) const UNKNOWN_TOPIC_ID: i16 = 100;
 
@@ -80,5 +90,23 @@ pub(super) fn of_offsets(fault: &OffsetsFault) -> i16 {
         OffsetsFault::Metadata => OFFSET_METADATA_TOO_LARGE,
         OffsetsFault::Limit => POLICY_VIOLATION,
         OffsetsFault::Journal(e) => of_journal(*e),
+    }
+}
+
+/// Why a group does not take what a member says.
+pub(super) fn of_group(fault: GroupFault) -> i16 {
+    match fault {
+        GroupFault::InvalidGroup => INVALID_GROUP_ID,
+        GroupFault::InvalidSessionTimeout => INVALID_SESSION_TIMEOUT,
+        GroupFault::InconsistentProtocol => INCONSISTENT_GROUP_PROTOCOL,
+        GroupFault::UnknownMember => UNKNOWN_MEMBER_ID,
+        GroupFault::IllegalGeneration => ILLEGAL_GENERATION,
+        GroupFault::RebalanceInProgress => REBALANCE_IN_PROGRESS,
+        GroupFault::MemberIdRequired => MEMBER_ID_REQUIRED,
+        GroupFault::FencedInstance => FENCED_INSTANCE_ID,
+        GroupFault::GroupFull => GROUP_MAX_SIZE_REACHED,
+        GroupFault::TooManyGroups => POLICY_VIOLATION,
+        GroupFault::NotEmpty => NON_EMPTY_GROUP,
+        GroupFault::UnknownGroup => GROUP_ID_NOT_FOUND,
     }
 }

@@ -101,7 +101,13 @@ async fn one(session: &mut Session, frame: &[u8]) -> Result<Answer, Malformed> {
     let body = &frame[frame.len() - reader.left()..];
     let api = apis::find(header.api_key).filter(|api| ANSWERED.contains(&api.key));
     let Some(api) = api else { return Err(Malformed::Value("an API that was not advertised")) };
-    let ask = Ask { api, version: header.api_version, correlation_id: header.correlation_id, body };
+    let ask = Ask {
+        api,
+        version: header.api_version,
+        correlation_id: header.correlation_id,
+        client_id: header.client_id.as_deref().unwrap_or_default(),
+        body,
+    };
     if !api.speaks(ask.version) {
         // The one answer that clients of any version can read.
         return if api.key == apis::API_VERSIONS {

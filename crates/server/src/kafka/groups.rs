@@ -1,14 +1,19 @@
-//! Committed offsets, and where groups are looked after.
+//! Groups: where they are looked after, and what their members say.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use waypost_broker::topology::Access;
-use waypost_kafka::messages::groups::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse};
-use waypost_kafka::messages::offsets::*;
+use waypost_kafka::messages::groups::*;
 use waypost_kafka::wire::Malformed;
-use waypost_stream::streams::Committed;
+use waypost_stream::groups::{GroupFault, GroupView, Join, Joined, Leaving, MemberView, Sync, Synced, Who};
 
 use super::{Answer, Ask, NODE_ID, Session, codes};
+
+/// From this version on a new member is given its id before it is one.
+const ID_REQUIRED_SINCE: i16 = 4;
+/// From this version on leaders know that they may have nothing to deal out.
+const SKIPS_SINCE: i16 = 9;
+/// What a group is that we keep: there is one kind.
+const CLASSIC: &str = "classic";
 
 impl Session {
     pub(super) fn find_coordinator(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
@@ -32,168 +37,221 @@ impl Session {
         Ok(ask.now(&response))
     }
 
-    fn group_code(&self, group: &str) -> i16 {
-        if group.is_empty() {
-            codes::INVALID_GROUP_ID
-        } else if self.may(Access::Read, group) {
-            codes::NONE
-        } else {
-            codes::GROUP_AUTHORIZATION_FAILED
-        }
-    }
-
-    pub(super) fn offset_commit(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
-        let request: OffsetCommitRequest = ask.read()?;
-        let mut refused = self.group_code(&request.group_id);
-        // Members of groups are not there yet: whoever is none may commit what it likes.
-        if refused == codes::NONE && (request.generation_id_or_member_epoch >= 0 || !request.member_id.is_empty()) {
-            refused = codes::UNKNOWN_MEMBER_ID;
-        }
-        let now = self.node.clock.now();
-        let (mut offsets, mut topics) = (Vec::new(), Vec::new());
-        for topic in &request.topics {
-            let known = self.topic(&topic.name);
-            let allowed = self.may(Access::Read, &topic.name);
-            let mut partitions = Vec::new();
-            for p in &topic.partitions {
-                let there = known.as_ref().is_some_and(|t| t.partition(p.partition_index).is_some());
-                let error_code = match () {
-                    () if refused != codes::NONE => refused,
-                    () if !allowed => codes::TOPIC_AUTHORIZATION_FAILED,
-                    () if !there => codes::UNKNOWN_TOPIC_OR_PARTITION,
-                    () => {
-                        let committed = Committed {
-                            offset: p.committed_offset,
-                            leader_epoch: p.committed_leader_epoch,
-                            metadata: p.committed_metadata.clone().unwrap_or_default(),
-                            at: now,
-                        };
-                        offsets.push((Arc::from(&*topic.name), p.partition_index, committed));
-                        codes::NONE
-                    }
-                };
-                partitions.push(OffsetCommitResponsePartition { partition_index: p.partition_index, error_code });
-            }
-            topics.push(OffsetCommitResponseTopic { name: topic.name.clone(), partitions, ..Default::default() });
-        }
-        let lsn = match self.streams().commit(&self.vhost, &request.group_id, offsets) {
-            Ok(lsn) => lsn,
-            Err(fault) => {
-                let code = codes::of_offsets(&fault);
-                let all = topics.iter_mut().flat_map(|t| &mut t.partitions);
-                all.filter(|p| p.error_code == codes::NONE).for_each(|p| p.error_code = code);
-                None
-            }
-        };
-        Ok(ask.after(lsn, &OffsetCommitResponse { topics, ..OffsetCommitResponse::default() }))
-    }
-
-    pub(super) fn offset_fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
-        let request: OffsetFetchRequest = ask.read()?;
-        if ask.version >= 8 {
-            let groups = request.groups.iter().map(|g| self.fetch_group(g)).collect();
-            return Ok(ask.now(&OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }));
-        }
-        let as_new = |t: OffsetFetchRequestTopic| OffsetFetchRequestTopics {
-            name: t.name,
-            partition_indexes: t.partition_indexes,
-        };
-        let group = OffsetFetchRequestGroup {
-            group_id: request.group_id,
-            topics: request.topics.map(|topics| topics.into_iter().map(as_new).collect()),
-            ..OffsetFetchRequestGroup::default()
-        };
-        let found = self.fetch_group(&group);
-        let as_old = |p: OffsetFetchResponsePartitions| OffsetFetchResponsePartition {
-            partition_index: p.partition_index,
-            committed_offset: p.committed_offset,
-            committed_leader_epoch: p.committed_leader_epoch,
-            metadata: p.metadata,
-            error_code: p.error_code,
-        };
-        let topics = found.topics.into_iter().map(|t| OffsetFetchResponseTopic {
-            name: t.name,
-            partitions: t.partitions.into_iter().map(as_old).collect(),
-        });
-        let topics = topics.collect();
-        Ok(ask.now(&OffsetFetchResponse { topics, error_code: found.error_code, ..OffsetFetchResponse::default() }))
-    }
-
-    fn fetch_group(&self, group: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
-        let mut answer = OffsetFetchResponseGroup {
-            group_id: group.group_id.clone(),
-            error_code: self.group_code(&group.group_id),
-            ..OffsetFetchResponseGroup::default()
-        };
-        if answer.error_code != codes::NONE {
-            return answer;
-        }
-        let shown = |partition_index: i32, committed: Option<Committed>| match committed {
-            Some(c) => OffsetFetchResponsePartitions {
-                partition_index,
-                committed_offset: c.offset,
-                committed_leader_epoch: c.leader_epoch,
-                metadata: Some(c.metadata),
-                error_code: codes::NONE,
-            },
-            None => OffsetFetchResponsePartitions { partition_index, committed_offset: -1, ..Default::default() },
-        };
-        match &group.topics {
-            Some(topics) => {
-                for topic in topics {
-                    let of =
-                        |p: &i32| shown(*p, self.streams().committed(&self.vhost, &group.group_id, &topic.name, *p));
-                    let partitions = topic.partition_indexes.iter().map(of).collect();
-                    let name = topic.name.clone();
-                    answer.topics.push(OffsetFetchResponseTopics { name, partitions, ..Default::default() });
-                }
-            }
-            None => {
-                for (topic, number, committed) in self.streams().all_committed(&self.vhost, &group.group_id) {
-                    let partition = shown(number, Some(committed));
-                    match answer.topics.last_mut().filter(|t| *t.name == *topic) {
-                        Some(known) => known.partitions.push(partition),
-                        None => answer.topics.push(OffsetFetchResponseTopics {
-                            name: (*topic).into(),
-                            partitions: vec![partition],
-                            ..Default::default()
-                        }),
-                    }
-                }
-            }
-        }
-        answer
-    }
-
-    pub(super) fn offset_delete(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
-        let request: OffsetDeleteRequest = ask.read()?;
+    pub(super) async fn join_group(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: JoinGroupRequest = ask.read()?;
         let refused = self.group_code(&request.group_id);
-        let error_code = if refused == codes::NONE && !self.may(Access::Configure, &request.group_id) {
-            codes::GROUP_AUTHORIZATION_FAILED
-        } else {
-            refused
-        };
-        if error_code != codes::NONE {
-            return Ok(ask.now(&OffsetDeleteResponse { error_code, ..OffsetDeleteResponse::default() }));
+        if refused != codes::NONE {
+            return Ok(ask.now(&JoinGroupResponse {
+                error_code: refused,
+                member_id: request.member_id,
+                ..JoinGroupResponse::default()
+            }));
         }
-        let named = |t: &OffsetDeleteRequestTopic| {
-            let topic: Arc<str> = Arc::from(&*t.name);
-            t.partitions.iter().map(move |p| (Arc::clone(&topic), p.partition_index)).collect::<Vec<_>>()
+        let join = Join {
+            member_id: request.member_id,
+            instance: request.group_instance_id,
+            who: Who { client_id: ask.client_id.into(), host: format!("/{}", self.remote).into() },
+            session_timeout_ms: request.session_timeout_ms,
+            rebalance_timeout_ms: request.rebalance_timeout_ms,
+            protocol_type: request.protocol_type,
+            protocols: request.protocols.into_iter().map(|p| (p.name, p.metadata.to_vec())).collect(),
+            id_required: ask.version >= ID_REQUIRED_SINCE,
+            may_skip_assignment: ask.version >= SKIPS_SINCE,
         };
-        let only: Vec<(Arc<str>, i32)> = request.topics.iter().flat_map(named).collect();
-        let (code, lsn) = match self.streams().forget_offsets(&self.vhost, &request.group_id, Some(&only)) {
-            Ok(lsn) => (codes::NONE, lsn),
-            Err(fault) => (codes::of_offsets(&fault), None),
+        let joined = self.node.groups.join(&self.vhost, &request.group_id, join, self.node.clock.now());
+        self.node.regroup.notify_one();
+        Ok(ask.now(&join_answer(joined.await, ask.version)))
+    }
+
+    pub(super) async fn sync_group(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: SyncGroupRequest = ask.read()?;
+        let refused = self.group_code(&request.group_id);
+        if refused != codes::NONE {
+            return Ok(ask.now(&SyncGroupResponse { error_code: refused, ..SyncGroupResponse::default() }));
+        }
+        let sync = Sync {
+            member_id: request.member_id,
+            instance: request.group_instance_id,
+            generation: request.generation_id,
+            protocol: request.protocol_type.zip(request.protocol_name),
+            assignments: request.assignments.into_iter().map(|a| (a.member_id, a.assignment.to_vec())).collect(),
         };
-        let one = |p: &OffsetDeleteRequestPartition| OffsetDeleteResponsePartition {
-            partition_index: p.partition_index,
-            error_code: code,
+        let synced = self.node.groups.sync(&self.vhost, &request.group_id, sync, self.node.clock.now());
+        self.node.regroup.notify_one();
+        let Synced { fault, protocol_type, protocol, assignment } = synced.await;
+        let named = fault.is_none();
+        Ok(ask.now(&SyncGroupResponse {
+            error_code: fault.map_or(codes::NONE, codes::of_group),
+            protocol_type: named.then_some(protocol_type),
+            protocol_name: named.then_some(protocol),
+            assignment: assignment.into(),
+            ..SyncGroupResponse::default()
+        }))
+    }
+
+    pub(super) fn heartbeat(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let r: HeartbeatRequest = ask.read()?;
+        let mut error_code = self.group_code(&r.group_id);
+        if error_code == codes::NONE {
+            let (instance, now) = (r.group_instance_id.as_deref(), self.node.clock.now());
+            let groups = &self.node.groups;
+            let beaten = groups.heartbeat(&self.vhost, &r.group_id, &r.member_id, instance, r.generation_id, now);
+            error_code = beaten.err().map_or(codes::NONE, codes::of_group);
+        }
+        Ok(ask.now(&HeartbeatResponse { error_code, ..HeartbeatResponse::default() }))
+    }
+
+    pub(super) fn leave_group(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: LeaveGroupRequest = ask.read()?;
+        let refused = self.group_code(&request.group_id);
+        if refused != codes::NONE {
+            return Ok(ask.now(&LeaveGroupResponse { error_code: refused, ..LeaveGroupResponse::default() }));
+        }
+        let one = ask.version < 3;
+        let leaving: Vec<Leaving> = if one {
+            vec![Leaving { member_id: request.member_id, instance: None }]
+        } else {
+            let named = request.members.into_iter();
+            named.map(|m| Leaving { member_id: m.member_id, instance: m.group_instance_id }).collect()
         };
-        let topics = request.topics.iter().map(|t| OffsetDeleteResponseTopic {
-            name: t.name.clone(),
-            partitions: t.partitions.iter().map(one).collect(),
+        let left = self.node.groups.leave(&self.vhost, &request.group_id, &leaving, self.node.clock.now());
+        let all = match left {
+            Ok(all) => all,
+            Err(fault) => leaving.iter().map(|_| Err(fault)).collect(),
+        };
+        let code = |r: &Result<(), GroupFault>| r.err().map_or(codes::NONE, codes::of_group);
+        let members = leaving.into_iter().zip(&all).map(|(l, r)| MemberResponse {
+            member_id: l.member_id,
+            group_instance_id: l.instance,
+            error_code: code(r),
         });
-        let topics = topics.collect();
-        Ok(ask.after(lsn, &OffsetDeleteResponse { topics, ..OffsetDeleteResponse::default() }))
+        let error_code = if one { all.first().map_or(codes::NONE, code) } else { codes::NONE };
+        let members = members.collect();
+        Ok(ask.now(&LeaveGroupResponse { error_code, members, ..LeaveGroupResponse::default() }))
+    }
+
+    pub(super) fn describe_groups(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: DescribeGroupsRequest = ask.read()?;
+        let one = |name: &str| {
+            let error_code = self.group_code(name);
+            if error_code != codes::NONE {
+                return DescribedGroup { error_code, group_id: name.into(), ..DescribedGroup::default() };
+            }
+            match self.node.groups.describe(&self.vhost, name) {
+                Some(view) => described(view),
+                // One that has only committed offsets is empty; others never were, or are forgotten.
+                None => {
+                    let known = !self.streams().all_committed(&self.vhost, name).is_empty();
+                    let missing = !known && ask.version >= 6;
+                    DescribedGroup {
+                        error_code: if missing { codes::GROUP_ID_NOT_FOUND } else { codes::NONE },
+                        error_message: missing.then(|| "there is no such group".into()),
+                        group_id: name.into(),
+                        group_state: if known { "Empty" } else { "Dead" }.into(),
+                        ..DescribedGroup::default()
+                    }
+                }
+            }
+        };
+        let groups = request.groups.iter().map(|name| one(name)).collect();
+        Ok(ask.now(&DescribeGroupsResponse { groups, ..DescribeGroupsResponse::default() }))
+    }
+
+    pub(super) fn list_groups(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: ListGroupsRequest = ask.read()?;
+        let listed = |group_id: &str, protocol_type: Box<str>, state: &str| ListedGroup {
+            group_id: group_id.into(),
+            protocol_type,
+            group_state: state.into(),
+            group_type: CLASSIC.into(),
+        };
+        let mut groups = std::collections::BTreeMap::new();
+        for group in self.streams().groups_with_offsets(&self.vhost) {
+            groups.insert(Box::<str>::from(&*group), listed(&group, "".into(), "Empty"));
+        }
+        for (group, protocol_type, state) in self.node.groups.list(&self.vhost) {
+            groups.insert((*group).into(), listed(&group, protocol_type, state.as_str()));
+        }
+        let among =
+            |filter: &[Box<str>], word: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(word));
+        let wanted = |g: &ListedGroup| {
+            among(&request.states_filter, &g.group_state)
+                && among(&request.types_filter, CLASSIC)
+                && self.may(Access::Read, &g.group_id)
+        };
+        let groups = groups.into_values().filter(wanted).collect();
+        Ok(ask.now(&ListGroupsResponse { groups, ..ListGroupsResponse::default() }))
+    }
+
+    pub(super) fn delete_groups(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: DeleteGroupsRequest = ask.read()?;
+        let mut lsn = None;
+        let mut one = |name: &str| {
+            let refused = self.group_code(name);
+            if refused != codes::NONE {
+                return refused;
+            }
+            if !self.may(Access::Configure, name) {
+                return codes::GROUP_AUTHORIZATION_FAILED;
+            }
+            let known = !self.streams().all_committed(&self.vhost, name).is_empty();
+            match self.node.groups.forget(&self.vhost, name) {
+                Err(GroupFault::UnknownGroup) if known => {}
+                Err(fault) => return codes::of_group(fault),
+                Ok(()) => {}
+            }
+            match self.streams().forget_offsets(&self.vhost, name, None) {
+                Ok(written) => {
+                    lsn = lsn.max(written);
+                    codes::NONE
+                }
+                Err(fault) => codes::of_offsets(&fault),
+            }
+        };
+        let results: Vec<DeletableGroupResult> = request
+            .groups_names
+            .iter()
+            .map(|name| DeletableGroupResult { group_id: name.clone(), error_code: one(name) })
+            .collect();
+        Ok(ask.after(lsn, &DeleteGroupsResponse { results, ..DeleteGroupsResponse::default() }))
+    }
+}
+
+fn join_answer(joined: Joined, version: i16) -> JoinGroupResponse {
+    let Joined { fault, member_id, generation, protocol_type, protocol, leader, members, skip_assignment } = joined;
+    let member = |(member_id, group_instance_id, metadata): (Box<str>, Option<Box<str>>, Vec<u8>)| {
+        JoinGroupResponseMember { member_id, group_instance_id, metadata: metadata.into() }
+    };
+    let named = fault.is_none();
+    JoinGroupResponse {
+        error_code: fault.map_or(codes::NONE, codes::of_group),
+        generation_id: generation,
+        protocol_type: named.then_some(protocol_type),
+        // Null only since version 7.
+        protocol_name: if named || version < 7 { Some(protocol) } else { None },
+        leader,
+        skip_assignment,
+        member_id,
+        members: members.into_iter().map(member).collect(),
+        ..JoinGroupResponse::default()
+    }
+}
+
+fn described(view: GroupView) -> DescribedGroup {
+    let member = |m: MemberView| DescribedGroupMember {
+        member_id: m.id,
+        group_instance_id: m.instance,
+        client_id: m.who.client_id,
+        client_host: m.who.host,
+        member_metadata: Bytes::from(m.metadata),
+        member_assignment: Bytes::from(m.assignment),
+    };
+    DescribedGroup {
+        group_id: (*view.id).into(),
+        group_state: view.state.as_str().into(),
+        protocol_type: view.protocol_type,
+        protocol_data: view.protocol.unwrap_or_default(),
+        members: view.members.into_iter().map(member).collect(),
+        ..DescribedGroup::default()
     }
 }

@@ -8,6 +8,7 @@ mod connection;
 mod fetch;
 mod groups;
 mod lookup;
+mod offsets;
 mod produce;
 mod sasl;
 mod topics;
@@ -113,6 +114,7 @@ impl KafkaListener {
             who: if open { Who::Operator } else { Who::Nobody },
             mechanism: None,
             loopback,
+            remote: remote.ip().to_canonical(),
             host: host.into(),
             port: i32::from(port),
         }
@@ -149,6 +151,7 @@ struct Session {
     /// The mechanism that the client has chosen.
     mechanism: Option<Box<str>>,
     loopback: bool,
+    remote: std::net::IpAddr,
     /// Where clients reach us.
     host: Box<str>,
     port: i32,
@@ -159,6 +162,8 @@ struct Ask<'a> {
     api: &'static Api,
     version: i16,
     correlation_id: i32,
+    /// What the client calls itself.
+    client_id: &'a str,
     body: &'a [u8],
 }
 
@@ -236,6 +241,8 @@ impl Session {
             0 => return self.produce(ask).await,
             1 => return self.fetch(ask).await,
             2 => return self.list_offsets(ask).await,
+            11 => return self.join_group(ask).await,
+            14 => return self.sync_group(ask).await,
             _ => {}
         }
         match ask.api.key {
@@ -243,6 +250,10 @@ impl Session {
             8 => self.offset_commit(ask),
             9 => self.offset_fetch(ask),
             10 => self.find_coordinator(ask),
+            12 => self.heartbeat(ask),
+            13 => self.leave_group(ask),
+            15 => self.describe_groups(ask),
+            16 => self.list_groups(ask),
             17 => self.sasl_handshake(ask),
             18 => Ok(cluster::versions(ask)),
             19 => self.create_topics(ask),
@@ -255,6 +266,7 @@ impl Session {
             35 => self.describe_log_dirs(ask),
             36 => self.sasl_authenticate(ask),
             37 => self.create_partitions(ask),
+            42 => self.delete_groups(ask),
             44 => self.incremental_alter_configs(ask),
             47 => self.offset_delete(ask),
             60 => self.describe_cluster(ask),
@@ -265,7 +277,8 @@ impl Session {
 }
 
 /// The APIs that are answered.
-const ANSWERED: &[i16] = &[0, 1, 2, 3, 8, 9, 10, 17, 18, 19, 20, 21, 22, 23, 32, 33, 35, 36, 37, 44, 47, 60, 61];
+const ANSWERED: &[i16] =
+    &[0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 35, 36, 37, 42, 44, 47, 60, 61];
 
 #[cfg(test)]
 mod tests {

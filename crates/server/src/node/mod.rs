@@ -76,6 +76,10 @@ pub struct Node {
     pub registry: Arc<waypost_registry::services::Registry>,
     /// Topics and their partitions.
     pub(crate) streams: Arc<waypost_stream::streams::Streams>,
+    /// Consumer groups.
+    pub(crate) groups: waypost_stream::groups::Groups,
+    /// Something in a group may be due earlier.
+    pub(crate) regroup: Notify,
     core: Arc<BrokerCore>,
     /// Told after every commit.
     committed: Notify,
@@ -151,6 +155,8 @@ async fn serve(
         config_center,
         registry,
         streams,
+        groups: waypost_stream::groups::Groups::new(clock.now().0),
+        regroup: Notify::new(),
         core,
         committed: Notify::new(),
         connections: AtomicUsize::new(0),
@@ -200,6 +206,7 @@ async fn live(
     tasks.spawn(push::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(registry::run(Arc::clone(node), stopping.clone()));
+    tasks.spawn(streams::regroup(Arc::clone(node), stopping.clone()));
     tasks.spawn(streams::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(config_center::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(reload_on_hangup(reloadable, stopping));

@@ -44,6 +44,20 @@ pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Has groups do what is due, until `stop` says so.
+pub(super) async fn regroup(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let next = node.groups.tick(node.clock.now());
+        let (soon, idle) = (node.clock.now().plus(1), node.clock.now().plus(1_000));
+        let until = node.clock.instant(next.map_or(idle, |at| at.clamp(soon, idle)));
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = node.regroup.notified() => {}
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+    }
+}
+
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }

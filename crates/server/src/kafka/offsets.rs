@@ -1,0 +1,180 @@
+//! Offsets that groups have committed.
+
+use std::sync::Arc;
+
+use waypost_broker::topology::Access;
+use waypost_kafka::messages::offsets::*;
+use waypost_kafka::wire::Malformed;
+use waypost_stream::streams::Committed;
+
+use super::{Answer, Ask, Session, codes};
+
+impl Session {
+    pub(super) fn group_code(&self, group: &str) -> i16 {
+        if group.is_empty() {
+            codes::INVALID_GROUP_ID
+        } else if self.may(Access::Read, group) {
+            codes::NONE
+        } else {
+            codes::GROUP_AUTHORIZATION_FAILED
+        }
+    }
+
+    pub(super) fn offset_commit(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: OffsetCommitRequest = ask.read()?;
+        let mut refused = self.group_code(&request.group_id);
+        let now = self.node.clock.now();
+        if refused == codes::NONE {
+            let (member, instance) = (&*request.member_id, request.group_instance_id.as_deref());
+            let generation = request.generation_id_or_member_epoch;
+            let groups = &self.node.groups;
+            let may = groups.may_commit(&self.vhost, &request.group_id, member, instance, generation, now);
+            refused = may.err().map_or(codes::NONE, codes::of_group);
+        }
+        let (mut offsets, mut topics) = (Vec::new(), Vec::new());
+        for topic in &request.topics {
+            let known = self.topic(&topic.name);
+            let allowed = self.may(Access::Read, &topic.name);
+            let mut partitions = Vec::new();
+            for p in &topic.partitions {
+                let there = known.as_ref().is_some_and(|t| t.partition(p.partition_index).is_some());
+                let error_code = match () {
+                    () if refused != codes::NONE => refused,
+                    () if !allowed => codes::TOPIC_AUTHORIZATION_FAILED,
+                    () if !there => codes::UNKNOWN_TOPIC_OR_PARTITION,
+                    () => {
+                        let committed = Committed {
+                            offset: p.committed_offset,
+                            leader_epoch: p.committed_leader_epoch,
+                            metadata: p.committed_metadata.clone().unwrap_or_default(),
+                            at: now,
+                        };
+                        offsets.push((Arc::from(&*topic.name), p.partition_index, committed));
+                        codes::NONE
+                    }
+                };
+                partitions.push(OffsetCommitResponsePartition { partition_index: p.partition_index, error_code });
+            }
+            topics.push(OffsetCommitResponseTopic { name: topic.name.clone(), partitions, ..Default::default() });
+        }
+        let lsn = match self.streams().commit(&self.vhost, &request.group_id, offsets) {
+            Ok(lsn) => lsn,
+            Err(fault) => {
+                let code = codes::of_offsets(&fault);
+                let all = topics.iter_mut().flat_map(|t| &mut t.partitions);
+                all.filter(|p| p.error_code == codes::NONE).for_each(|p| p.error_code = code);
+                None
+            }
+        };
+        Ok(ask.after(lsn, &OffsetCommitResponse { topics, ..OffsetCommitResponse::default() }))
+    }
+
+    pub(super) fn offset_fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: OffsetFetchRequest = ask.read()?;
+        if ask.version >= 8 {
+            let groups = request.groups.iter().map(|g| self.fetch_group(g)).collect();
+            return Ok(ask.now(&OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }));
+        }
+        let as_new = |t: OffsetFetchRequestTopic| OffsetFetchRequestTopics {
+            name: t.name,
+            partition_indexes: t.partition_indexes,
+        };
+        let group = OffsetFetchRequestGroup {
+            group_id: request.group_id,
+            topics: request.topics.map(|topics| topics.into_iter().map(as_new).collect()),
+            ..OffsetFetchRequestGroup::default()
+        };
+        let found = self.fetch_group(&group);
+        let as_old = |p: OffsetFetchResponsePartitions| OffsetFetchResponsePartition {
+            partition_index: p.partition_index,
+            committed_offset: p.committed_offset,
+            committed_leader_epoch: p.committed_leader_epoch,
+            metadata: p.metadata,
+            error_code: p.error_code,
+        };
+        let topics = found.topics.into_iter().map(|t| OffsetFetchResponseTopic {
+            name: t.name,
+            partitions: t.partitions.into_iter().map(as_old).collect(),
+        });
+        let topics = topics.collect();
+        Ok(ask.now(&OffsetFetchResponse { topics, error_code: found.error_code, ..OffsetFetchResponse::default() }))
+    }
+
+    fn fetch_group(&self, group: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+        let mut answer = OffsetFetchResponseGroup {
+            group_id: group.group_id.clone(),
+            error_code: self.group_code(&group.group_id),
+            ..OffsetFetchResponseGroup::default()
+        };
+        if answer.error_code != codes::NONE {
+            return answer;
+        }
+        let shown = |partition_index: i32, committed: Option<Committed>| match committed {
+            Some(c) => OffsetFetchResponsePartitions {
+                partition_index,
+                committed_offset: c.offset,
+                committed_leader_epoch: c.leader_epoch,
+                metadata: Some(c.metadata),
+                error_code: codes::NONE,
+            },
+            None => OffsetFetchResponsePartitions { partition_index, committed_offset: -1, ..Default::default() },
+        };
+        match &group.topics {
+            Some(topics) => {
+                for topic in topics {
+                    let of =
+                        |p: &i32| shown(*p, self.streams().committed(&self.vhost, &group.group_id, &topic.name, *p));
+                    let partitions = topic.partition_indexes.iter().map(of).collect();
+                    let name = topic.name.clone();
+                    answer.topics.push(OffsetFetchResponseTopics { name, partitions, ..Default::default() });
+                }
+            }
+            None => {
+                for (topic, number, committed) in self.streams().all_committed(&self.vhost, &group.group_id) {
+                    let partition = shown(number, Some(committed));
+                    match answer.topics.last_mut().filter(|t| *t.name == *topic) {
+                        Some(known) => known.partitions.push(partition),
+                        None => answer.topics.push(OffsetFetchResponseTopics {
+                            name: (*topic).into(),
+                            partitions: vec![partition],
+                            ..Default::default()
+                        }),
+                    }
+                }
+            }
+        }
+        answer
+    }
+
+    pub(super) fn offset_delete(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: OffsetDeleteRequest = ask.read()?;
+        let refused = self.group_code(&request.group_id);
+        let error_code = if refused == codes::NONE && !self.may(Access::Configure, &request.group_id) {
+            codes::GROUP_AUTHORIZATION_FAILED
+        } else {
+            refused
+        };
+        if error_code != codes::NONE {
+            return Ok(ask.now(&OffsetDeleteResponse { error_code, ..OffsetDeleteResponse::default() }));
+        }
+        let named = |t: &OffsetDeleteRequestTopic| {
+            let topic: Arc<str> = Arc::from(&*t.name);
+            t.partitions.iter().map(move |p| (Arc::clone(&topic), p.partition_index)).collect::<Vec<_>>()
+        };
+        let only: Vec<(Arc<str>, i32)> = request.topics.iter().flat_map(named).collect();
+        let (code, lsn) = match self.streams().forget_offsets(&self.vhost, &request.group_id, Some(&only)) {
+            Ok(lsn) => (codes::NONE, lsn),
+            Err(fault) => (codes::of_offsets(&fault), None),
+        };
+        let one = |p: &OffsetDeleteRequestPartition| OffsetDeleteResponsePartition {
+            partition_index: p.partition_index,
+            error_code: code,
+        };
+        let topics = request.topics.iter().map(|t| OffsetDeleteResponseTopic {
+            name: t.name.clone(),
+            partitions: t.partitions.iter().map(one).collect(),
+        });
+        let topics = topics.collect();
+        Ok(ask.after(lsn, &OffsetDeleteResponse { topics, ..OffsetDeleteResponse::default() }))
+    }
+}

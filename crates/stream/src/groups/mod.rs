@@ -1,0 +1,256 @@
+//! Consumer groups: who is a member, who leads, who reads what. The classic protocol: members join, the leader deals out
+//! the partitions, all are told; whoever is silent for too long is out.
+//!
+//! Groups live in memory: after a restart their members join again. What they have committed is durable, see
+//! [`crate::streams::Streams::commit`].
+
+mod answers;
+mod group;
+mod member;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use waypost_model::Millis;
+
+pub use answers::{Awaited, Joined, Synced};
+pub use group::State;
+pub use member::{Join, Leaving, MemberView, Sync, Who};
+
+use group::Group;
+
+/// Most groups of a node.
+pub const GROUPS_MAX: usize = 100_000;
+/// Most members of a group.
+pub const MEMBERS_MAX: usize = 5_000;
+/// Shortest and longest silence that a member may ask for, milliseconds.
+pub const SESSION_MS: std::ops::RangeInclusive<i32> = 1_000..=1_800_000;
+/// How long a group that begins waits for more members, milliseconds.
+pub const GATHER_MS: u64 = 250;
+
+/// Why something is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupFault {
+    /// The group's name is empty.
+    #[error("the group has no name")]
+    InvalidGroup,
+    /// The session time-out is outside [`SESSION_MS`].
+    #[error("a session time-out is from 1 s to 30 min")]
+    InvalidSessionTimeout,
+    /// No protocol that all members know, or another type of protocol.
+    #[error("no protocol that all members know")]
+    InconsistentProtocol,
+    /// No such member.
+    #[error("no such member")]
+    UnknownMember,
+    /// Of another generation.
+    #[error("another generation")]
+    IllegalGeneration,
+    /// The group is being put together anew.
+    #[error("the group is being put together anew")]
+    RebalanceInProgress,
+    /// A member must come with the id that it was given.
+    #[error("come again with the id that was given")]
+    MemberIdRequired,
+    /// Another member has taken the instance's place.
+    #[error("another member has taken the place of this instance")]
+    FencedInstance,
+    /// The group is full.
+    #[error("the group has as many members as it may")]
+    GroupFull,
+    /// There are as many groups as there may be.
+    #[error("there are as many groups as there may be")]
+    TooManyGroups,
+    /// The group has members.
+    #[error("the group has members")]
+    NotEmpty,
+    /// No such group.
+    #[error("no such group")]
+    UnknownGroup,
+}
+
+/// A group, for those who look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// Its name.
+    pub id: Arc<str>,
+    /// What it is at.
+    pub state: State,
+    /// The type of its protocol: `consumer`, `connect`, …
+    pub protocol_type: Box<str>,
+    /// The protocol that was chosen.
+    pub protocol: Option<Box<str>>,
+    /// Counted with every new membership.
+    pub generation: i32,
+    /// Its members.
+    pub members: Vec<MemberView>,
+}
+
+/// All groups of a node.
+#[derive(Debug, Default)]
+pub struct Groups {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    groups: BTreeMap<(Arc<str>, Arc<str>), Group>,
+    /// How many ids were given out.
+    ids: u64,
+    seed: u64,
+}
+
+impl Groups {
+    /// No group. Ids of members begin with something made of `seed`, different at each start.
+    #[must_use]
+    pub fn new(seed: u64) -> Groups {
+        Groups { inner: Mutex::new(Inner { seed, ..Inner::default() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<R>(
+        &self,
+        vhost: &str,
+        group: &str,
+        f: impl FnOnce(&mut Group) -> Result<R, GroupFault>,
+    ) -> Result<R, GroupFault> {
+        if group.is_empty() {
+            return Err(GroupFault::InvalidGroup);
+        }
+        let mut inner = self.lock();
+        let key = (Arc::from(vhost), Arc::from(group));
+        f(inner.groups.get_mut(&key).ok_or(GroupFault::UnknownGroup)?)
+    }
+
+    /// A member joins, or joins again. The answer may take as long as the others take to join.
+    pub fn join(&self, vhost: &str, group: &str, join: Join, now: Millis) -> Awaited<Joined> {
+        if group.is_empty() {
+            return Awaited::ready(Joined::failed(GroupFault::InvalidGroup, join.member_id));
+        }
+        if !SESSION_MS.contains(&join.session_timeout_ms) {
+            return Awaited::ready(Joined::failed(GroupFault::InvalidSessionTimeout, join.member_id));
+        }
+        let mut inner = self.lock();
+        let key: (Arc<str>, Arc<str>) = (vhost.into(), group.into());
+        if !inner.groups.contains_key(&key) {
+            if !join.member_id.is_empty() {
+                return Awaited::ready(Joined::failed(GroupFault::UnknownMember, join.member_id));
+            }
+            if inner.groups.len() >= GROUPS_MAX {
+                return Awaited::ready(Joined::failed(GroupFault::TooManyGroups, join.member_id));
+            }
+        }
+        inner.ids += 1;
+        let new_id = format!("{}-{:08x}-{:x}", join.who.client_id, inner.seed as u32, inner.ids);
+        let known = inner.groups.entry(key).or_default();
+        known.join(join, new_id.into(), now)
+    }
+
+    /// A member asks what it is to read; the leader tells what everybody is to read.
+    pub fn sync(&self, vhost: &str, group: &str, sync: Sync, now: Millis) -> Awaited<Synced> {
+        let synced = self.with(vhost, group, |g| Ok(g.sync(sync, now)));
+        synced.unwrap_or_else(|fault| {
+            let fault = if fault == GroupFault::UnknownGroup { GroupFault::UnknownMember } else { fault };
+            Awaited::ready(Synced::failed(fault))
+        })
+    }
+
+    /// A member is there.
+    ///
+    /// # Errors
+    /// [`GroupFault`], of which [`GroupFault::RebalanceInProgress`] says: join again.
+    pub fn heartbeat(
+        &self,
+        vhost: &str,
+        group: &str,
+        member: &str,
+        instance: Option<&str>,
+        generation: i32,
+        now: Millis,
+    ) -> Result<(), GroupFault> {
+        let beaten = self.with(vhost, group, |g| g.heartbeat(member, instance, generation, now));
+        beaten.map_err(|f| if f == GroupFault::UnknownGroup { GroupFault::UnknownMember } else { f })
+    }
+
+    /// Members leave; one verdict each.
+    ///
+    /// # Errors
+    /// For all: no such group.
+    pub fn leave(
+        &self,
+        vhost: &str,
+        group: &str,
+        leaving: &[Leaving],
+        now: Millis,
+    ) -> Result<Vec<Result<(), GroupFault>>, GroupFault> {
+        let left = self.with(vhost, group, |g| Ok(leaving.iter().map(|l| g.leave(l, now)).collect()));
+        left.map_err(|f| if f == GroupFault::UnknownGroup { GroupFault::UnknownMember } else { f })
+    }
+
+    /// Whether a member of that generation may commit. Whoever is no member (generation -1, no id) may where nobody is.
+    ///
+    /// # Errors
+    /// [`GroupFault`].
+    pub fn may_commit(
+        &self,
+        vhost: &str,
+        group: &str,
+        member: &str,
+        instance: Option<&str>,
+        generation: i32,
+        now: Millis,
+    ) -> Result<(), GroupFault> {
+        match self.with(vhost, group, |g| g.may_commit(member, instance, generation, now)) {
+            Err(GroupFault::UnknownGroup) if generation < 0 => Ok(()),
+            Err(GroupFault::UnknownGroup) => Err(GroupFault::IllegalGeneration),
+            other => other,
+        }
+    }
+
+    /// A group as it is.
+    #[must_use]
+    pub fn describe(&self, vhost: &str, group: &str) -> Option<GroupView> {
+        let inner = self.lock();
+        let key = (Arc::from(vhost), Arc::from(group));
+        inner.groups.get(&key).map(|g| g.view(&key.1))
+    }
+
+    /// All groups of a vhost: name, type of protocol, state.
+    #[must_use]
+    pub fn list(&self, vhost: &str) -> Vec<(Arc<str>, Box<str>, State)> {
+        let inner = self.lock();
+        let here = inner.groups.iter().filter(|((v, _), _)| &**v == vhost);
+        here.map(|((_, id), g)| (Arc::clone(id), g.protocol_type.clone(), g.state())).collect()
+    }
+
+    /// Forgets a group without members.
+    ///
+    /// # Errors
+    /// [`GroupFault::NotEmpty`], [`GroupFault::UnknownGroup`].
+    pub fn forget(&self, vhost: &str, group: &str) -> Result<(), GroupFault> {
+        let mut inner = self.lock();
+        let key = (Arc::from(vhost), Arc::from(group));
+        match inner.groups.get(&key) {
+            None => Err(GroupFault::UnknownGroup),
+            Some(g) if g.state() != State::Empty => Err(GroupFault::NotEmpty),
+            Some(_) => {
+                inner.groups.remove(&key);
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what is due, and tells when to call again.
+    pub fn tick(&self, now: Millis) -> Option<Millis> {
+        let mut inner = self.lock();
+        inner.groups.values_mut().for_each(|g| g.tick(now));
+        // A group that nobody ever joined, or everybody has left, has nothing to remember.
+        inner.groups.retain(|_, g| !g.is_forgotten());
+        inner.groups.values().filter_map(Group::deadline).min()
+    }
+}

@@ -1,0 +1,273 @@
+//! Groups as scripts.
+
+use super::*;
+
+const T: Millis = Millis(1_000_000);
+const G: &str = "g";
+
+fn at(ms: u64) -> Millis {
+    T.plus(ms)
+}
+
+fn join(member_id: &str) -> Join {
+    Join {
+        member_id: member_id.into(),
+        instance: None,
+        who: Who { client_id: "c".into(), host: "h".into() },
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![("range".into(), b"meta".to_vec())],
+        id_required: false,
+        may_skip_assignment: false,
+    }
+}
+
+fn sync(joined: &Joined, assignments: &[(&Joined, &str)]) -> Sync {
+    Sync {
+        member_id: joined.member_id.clone(),
+        instance: None,
+        generation: joined.generation,
+        protocol: None,
+        assignments: assignments.iter().map(|(j, a)| (j.member_id.clone(), a.as_bytes().to_vec())).collect(),
+    }
+}
+
+fn groups() -> Groups {
+    Groups::new(7)
+}
+
+impl Groups {
+    fn joins(&self, join: Join, ms: u64) -> Awaited<Joined> {
+        self.join("/", G, join, at(ms))
+    }
+
+    fn syncs(&self, sync: Sync, ms: u64) -> Awaited<Synced> {
+        self.sync("/", G, sync, at(ms))
+    }
+
+    fn beats(&self, j: &Joined, ms: u64) -> Result<(), GroupFault> {
+        self.heartbeat("/", G, &j.member_id, None, j.generation, at(ms))
+    }
+
+    /// A stable group of that many; the first one leads.
+    fn stable(&self, count: usize) -> Vec<Joined> {
+        let waiting: Vec<_> = (0..count).map(|_| self.joins(join(""), 0)).collect();
+        self.tick(at(GATHER_MS));
+        let joined: Vec<Joined> = waiting.iter().map(|w| w.take().unwrap()).collect();
+        let leader = joined.iter().find(|j| j.leader == j.member_id).unwrap();
+        let parts: Vec<(&Joined, &str)> = joined.iter().map(|j| (j, "part")).collect();
+        let synced: Vec<_> = joined.iter().filter(|j| j != &leader).map(|j| self.syncs(sync(j, &[]), 300)).collect();
+        assert!(synced.iter().all(|s| s.take().is_none()), "nothing is dealt out yet");
+        assert_eq!(self.syncs(sync(leader, &parts), 300).take().unwrap().assignment, b"part");
+        assert!(synced.iter().all(|s| s.take().unwrap().assignment == b"part"));
+        joined
+    }
+}
+
+#[test]
+fn members_gather_and_the_leader_deals_out() {
+    let groups = groups();
+    let joined = groups.stable(3);
+    assert!(joined.iter().all(|j| j.generation == 1 && j.protocol == "range".into() && j.fault.is_none()));
+    assert_eq!(joined.iter().filter(|j| j.members.len() == 3).count(), 1, "only the leader hears of everybody");
+    let view = groups.describe("/", G).unwrap();
+    assert_eq!((view.state, view.members.len(), view.members[0].metadata.as_slice()), (State::Stable, 3, &b"meta"[..]));
+    assert!(joined.iter().all(|j| groups.beats(j, 500).is_ok()));
+}
+
+#[test]
+fn a_newcomer_makes_everybody_join_again() {
+    let groups = groups();
+    let before = groups.stable(2);
+    let newcomer = groups.joins(join(""), 1_000);
+    assert!(newcomer.take().is_none());
+    assert_eq!(groups.beats(&before[0], 1_000), Err(GroupFault::RebalanceInProgress));
+    let again: Vec<_> = before.iter().map(|j| groups.joins(join(&j.member_id), 1_100)).collect();
+    let joined = newcomer.take().unwrap();
+    assert_eq!((joined.generation, again[0].take().unwrap().generation), (2, 2));
+    assert_eq!(groups.beats(&before[0], 1_200), Err(GroupFault::IllegalGeneration));
+    assert_eq!(groups.syncs(sync(&before[1], &[]), 1_200).take().unwrap().fault, Some(GroupFault::IllegalGeneration));
+}
+
+#[test]
+fn whoever_is_silent_is_out() {
+    let groups = groups();
+    let joined = groups.stable(2);
+    groups.beats(&joined[0], 9_000).unwrap();
+    assert!(groups.tick(at(10_299)).unwrap() <= at(10_300));
+    groups.tick(at(10_300));
+    assert_eq!(groups.beats(&joined[0], 10_301), Err(GroupFault::RebalanceInProgress));
+    let alone = groups.joins(join(&joined[0].member_id), 10_400).take().unwrap();
+    assert_eq!((alone.generation, alone.leader, alone.members.len()), (2, joined[0].member_id.clone(), 1));
+    assert_eq!(groups.beats(&joined[1], 10_500), Err(GroupFault::UnknownMember));
+}
+
+#[test]
+fn whoever_does_not_join_again_in_time_is_out() {
+    let groups = groups();
+    let joined = groups.stable(2);
+    let newcomer = groups.joins(join(""), 1_000);
+    groups.joins(join(&joined[0].member_id), 1_000);
+    // It still beats, but never joins.
+    for second in 2..31 {
+        let _ = groups.beats(&joined[1], second * 1_000);
+        groups.tick(at(second * 1_000));
+    }
+    groups.tick(at(31_000));
+    assert_eq!(newcomer.take().unwrap().generation, 2);
+    assert_eq!(groups.describe("/", G).unwrap().members.len(), 2);
+}
+
+#[test]
+fn a_leader_that_does_not_deal_out_is_replaced() {
+    let groups = groups();
+    let waiting: Vec<_> = (0..2).map(|_| groups.joins(join(""), 0)).collect();
+    groups.tick(at(250));
+    let joined: Vec<Joined> = waiting.iter().map(|w| w.take().unwrap()).collect();
+    let follower = joined.iter().find(|j| j.leader != j.member_id).unwrap();
+    let waits = groups.syncs(sync(follower, &[]), 300);
+    groups.tick(at(10_250));
+    assert_eq!(waits.take().unwrap().fault, Some(GroupFault::RebalanceInProgress));
+    let alone = groups.joins(join(&follower.member_id), 10_300).take().unwrap();
+    assert_eq!((alone.leader, alone.generation), (follower.member_id.clone(), 2));
+}
+
+#[test]
+fn new_clients_are_given_an_id_first() {
+    let groups = groups();
+    let refused = groups.joins(Join { id_required: true, ..join("") }, 0).take().unwrap();
+    assert_eq!(refused.fault, Some(GroupFault::MemberIdRequired));
+    let waits = groups.joins(Join { id_required: true, ..join(&refused.member_id) }, 10);
+    groups.tick(at(260));
+    assert_eq!(waits.take().unwrap().member_id, refused.member_id);
+    // Given and never used: it holds nobody up for ever.
+    let unused = groups.joins(Join { id_required: true, ..join("") }, 300).take().unwrap();
+    groups.tick(at(10_300));
+    assert_eq!(groups.joins(join(&unused.member_id), 10_301).take().unwrap().fault, Some(GroupFault::UnknownMember));
+}
+
+#[test]
+fn the_last_one_to_leave_empties_the_group() {
+    let groups = groups();
+    let joined = groups.stable(1);
+    let leaving = |j: &Joined| [Leaving { member_id: j.member_id.clone(), instance: None }];
+    assert_eq!(groups.forget("/", G), Err(GroupFault::NotEmpty));
+    assert_eq!(groups.leave("/", G, &leaving(&joined[0]), at(1)).unwrap(), [Ok(())]);
+    assert_eq!(groups.leave("/", G, &leaving(&joined[0]), at(1)).unwrap(), [Err(GroupFault::UnknownMember)]);
+    assert_eq!(groups.describe("/", G).unwrap().state, State::Empty);
+    assert_eq!(groups.forget("/", G), Ok(()));
+    assert_eq!(groups.leave("/", G, &leaving(&joined[0]), at(1)), Err(GroupFault::UnknownMember));
+}
+
+#[test]
+fn an_instance_keeps_its_part_when_it_comes_back() {
+    let groups = groups();
+    let named = |id: &str| Join { instance: Some("i".into()), may_skip_assignment: true, ..join(id) };
+    let first = groups.joins(named(""), 0);
+    groups.tick(at(250));
+    let first = first.take().unwrap();
+    groups.syncs(sync(&first, &[(&first, "mine")]), 300);
+    // The process is another one: no rebalance, and it hears that it has nothing to deal out.
+    let second = groups.joins(named(""), 5_000).take().unwrap();
+    assert_eq!((second.generation, second.skip_assignment, second.leader == second.member_id), (1, true, true));
+    assert_eq!(groups.syncs(sync(&second, &[]), 5_100).take().unwrap().assignment, b"mine");
+    // The one before is locked out.
+    let beat = groups.heartbeat("/", G, &first.member_id, Some("i"), 1, at(5_200));
+    assert_eq!(beat, Err(GroupFault::FencedInstance));
+    assert_eq!(groups.joins(named(&first.member_id), 5_300).take().unwrap().fault, Some(GroupFault::FencedInstance));
+}
+
+#[test]
+fn protocols_must_fit() {
+    let groups = groups();
+    groups.stable(1);
+    let other = Join { protocols: vec![("roundrobin".into(), vec![])], ..join("") };
+    assert_eq!(groups.joins(other, 400).take().unwrap().fault, Some(GroupFault::InconsistentProtocol));
+    let kind = Join { protocol_type: "connect".into(), ..join("") };
+    assert_eq!(groups.joins(kind, 400).take().unwrap().fault, Some(GroupFault::InconsistentProtocol));
+    let short = Join { session_timeout_ms: 10, ..join("") };
+    assert_eq!(groups.joins(short, 400).take().unwrap().fault, Some(GroupFault::InvalidSessionTimeout));
+    assert_eq!(groups.join("/", "", join(""), T).take().unwrap().fault, Some(GroupFault::InvalidGroup));
+}
+
+#[test]
+fn only_members_of_this_generation_commit() {
+    let groups = groups();
+    let may = |member: &str, generation| groups.may_commit("/", G, member, None, generation, at(500));
+    assert_eq!((may("", -1), may("x", 3)), (Ok(()), Err(GroupFault::IllegalGeneration)));
+    let joined = groups.stable(1);
+    let id = &*joined[0].member_id;
+    assert_eq!((may(id, 1), may(id, 0)), (Ok(()), Err(GroupFault::IllegalGeneration)));
+    assert_eq!((may("", -1), may("x", 1)), (Err(GroupFault::UnknownMember), Err(GroupFault::UnknownMember)));
+}
+
+#[test]
+fn a_hundred_members_settle_as_soon_as_the_last_one_is_back() {
+    let groups = groups();
+    let members = groups.stable(100);
+    let newcomer = groups.joins(join(""), 1_000);
+    let again: Vec<_> = members.iter().map(|j| groups.joins(join(&j.member_id), 1_500)).collect();
+    let joined = newcomer.take().unwrap();
+    assert!(again.iter().all(|a| a.take().unwrap().generation == joined.generation));
+}
+
+/// Whatever happens in whatever order: every answer comes in time, and of those who were told their part in one
+/// generation no two were told the same.
+#[test]
+fn random_histories() {
+    for seed in 0..200_u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = move |bound: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % bound
+        };
+        let groups = groups();
+        let (mut joining, mut syncing): (Vec<(Awaited<Joined>, u64)>, Vec<(Awaited<Synced>, u64)>) = (vec![], vec![]);
+        let mut joined: Vec<Joined> = Vec::new();
+        let mut now = 0;
+        for _ in 0..400 {
+            now += next(2_000);
+            groups.tick(at(now));
+            match next(6) {
+                0 => joining.push((groups.joins(join(""), now), now)),
+                1 | 2 if !joined.is_empty() => {
+                    let j = joined.swap_remove(next(joined.len() as u64) as usize);
+                    let all: Vec<(&Joined, &str)> = Vec::new();
+                    let mut s = sync(&j, &all);
+                    s.assignments = j.members.iter().map(|(id, ..)| (id.clone(), id.as_bytes().to_vec())).collect();
+                    syncing.push((groups.syncs(s, now), now));
+                    if next(2) == 0 {
+                        joining.push((groups.joins(join(&j.member_id), now), now));
+                    }
+                }
+                3 if !joined.is_empty() => {
+                    let j = joined.swap_remove(next(joined.len() as u64) as usize);
+                    let _ = groups.leave("/", G, &[Leaving { member_id: j.member_id, instance: None }], at(now));
+                }
+                4 if !joined.is_empty() => drop(groups.beats(&joined[next(joined.len() as u64) as usize], now)),
+                _ => {}
+            }
+            joining.retain(|(waits, _)| match waits.take() {
+                Some(answer) => {
+                    if answer.fault.is_none() {
+                        joined.push(answer);
+                    }
+                    false
+                }
+                None => true,
+            });
+            syncing.retain(|(waits, _)| waits.take().is_none());
+            // Nobody waits longer than joining and dealing out may take together.
+            assert!(joining.iter().all(|(_, since)| now - since <= 62_500), "seed {seed}: a join is not answered");
+            assert!(syncing.iter().all(|(_, since)| now - since <= 32_500), "seed {seed}: a sync is not answered");
+        }
+        if let Some(view) = groups.describe("/", G).filter(|v| v.state == State::Stable) {
+            let mut parts: Vec<_> = view.members.iter().map(|m| &m.assignment).filter(|a| !a.is_empty()).collect();
+            parts.sort();
+            assert!(parts.windows(2).all(|w| w[0] != w[1]), "seed {seed}");
+        }
+    }
+}
