@@ -126,7 +126,7 @@ impl Services {
             let status = check.initial;
             let mut new = Check::new(Arc::new(check), status);
             new.critical_since = if status == Health::Critical { now } else { new.critical_since };
-            new.restart(now, state.jitter(place, entry.checks.len()));
+            new.restart(now, state.jitter(place, entry.checks.len()), super::limits::FIRST_RUN_WITHIN_MS);
             let mut checks = entry.checks.to_vec();
             match replaced.and_then(|i| checks.get_mut(i)) {
                 Some(old) => *old = new,

@@ -34,6 +34,12 @@ pub const CHECK_HEADERS_MAX: usize = 16;
 /// Shortest time between two runs of a check, ms.
 pub const CHECK_INTERVAL_MIN_MS: u64 = 100;
 
+/// The first run of a new check comes within so much time: its instance waits for it, ms.
+pub const FIRST_RUN_WITHIN_MS: u64 = 1_000;
+
+/// The first run of a check after a restart comes within so much time: until then its last verdict holds, ms.
+pub const RESTART_WITHIN_MS: u64 = 30_000;
+
 /// Shortest lease, ms.
 pub const LEASE_MIN_MS: u64 = 500;
 

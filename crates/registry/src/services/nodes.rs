@@ -97,7 +97,7 @@ impl Services {
             let mut new = Check::new(Arc::new(check), status);
             new.critical_since = if status == Health::Critical { now } else { NEVER };
             new.modified = state.next_index();
-            new.restart(now, state.jitter(place, 0));
+            new.restart(now, state.jitter(place, 0), super::limits::FIRST_RUN_WITHIN_MS);
             let Some(node) = state.nodes.get_mut(place as usize) else { return Ok(false) };
             let mut checks = std::mem::take(&mut node.checks).into_vec();
             match replaced.and_then(|i| checks.get_mut(i)) {

@@ -171,7 +171,7 @@ fn restored(state: &mut State, checks: Vec<(CheckSpec, Health)>, now: Millis) ->
         let mut check = super::state::Check::new(Arc::new(spec), status);
         check.critical_since = if status == Health::Critical { now } else { NEVER };
         check.modified = index;
-        check.restart(now, state.jitter(index as u32, i));
+        check.restart(now, state.jitter(index as u32, i), super::limits::RESTART_WITHIN_MS);
         check
     };
     checks.into_iter().enumerate().map(restore).collect()

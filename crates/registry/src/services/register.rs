@@ -210,7 +210,7 @@ impl State {
             let mut check = Check::new(spec, status);
             check.critical_since = if status == Health::Critical { now } else { NEVER };
             check.modified = index;
-            check.restart(now, self.jitter(service ^ index as u32, i));
+            check.restart(now, self.jitter(service ^ index as u32, i), super::limits::FIRST_RUN_WITHIN_MS);
             check
         };
         let checks = checks.into_iter().enumerate().map(check).collect();

@@ -33,12 +33,12 @@ struct Looked {
 }
 
 impl Check {
-    /// When its result is old, or when it is run next, from now on.
-    pub fn restart(&mut self, now: Millis, jitter: u64) {
+    /// When its result is old, or when it is run next, from now on: within so much time, and within its interval.
+    pub fn restart(&mut self, now: Millis, jitter: u64, within_ms: u64) {
         self.due = match (&self.spec.kind, self.spec.kind.interval_ms()) {
             (CheckKind::Ttl { ttl_ms }, _) => now.plus(*ttl_ms),
-            // The first run comes soon, but not all first runs at once.
-            (_, Some(interval)) => now.plus(jitter % interval.clamp(1, 5_000)),
+            // Not all first runs at once.
+            (_, Some(interval)) => now.plus(jitter % interval.min(within_ms).max(1)),
             (_, None) => NEVER,
         };
     }
