@@ -25,7 +25,7 @@ impl World {
         let declare = QueueDeclare {
             name: name.clone(),
             passive: false,
-            durable: id % 2 == 0,
+            durable: id.is_multiple_of(2),
             exclusive: true,
             auto_delete: false,
             arguments: Table::new(),
