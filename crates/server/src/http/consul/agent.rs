@@ -18,6 +18,7 @@ use super::checks;
 use super::fields::{self, ServiceFields};
 use super::health::is_visible;
 use super::lenient::{Object, decode};
+use super::params::truth;
 use super::render::{self, Scene, Service};
 use super::{Ask, CONSUL_VERSION, definitions, no_endpoint};
 
@@ -302,10 +303,12 @@ impl Ask<'_> {
     /// `Some` with a reason if maintenance is to begin, `None` if it is to end.
     fn maintenance_reason(&self) -> Result<Option<&str>, Failure> {
         match self.params.other("enable") {
-            Some("true" | "1" | "t") => Ok(Some(self.params.other("reason").unwrap_or_default())),
-            Some("false" | "0" | "f") => Ok(None),
             None => Err(Failure::bad("Missing value for enable")),
-            Some(other) => Err(Failure::bad(format!("Invalid value for enable: {other:?}"))),
+            Some(enable) => match truth(enable) {
+                Some(true) => Ok(Some(self.params.other("reason").unwrap_or_default())),
+                Some(false) => Ok(None),
+                None => Err(Failure::bad(format!("Invalid value for enable: {enable:?}"))),
+            },
         }
     }
 }

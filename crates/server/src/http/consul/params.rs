@@ -153,10 +153,16 @@ fn index(text: &str) -> Result<u64, Failure> {
 
 /// A flag: its name alone says yes.
 fn flag(value: &str) -> Result<bool, Failure> {
-    match value {
-        "" | "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
-        "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
-        _ => Err(Failure::bad("Invalid value for ?passing: it must be true or false")),
+    let value = if value.is_empty() { "true" } else { value };
+    truth(value).ok_or_else(|| Failure::bad(format!("Invalid value {value:?}: it must be true or false")))
+}
+
+/// Yes or no as Go reads it.
+pub(super) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "true" | "1" | "t" | "T" | "TRUE" | "True" => Some(true),
+        "false" | "0" | "f" | "F" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

@@ -59,6 +59,18 @@ pub(super) struct Dns {
     pub ttl: String,
 }
 
+/// A query for many names: all that begin with its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Template {
+    #[serde(rename = "Type")]
+    pub kind: String,
+    pub regexp: String,
+}
+
+/// The only kind of template there is, in Consul too.
+const PREFIX_MATCH: &str = "name_prefix_match";
+
 /// A prepared query.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -68,6 +80,7 @@ pub(super) struct Prepared {
     pub name: String,
     pub session: String,
     pub token: String,
+    pub template: Template,
     pub service: Service,
     #[serde(rename = "DNS")]
     pub dns: Dns,
@@ -76,6 +89,12 @@ pub(super) struct Prepared {
     /// Of which vhost; not told.
     #[serde(rename = "Vhost", skip_serializing_if = "String::is_empty")]
     pub vhost: String,
+}
+
+impl Prepared {
+    fn is_template(&self) -> bool {
+        !self.template.kind.is_empty()
+    }
 }
 
 /// All prepared queries.
@@ -110,8 +129,13 @@ impl Queries {
 
     /// A query of a vhost by its name, whatever the case of its letters, or by its id.
     pub(crate) fn find(&self, vhost: &str, name: &str) -> Option<Prepared> {
-        let fits = |q: &&Prepared| q.vhost == vhost && (q.id == name || q.name.eq_ignore_ascii_case(name));
-        self.kept().queries.iter().find(fits).cloned()
+        let kept = self.kept();
+        let ours = || kept.queries.iter().filter(|q| q.vhost == vhost);
+        let exact = ours().find(|q| q.id == name || (!q.is_template() && q.name.eq_ignore_ascii_case(name)));
+        // Of templates the one with the longest name counts.
+        let begins = |q: &&Prepared| name.get(..q.name.len()).is_some_and(|start| start.eq_ignore_ascii_case(&q.name));
+        let by_prefix = || ours().filter(|q| q.is_template()).filter(begins).max_by_key(|q| q.name.len());
+        exact.or_else(by_prefix).cloned()
     }
 
     /// Changes the queries, and returns when that is on disk.
@@ -246,15 +270,13 @@ impl Ask<'_> {
     fn query_read(&self) -> Result<Prepared, Failure> {
         let value = decode(&self.body)?;
         let body = Object::of(&value, "the body")?;
-        if body.object("Template")?.is_some_and(|template| !template.text("Type").unwrap_or_default().is_empty()) {
-            return Err(super::operator::not_here("prepared queries are no templates"));
-        }
         if !body.text("Session")?.is_empty() {
             return Err(super::operator::not_here("prepared queries do not end with sessions"));
         }
         let service = body.object("Service")?.ok_or_else(|| Failure::bad("Must provide a Service"))?;
         let query = Prepared {
             name: short(body.text("Name")?)?,
+            template: read_template(body)?,
             service: read_service(service)?,
             dns: Dns {
                 ttl: body.object("DNS")?.map(|dns| dns.text("TTL")).transpose()?.unwrap_or_default().to_owned(),
@@ -306,6 +328,18 @@ fn map(pairs: Vec<(&str, &str)>) -> Result<BTreeMap<String, String>, Failure> {
     pairs.into_iter().map(|(key, value)| Ok((short(key)?, short(value)?))).collect()
 }
 
+fn read_template(body: Object<'_>) -> Result<Template, Failure> {
+    let Some(template) = body.object("Template")? else { return Ok(Template::default()) };
+    let kind = template.text("Type")?;
+    if !kind.is_empty() && kind != PREFIX_MATCH {
+        return Err(Failure::bad(format!("Bad Template.Type {kind:?}: it must be {PREFIX_MATCH}")));
+    }
+    if !template.text("Regexp")?.is_empty() {
+        return Err(super::operator::not_here("templates have no regular expressions"));
+    }
+    Ok(Template { kind: kind.to_owned(), regexp: String::new() })
+}
+
 fn read_service(body: Object<'_>) -> Result<Service, Failure> {
     let name = body.text("Service")?;
     if name.is_empty() {
@@ -349,9 +383,19 @@ mod tests {
         });
         assert!(added.is_ok());
         assert!(queries.change(|kept| is_free(kept, "/", "a", "2")).is_err());
+        let template = Template { kind: PREFIX_MATCH.into(), regexp: String::new() };
+        let begins = |name: &str| Prepared { name: name.into(), vhost: "/".into(), template: template.clone(), ..Prepared::default() };
+        let added = queries.change(|kept| {
+            kept.queries.extend([begins("geo-"), begins("geo-db-")]);
+            Ok(())
+        });
+        assert!(added.is_ok());
+        assert_eq!(queries.find("/", "GEO-DB-1").unwrap().name, "geo-db-");
+        assert_eq!(queries.find("/", "geo-x").unwrap().name, "geo-");
+        assert_eq!(queries.find("/", "ge"), None);
         let again = Queries::open(dir.path()).unwrap();
         assert_eq!(again.find("/", "a"), Some(query));
         assert_eq!(again.find("other", "a"), None);
-        assert_eq!(again.kept().index, 2);
+        assert_eq!(again.kept().index, 3);
     }
 }
