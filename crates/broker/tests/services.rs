@@ -1,5 +1,7 @@
 //! Services from outside: messages by name and selector, instances by what consumers say of themselves, mailboxes.
 
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
 mod support;
 
 use std::sync::{Arc, Mutex};

@@ -71,7 +71,8 @@ impl Mailbox {
     /// that holds least.
     pub(super) fn consumer_of(&self, m: u32, roster: &Roster, only: Only) -> Option<u32> {
         match &*self.member(m)?.consumers {
-            [one] => allowed(only, *one).then_some(*one).filter(|c| open(self, roster, *c).is_some()),
+            // Whether it has credit is asked where that is taken.
+            [one] => allowed(only, *one).then_some(*one),
             several => {
                 let several = several.iter().filter(|c| allowed(only, **c));
                 let open = several.filter_map(|c| open(self, roster, *c).map(|(p, held, _)| (-i64::from(p), held, *c)));

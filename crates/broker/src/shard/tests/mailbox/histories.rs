@@ -237,12 +237,12 @@ impl History {
         assert!(counts.ready <= waiting && counts.ready + dead.len() as u64 >= waiting, "{counts:?} {waiting}");
         if counts.ready + (dead.len() as u64) == waiting {
             self.finished += dead.len() as u64;
-            dead.iter().for_each(|seq| drop(self.live.remove(seq)));
+            self.live.retain(|seq, _| !dead.contains(seq));
         } else if !dead.is_empty() {
             self.w.tick();
             assert_eq!(self.w.shard.counts(Q).unwrap().ready + dead.len() as u64, waiting);
             self.finished += dead.len() as u64;
-            dead.iter().for_each(|seq| drop(self.live.remove(seq)));
+            self.live.retain(|seq, _| !dead.contains(seq));
         }
         assert_eq!(self.live.len() as u64 + self.finished, self.published);
         self.nobody_waits_in_vain();
