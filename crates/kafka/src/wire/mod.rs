@@ -27,9 +27,6 @@ pub enum Malformed {
     /// A value that the type cannot have.
     #[error("{0}: impossible value")]
     Value(&'static str),
-    /// Bytes are left over.
-    #[error("bytes are left over behind the request")]
-    Surplus,
 }
 
 /// Which form a message has.
@@ -55,14 +52,12 @@ pub trait Message: Sized {
     /// Writes the fields that this version has.
     fn write(&self, out: &mut Vec<u8>, form: Form);
 
-    /// Reads a whole message.
+    /// Reads a message. What may follow it is not looked at: librdkafka leaves bytes behind some of its requests.
     ///
     /// # Errors
-    /// [`Malformed`], also if bytes are left over.
+    /// [`Malformed`].
     fn decode(bytes: &[u8], version: i16) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
-        let message = Self::read(&mut reader, Self::form(version))?;
-        if reader.is_empty() { Ok(message) } else { Err(Malformed::Surplus) }
+        Self::read(&mut Reader::new(bytes), Self::form(version))
     }
 
     /// Writes a whole message.

@@ -1,0 +1,283 @@
+"""Kafka: stock clients through topics, codecs, groups, offsets, configuration, SASL, a restart."""
+
+import asyncio
+import threading
+import time
+
+import aiokafka
+import confluent_kafka
+import kafka
+import pytest
+from confluent_kafka import admin as librdkafka
+from kafka.admin import NewTopic
+
+from broker import Waypost
+
+CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
+
+
+@pytest.fixture(scope="module")
+def node():
+    server = Waypost("--kafka", "127.0.0.1:0")
+    try:
+        server.start()
+        yield server
+        assert server.alive(), server.tail()
+        assert server.stop() == 0, server.tail()
+    finally:
+        server.remove()
+
+
+def produce(node: Waypost, topic: str, count: int, **options) -> list[int]:
+    producer = kafka.KafkaProducer(bootstrap_servers=node.kafka, **options)
+    sent = [producer.send(topic, b"%d" % n, key=b"k%d" % n, headers=[("h", b"x")]) for n in range(count)]
+    offsets = [one.get(20).offset for one in sent]
+    producer.close()
+    return offsets
+
+
+def read(node: Waypost, topic: str, count: int, partition: int = 0, **options) -> list:
+    consumer = kafka.KafkaConsumer(bootstrap_servers=node.kafka, consumer_timeout_ms=15_000, **options)
+    where = kafka.TopicPartition(topic, partition)
+    consumer.assign([where])
+    consumer.seek_to_beginning(where)
+    records = [next(consumer) for _ in range(count)]
+    consumer.close()
+    return records
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_is_produced_is_read(node, name, codec):
+    topic = name("t")
+    assert produce(node, topic, 50, compression_type=codec) == list(range(50))
+    records = read(node, topic, 50)
+    assert [r.value for r in records] == [b"%d" % n for n in range(50)]
+    assert (records[7].key, records[7].headers, records[7].offset) == (b"k7", [("h", b"x")], 7)
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
+def test_librdkafka_reads_what_it_produced(node, name, codec):
+    topic, outcome = name("t"), []
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": node.kafka, "compression.type": codec, "enable.idempotence": True, "linger.ms": 5}
+    )
+    for n in range(5000):
+        producer.produce(topic, b"x" * 100, key=str(n), on_delivery=lambda error, _: outcome.append(error))
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    assert outcome == [None] * 5000
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": node.kafka, "group.id": topic})
+    consumer.assign([confluent_kafka.TopicPartition(topic, 0, 0)])
+    offsets: list[int] = []
+    deadline = time.monotonic() + 30
+    while len(offsets) < 5000 and time.monotonic() < deadline:
+        offsets += [m.offset() for m in consumer.consume(1000, 1) if m.error() is None]
+    assert offsets == list(range(5000))
+    assert consumer.get_watermark_offsets(confluent_kafka.TopicPartition(topic, 0)) == (0, 5000)
+    consumer.close()
+
+
+def test_aiokafka_produces_and_is_a_group(node, name):
+    topic = name("t")
+
+    async def both() -> list[bytes]:
+        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=node.kafka, enable_idempotence=True)
+        await producer.start()
+        for n in range(20):
+            await producer.send_and_wait(topic, b"%d" % n)
+        await producer.stop()
+        consumer = aiokafka.AIOKafkaConsumer(
+            topic, bootstrap_servers=node.kafka, group_id=topic, auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        values = [(await asyncio.wait_for(consumer.getone(), 20)).value for _ in range(20)]
+        await consumer.commit()
+        await consumer.stop()
+        return values
+
+    assert asyncio.run(both()) == [b"%d" % n for n in range(20)]
+
+
+def test_a_large_message(node, name):
+    topic = name("t")
+    client = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    client.create_topics([NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "6000000"})])
+    producer = kafka.KafkaProducer(bootstrap_servers=node.kafka, max_request_size=8_000_000)
+    assert producer.send(topic, b"x" * 5_000_000).get(30).offset == 0
+    with pytest.raises(kafka.errors.KafkaError):
+        producer.send(topic, b"x" * 6_500_000).get(30)
+    producer.close()
+    # Larger than what the consumer asks for at once: the first batch comes whole.
+    assert len(read(node, topic, 1, max_partition_fetch_bytes=1000)[0].value) == 5_000_000
+
+
+def test_offsets_by_time_and_deleted_records(node, name):
+    topic = name("t")
+    for codec in ("gzip", None):
+        producer = kafka.KafkaProducer(bootstrap_servers=node.kafka, compression_type=codec, linger_ms=50)
+        sent = [producer.send(topic, b"v", timestamp_ms=1_700_000_000_000 + n * 1000) for n in range(10)]
+        [one.get(20) for one in sent]
+        producer.close()
+    where = kafka.TopicPartition(topic, 0)
+    consumer = kafka.KafkaConsumer(bootstrap_servers=node.kafka)
+    found = consumer.offsets_for_times({where: 1_700_000_000_000 + 3500})[where]
+    assert (found.offset, found.timestamp) == (4, 1_700_000_000_000 + 4000)
+    assert consumer.offsets_for_times({where: 1_800_000_000_000})[where] is None
+    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
+    deleted = client.delete_records([confluent_kafka.TopicPartition(topic, 0, 5)])
+    assert [one.result(20).low_watermark for one in deleted.values()] == [5]
+    assert (consumer.beginning_offsets([where])[where], consumer.end_offsets([where])[where]) == (5, 20)
+    consumer.close()
+
+
+def test_topics_are_made_configured_extended_and_deleted(node, name):
+    topic = name("t")
+    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
+    made = client.create_topics([librdkafka.NewTopic(topic, 2, 1, config={"retention.ms": "60000"})])
+    made[topic].result(20)
+    with pytest.raises(confluent_kafka.KafkaException, match="TOPIC_ALREADY_EXISTS"):
+        client.create_topics([librdkafka.NewTopic(topic, 2, 1)])[topic].result(20)
+    with pytest.raises(confluent_kafka.KafkaException, match="INVALID_CONFIG"):
+        bad = librdkafka.NewTopic(name("bad"), 1, 1, config={"no.such": "1"})
+        list(client.create_topics([bad]).values())[0].result(20)
+    with pytest.raises(confluent_kafka.KafkaException, match="INVALID_REPLICATION_FACTOR"):
+        list(client.create_topics([librdkafka.NewTopic(name("three"), 1, 3)]).values())[0].result(20)
+    resource = librdkafka.ConfigResource("topic", topic)
+    settings = client.describe_configs([resource])[resource].result(20)
+    assert (settings["retention.ms"].value, settings["cleanup.policy"].value) == ("60000", "delete")
+    change = librdkafka.ConfigEntry(
+        "cleanup.policy", "compact", incremental_operation=librdkafka.AlterConfigOpType.APPEND
+    )
+    altered = librdkafka.ConfigResource("topic", topic, incremental_configs=[change])
+    client.incremental_alter_configs([altered])[altered].result(20)
+    settings = client.describe_configs([resource])[resource].result(20)
+    assert settings["cleanup.policy"].value == "delete,compact"
+    client.create_partitions([librdkafka.NewPartitions(topic, 5)])[topic].result(20)
+    assert len(client.list_topics(topic, 20).topics[topic].partitions) == 5
+    client.delete_topics([topic])[topic].result(20)
+    assert topic not in client.list_topics(timeout=20).topics
+
+
+class Member(threading.Thread):
+    """A consumer in a group, until it is told to stop."""
+
+    def __init__(self, node: Waypost, group: str, topic: str, seen: list, **options):
+        super().__init__()
+        self.assigned: list[int] = []
+        self.over = threading.Event()
+        self.seen = seen
+        settings = {"bootstrap.servers": node.kafka, "group.id": group, "auto.offset.reset": "earliest"}
+        self.consumer = confluent_kafka.Consumer(settings | {"session.timeout.ms": 6000} | options)
+        self.consumer.subscribe([topic], on_assign=self.note, on_revoke=lambda *_: self.note(None, []))
+
+    def note(self, _, partitions) -> None:
+        self.assigned = [p.partition for p in partitions]
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            message = self.consumer.poll(0.1)
+            if message is not None and message.error() is None:
+                self.seen.append((message.partition(), message.offset()))
+        self.consumer.close()
+
+    def stop(self) -> None:
+        self.over.set()
+        self.join(20)
+
+
+def until(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("assignor", ["range", "roundrobin", "cooperative-sticky"])
+def test_a_group_shares_partitions_and_goes_on_where_it_was(node, name, assignor):
+    topic, group, seen = name("t"), name("g"), []
+    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
+    client.create_topics([librdkafka.NewTopic(topic, 4, 1)])[topic].result(20)
+    produce(node, topic, 200)
+    options = {"partition.assignment.strategy": assignor}
+    first = [Member(node, group, topic, seen, **options) for _ in range(2)]
+    [m.start() for m in first]
+    until(lambda: len(set(seen)) == 200)
+    described = client.describe_consumer_groups([group])[group].result(20)
+    assert (described.state.name, len(described.members)) == ("STABLE", 2)
+    shares = [{(p.topic, p.partition) for p in m.assignment.topic_partitions} for m in described.members]
+    assert not shares[0] & shares[1] and len(shares[0] | shares[1]) == 4
+    # One more, and one less: every partition has one reader again.
+    third = Member(node, group, topic, seen, **options)
+    third.start()
+    until(lambda: len(client.describe_consumer_groups([group])[group].result(20).members) == 3)
+    first[0].stop()
+    until(lambda: client.describe_consumer_groups([group])[group].result(20).state.name == "STABLE")
+    until(lambda: len(client.describe_consumer_groups([group])[group].result(20).members) == 2)
+    [m.stop() for m in (first[1], third)]
+    assert client.describe_consumer_groups([group])[group].result(20).state.name == "EMPTY"
+    # Closed in order: all is committed.
+    later: list = []
+    produce(node, topic, 40)
+    last = Member(node, group, topic, later, **options)
+    last.start()
+    until(lambda: len(later) >= 40)
+    time.sleep(0.5)
+    last.stop()
+    assert len(later) == 40 and not set(later) & set(seen)
+    client.delete_consumer_groups([group])[group].result(20)
+    assert group not in [g.group_id for g in client.list_consumer_groups().result(20).valid]
+
+
+def test_an_instance_that_comes_back_causes_no_rebalance(node, name):
+    topic, group, seen = name("t"), name("g"), []
+    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
+    client.create_topics([librdkafka.NewTopic(topic, 2, 1)])[topic].result(20)
+    members = [Member(node, group, topic, seen, **{"group.instance.id": f"i{n}"}) for n in range(2)]
+    [m.start() for m in members]
+    until(lambda: sorted(members[0].assigned + members[1].assigned) == [0, 1])
+    before = members[0].assigned
+    members[0].stop()
+    again = Member(node, group, topic, seen, **{"group.instance.id": "i0"})
+    again.start()
+    until(lambda: again.assigned == before)
+    [m.stop() for m in (members[1], again)]
+
+
+def test_a_restart_keeps_records_offsets_and_the_producers_place(server, name):
+    node = server("--kafka", "127.0.0.1:0")
+    node.start()
+    topic, group = name("t"), name("g")
+    assert produce(node, topic, 30)[-1] == 29
+    committer = confluent_kafka.Consumer({"bootstrap.servers": node.kafka, "group.id": group})
+    committer.commit(offsets=[confluent_kafka.TopicPartition(topic, 0, 12)], asynchronous=False)
+    committer.close()
+    for stop in (node.kill, node.stop):
+        stop()
+        node.start()
+        assert [r.offset for r in read(node, topic, 30)] == list(range(30))
+        reader = confluent_kafka.Consumer({"bootstrap.servers": node.kafka, "group.id": group})
+        assert reader.committed([confluent_kafka.TopicPartition(topic, 0)], 20)[0].offset == 12
+        reader.close()
+    assert produce(node, topic, 1) == [30]
+
+
+def test_sasl_plain(server, name):
+    node = server("--kafka", "127.0.0.1:0", "--kafka-auth", "always")
+    node.start()
+    node.cli("users", "add", "ann", "--password", "secret")
+    node.cli("users", "permissions", "set", "ann", "^ours", "^ours", ".*")
+    good = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "ann"}
+    topic = "ours." + name("t")
+    assert produce(node, topic, 3, sasl_plain_password="secret", **good) == [0, 1, 2]
+    with pytest.raises(kafka.errors.KafkaError):
+        produce(node, "theirs", 1, sasl_plain_password="secret", **good, max_block_ms=3000)
+    with pytest.raises(kafka.errors.KafkaError):
+        produce(node, topic, 1, sasl_plain_password="wrong", **good, max_block_ms=3000)
+    with pytest.raises(kafka.errors.KafkaError):
+        produce(node, topic, 1, max_block_ms=3000)
+
+
+def test_what_is_not_there_is_refused(node, name):
+    producer = confluent_kafka.Producer({"bootstrap.servers": node.kafka, "transactional.id": name("x")})
+    with pytest.raises(confluent_kafka.KafkaException):
+        producer.init_transactions(10)
