@@ -172,3 +172,17 @@ def test_endless_frames_of_one_message_meet_the_limit(server, peers):
         for _ in range(10_000):
             endless.sendall(b"\x01\x00" * 1000)
     works(peers, front, back)
+
+
+def test_pings_without_end_cost_nothing(server, peers):
+    one, (front, back) = device(server, f"streamer,front=bind:{LOCAL},back=bind:{LOCAL}")
+    pinging = ready(front, b"PUSH")
+    pinging.settimeout(1)
+    before = resident_kib(one)
+    pings = command(b"PING", b"\0\0" + b"c" * 16) * 10_000
+    # It reads none of the answers: at some point it is not read either.
+    with pytest.raises(TimeoutError):
+        for _ in range(500):
+            pinging.sendall(pings)
+    works(peers, front, back)
+    assert resident_kib(one) - before < 10_000

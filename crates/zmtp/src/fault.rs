@@ -66,6 +66,9 @@ pub enum Fault {
     /// More subscriptions than a peer may have.
     #[error("more than {0} of subscriptions")]
     Subscriptions(&'static str),
+    /// It does not read what it must be told.
+    #[error("{0} bytes of commands wait for it")]
+    Deaf(usize),
     /// Another peer has that identity.
     #[error("identity is taken")]
     IdentityTaken,

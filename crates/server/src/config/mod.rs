@@ -51,8 +51,8 @@ settings! {
         /// DNS, over UDP and TCP.
         dns: Vec<ListenerSpec> = "off", flag "dns";
         /// ZeroMQ devices: `KIND,front=bind:ENDPOINT,back=connect:ENDPOINT[,option=value…]`, KIND one of `streamer`,
-        /// `forwarder`, `router`; an ENDPOINT is `tcp://HOST:PORT` or `ipc://PATH`. `docs/compatibility-zmtp.md` has the
-        /// options.
+        /// `forwarder`, `router`, `majordomo`; an ENDPOINT is `tcp://HOST:PORT` or `ipc://PATH`.
+        /// `docs/compatibility-zmtp.md` has the options.
         zmtp: Vec<DeviceSpec> = "off", flag "zmtp";
     }
     /// AMQP connections.

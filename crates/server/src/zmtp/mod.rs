@@ -11,9 +11,6 @@ mod spec;
 mod stats;
 mod worker;
 
-#[cfg(test)]
-mod tests;
-
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,9 +18,10 @@ use std::thread::JoinHandle;
 use waypost_model::Refusal;
 use waypost_zmtp::device::{Device, End, Forwarder, Router, Streamer};
 use waypost_zmtp::engine::{Heartbeat, Limits};
+use waypost_zmtp::majordomo::Pace;
 use waypost_zmtp::{EngineConfig, SocketType};
 
-use bridge::{Ends, ExchangeBridge, Place, QueueBridge};
+use bridge::{Ends, ExchangeBridge, MajordomoBridge, Place, QueueBridge};
 
 pub use spec::{DeviceSpec, Kind};
 pub use stats::{DeviceStats, Figures};
@@ -99,8 +97,9 @@ impl ReservedDevice {
     fn start(self, connections_max: usize, place: Place) -> Result<Running, ServeError> {
         let name = self.stats.name.clone();
         let failed = |e: io::Error| ServeError::Device { what: format!("device {name}"), why: e.to_string() };
-        let mut worker = Worker::new(machine(&self.spec, &place)?, self.ends, connections_max, place.clock, self.stats)
-            .map_err(failed)?;
+        let mut worker =
+            Worker::new(machine(&self.spec, &name, &place)?, self.ends, connections_max, place.clock, self.stats)
+                .map_err(failed)?;
         for (end, bound) in self.bound {
             worker.bind(end, bound).map_err(failed)?;
         }
@@ -144,7 +143,7 @@ fn end_config(spec: &EndSpec, socket_type: SocketType) -> Result<EndConfig, Serv
     Ok(EndConfig { engine: Arc::new(engine), limits })
 }
 
-fn machine(spec: &DeviceSpec, place: &Place) -> Result<Box<dyn Machine>, ServeError> {
+fn machine(spec: &DeviceSpec, name: &str, place: &Place) -> Result<Box<dyn Machine>, ServeError> {
     let refused = |refusal: Refusal| ServeError::Device { what: spec.to_string(), why: refusal.to_string() };
     let ends = Ends { front: !spec.front.attachments.is_empty(), back: !spec.back.attachments.is_empty() };
     if let Some(queue) = &spec.queue {
@@ -158,8 +157,9 @@ fn machine(spec: &DeviceSpec, place: &Place) -> Result<Box<dyn Machine>, ServeEr
         Kind::Forwarder => Device::Forwarder(Forwarder::new(spec.overflow)),
         Kind::Router => Device::Router(Router::new(spec.duplicate)),
         Kind::Majordomo => {
-            let why = "this version has no majordomo yet".to_owned();
-            return Err(ServeError::Device { what: spec.to_string(), why });
+            let heartbeat_ms = u64::try_from(spec.worker_heartbeat.as_millis()).unwrap_or(u64::MAX);
+            let pace = Pace { heartbeat_ms, ..Pace::default() };
+            return Ok(Box::new(MajordomoBridge::open(place, name, pace).map_err(refused)?));
         }
     }))
 }

@@ -7,6 +7,11 @@ use waypost_zmtp::{Chunk, Engine, Fault, Outgoing, PeerId, Queues, Wish};
 use super::dial::Dial;
 use super::socket::Stream;
 
+/// Octets of subscriptions that may wait for a publisher; one that does not read more is closed.
+const SUBSCRIPTION_BACKLOG_MAX: usize = 64 * 1024 * 1024;
+/// Octets of answers to pings that may wait before a peer is no longer read.
+const PONG_BACKLOG_MAX: usize = 64 * 1024;
+
 /// A peer.
 pub(super) struct Peer {
     pub(super) end: End,
@@ -18,6 +23,13 @@ pub(super) struct Peer {
     pub(super) listed: bool,
     /// In the list of those to be written to.
     dirty: bool,
+}
+
+impl Peer {
+    /// Whether it takes what it makes us say.
+    pub(super) fn listens(&self) -> bool {
+        self.out.control_len() <= PONG_BACKLOG_MAX
+    }
 }
 
 /// A connection of a peer.
@@ -126,9 +138,11 @@ impl Queues for Peers {
 
     fn subscription(&mut self, peer: PeerId, prefix: &[u8], wish: Wish) {
         self.touch(peer);
-        if let Some(conn) = self.get_mut(peer).and_then(|peer| peer.conn.as_mut())
-            && let Err(fault) = conn.engine.subscription(prefix, wish)
-        {
+        let Some(Peer { conn: Some(conn), out, .. }) = self.get_mut(peer) else { return };
+        let waiting = out.control_len() + conn.engine.control_len();
+        if waiting > SUBSCRIPTION_BACKLOG_MAX {
+            conn.fault = Some(Fault::Deaf(waiting));
+        } else if let Err(fault) = conn.engine.subscription(prefix, wish) {
             conn.fault = Some(fault);
         }
     }

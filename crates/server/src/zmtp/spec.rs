@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use waypost_zmtp::majordomo::Pace;
 use waypost_zmtp::pattern::fanout::Overflow;
 use waypost_zmtp::pattern::routes::Duplicate;
 
@@ -62,6 +63,8 @@ pub struct DeviceSpec {
     pub overflow: Overflow,
     /// What happens to a client whose identity is taken.
     pub duplicate: Duplicate,
+    /// Majordomo: between heartbeats, on which broker and workers agree.
+    pub worker_heartbeat: Duration,
     /// As it was written.
     text: String,
 }
@@ -109,6 +112,7 @@ impl Default for EndSpec {
 }
 
 const OPTIONS: [&str; 17] = [
+    "worker-heartbeat",
     "front",
     "back",
     "name",
@@ -125,7 +129,6 @@ const OPTIONS: [&str; 17] = [
     "curve-secret",
     "curve-clients",
     "curve-server",
-    "off",
 ];
 
 impl Unset for DeviceSpec {
@@ -150,6 +153,7 @@ impl Scalar for DeviceSpec {
             vhost: None,
             overflow: Overflow::Drop,
             duplicate: Duplicate::Refuse,
+            worker_heartbeat: Duration::from_millis(Pace::default().heartbeat_ms),
             text: text.trim().to_owned(),
         };
         for option in parts {
@@ -197,7 +201,15 @@ impl DeviceSpec {
                     _ => return Err(format!("`duplicate={value}` is neither refuse nor replace")),
                 };
             }
-            "overflow" | "duplicate" => return Err(format!("a {} has no option `{name}`", self.kind.name())),
+            "worker-heartbeat" if self.kind == Kind::Majordomo => {
+                self.worker_heartbeat = Scalar::parse(value)?;
+                if self.worker_heartbeat.is_zero() {
+                    return Err("`worker-heartbeat` must be longer than nothing".to_owned());
+                }
+            }
+            "overflow" | "duplicate" | "worker-heartbeat" => {
+                return Err(format!("a {} has no option `{name}`", self.kind.name()));
+            }
             _ => match (name.strip_prefix("front-"), name.strip_prefix("back-")) {
                 (Some(own), _) => self.front.set(own, name, value)?,
                 (_, Some(own)) => self.back.set(own, name, value)?,

@@ -119,6 +119,12 @@ impl Engine {
         !self.control.is_empty()
     }
 
+    /// Octets of it that were not moved by [`Engine::transmit`] yet.
+    #[must_use]
+    pub fn control_len(&self) -> usize {
+        self.control.len()
+    }
+
     /// Whether a message has come in part.
     #[must_use]
     pub fn has_partial(&self) -> bool {

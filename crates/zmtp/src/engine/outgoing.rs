@@ -159,7 +159,10 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn control_len(&self) -> usize {
+    /// Octets that the connection itself has to say and that wait. What makes it say them must stop while they are many:
+    /// pings that are to be answered, subscriptions that are to be told.
+    #[must_use]
+    pub fn control_len(&self) -> usize {
         self.control.len() - self.control_done
     }
 

@@ -45,6 +45,11 @@ impl ExchangeBridge {
         overflow: Overflow,
     ) -> Result<ExchangeBridge, Refusal> {
         declare(place, exchange)?;
+        let kind = place.core.broker().exchange(&place.vhost, exchange)?.kind;
+        if ends.back && !matches!(&*kind, "topic" | "fanout") {
+            let text = format!("exchange '{exchange}' is of type {kind}: subscribers need one of type topic or fanout");
+            return Err(Refusal::precondition_failed(text));
+        }
         let inlet = ends.front.then(|| Inlet::open(place, AttrFlags::default())).transpose()?;
         let outlet = ends.back.then(|| outlet(place, exchange)).transpose()?;
         Ok(ExchangeBridge {

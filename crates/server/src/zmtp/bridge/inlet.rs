@@ -19,6 +19,8 @@ pub(super) struct Inlet {
     place: Place,
     link: Link,
     attrs: Attrs,
+    /// Whether what no queue takes is counted; else it waits for whom it is for, or is dropped.
+    mandatory: bool,
     number: u64,
     /// What is published and not on disk: tickets with bytes.
     unsynced: VecDeque<(Lsn, u64)>,
@@ -47,6 +49,7 @@ impl Inlet {
             place: place.clone(),
             link: Link::open(place)?,
             attrs: Attrs { flags, ..Attrs::default() },
+            mandatory: true,
             number: 0,
             unsynced: VecDeque::new(),
             unsynced_bytes: 0,
@@ -55,6 +58,12 @@ impl Inlet {
             held_back: false,
             unroutable: 0,
         })
+    }
+
+    /// Messages are for services that may have nobody yet, and expire after so long. Their properties must say the same.
+    pub(super) fn waits_for_receivers(&mut self, expiration_ms: u32) {
+        self.mandatory = false;
+        self.attrs.expiration = Some(expiration_ms);
     }
 
     pub(super) fn link(&mut self) -> &mut Link {
@@ -101,7 +110,7 @@ impl Inlet {
             from: run.from,
             to: run.to,
             attrs: self.attrs,
-            mandatory: true,
+            mandatory: self.mandatory,
             confirm: Some(self.number),
         };
         self.link.execute(&mut Turn { batch: None, commands: vec![Command::Publish(publish)] });

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
 use waypost_broker::broker::Connection;
@@ -34,6 +35,8 @@ pub(super) struct Link {
     conn: Option<Connection>,
     outbox: Arc<Outbox>,
     waker: Option<Waker>,
+    /// Whether the outbox may hold something: asking it costs a lock.
+    woken: Arc<AtomicBool>,
     events: VecDeque<Event>,
 }
 
@@ -43,14 +46,16 @@ impl Link {
         let core = &place.core;
         let conn =
             core.broker().connect_local(Actor::Operator, &place.vhost, Arc::clone(&outbox), place.clock.now())?;
-        let mut link = Link { place: place.clone(), conn: Some(conn), outbox, waker: None, events: VecDeque::new() };
+        let (waker, woken, events) = (None, Arc::new(AtomicBool::new(true)), VecDeque::new());
+        let mut link = Link { place: place.clone(), conn: Some(conn), outbox, waker, woken, events };
         link.call(Call::OpenChannel)?;
         Ok(link)
     }
 
     /// From now on the device's thread is woken by what the broker has to say.
     pub(super) fn wake_by(&mut self, waker: &Arc<mio::Waker>) {
-        self.waker = Some(Waker::from(Arc::new(ThreadWaker(Arc::clone(waker)))));
+        let (thread, woken) = (Arc::clone(waker), Arc::clone(&self.woken));
+        self.waker = Some(Waker::from(Arc::new(ThreadWaker { thread, woken })));
     }
 
     /// Asks for something. The answer is there at once; what else has come stays for [`Link::next`].
@@ -79,7 +84,14 @@ impl Link {
     /// What the broker said next. When there is nothing, the thread will be woken.
     pub(super) fn next(&mut self) -> Option<Event> {
         if self.events.is_empty() {
+            if !self.woken.swap(false, Ordering::SeqCst) {
+                return None;
+            }
             self.outbox.drain(&mut self.events, self.waker.as_ref());
+            if !self.events.is_empty() || self.waker.is_none() {
+                // Only an empty outbox remembers whom to wake.
+                self.woken.store(true, Ordering::SeqCst);
+            }
         }
         self.events.pop_front()
     }
@@ -101,11 +113,15 @@ impl Drop for Link {
     }
 }
 
-struct ThreadWaker(Arc<mio::Waker>);
+struct ThreadWaker {
+    thread: Arc<mio::Waker>,
+    woken: Arc<AtomicBool>,
+}
 
 impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
         // It fails only if the thread is gone.
-        let _ = self.0.wake();
+        let _ = self.thread.wake();
     }
 }

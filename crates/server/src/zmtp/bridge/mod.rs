@@ -4,9 +4,11 @@ mod convert;
 mod exchange;
 mod inlet;
 mod link;
+mod majordomo;
 mod outlet;
 mod queue;
 
 pub(super) use exchange::ExchangeBridge;
 pub(super) use link::Place;
+pub(super) use majordomo::MajordomoBridge;
 pub(super) use queue::{Ends, QueueBridge};

@@ -250,7 +250,7 @@ fn owe(to: &mut VecDeque<Owed>, front: &mut Ready, n: u32) {
 }
 
 /// The bytes of the first messages of a delivery: batch, first message, how many.
-fn load(delivery: &Delivery, store: &dyn BodyStore) -> std::io::Result<(Arc<Batch>, u32, u32)> {
+pub(super) fn load(delivery: &Delivery, store: &dyn BodyStore) -> std::io::Result<(Arc<Batch>, u32, u32)> {
     let wrong = || std::io::Error::new(std::io::ErrorKind::InvalidData, "the store gave too few messages");
     let (batch, from, n) = match &delivery.body {
         Body::Mem { batch, from } => (Arc::clone(batch), *from, delivery.count),

@@ -219,7 +219,7 @@ impl Worker {
     fn unpark(&mut self) {
         let (machine, peers, readable) = (&self.machine, &self.peers, &mut self.readable);
         self.parked.retain(|&id| match peers.get(id) {
-            Some(peer) if machine.wants(peer.end, id) => {
+            Some(peer) if peer.listens() && machine.wants(peer.end, id) => {
                 readable.push_back(id);
                 false
             }

@@ -50,9 +50,9 @@ impl Worker {
     pub(super) fn read(&mut self, id: PeerId) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         peer.listed = false;
-        let end = peer.end;
+        let (end, listens) = (peer.end, peer.listens());
         let Some(conn) = peer.conn.as_mut().filter(|conn| conn.readable) else { return false };
-        if conn.attached && !self.machine.wants(end, id) {
+        if conn.attached && !(listens && self.machine.wants(end, id)) {
             self.parked.push(id);
             return false;
         }
@@ -146,8 +146,12 @@ impl Worker {
         let mut any = false;
         loop {
             let Some(peer) = self.peers.get_mut(id) else { return any };
-            let Some(conn) = peer.conn.as_mut().filter(|conn| conn.writable && !conn.connecting) else { return any };
-            if let Some(fault) = conn.fault.take().or_else(|| conn.engine.transmit(&mut peer.out).err()) {
+            let Some(conn) = &mut peer.conn else { return any };
+            let fault = conn.fault.take();
+            if fault.is_none() && (!conn.writable || conn.connecting) {
+                return any;
+            }
+            if let Some(fault) = fault.or_else(|| conn.engine.transmit(&mut peer.out).err()) {
                 self.fail(id, &fault);
                 return any;
             }

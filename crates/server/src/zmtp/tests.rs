@@ -1,1 +1,0 @@
-//! Devices over real sockets, spoken to by engines of our own.
