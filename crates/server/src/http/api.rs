@@ -2,6 +2,7 @@
 
 mod access;
 mod contents;
+mod explain;
 mod listings;
 mod rules;
 pub(super) mod services;

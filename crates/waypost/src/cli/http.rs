@@ -61,6 +61,43 @@ pub struct Api {
     timeout: Duration,
 }
 
+/// The body of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// Its type, where there is one to tell.
+    pub content_type: Option<&'a str>,
+    /// The body.
+    pub bytes: &'a [u8],
+}
+
+/// An answer as it came.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON; as text if it is none.
+    pub fn json(&self) -> Value {
+        document(&self.body)
+    }
+}
+
+/// A body as JSON; as text if it is none.
+fn document(body: &[u8]) -> Value {
+    if body.is_empty() {
+        return Value::Null;
+    }
+    serde_json::from_slice(body).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(body).trim()))
+}
+
 /// A path below `/api/v1`, segment by segment.
 #[derive(Clone, Debug)]
 pub struct ApiPath(String);
@@ -129,20 +166,44 @@ impl Api {
         self.ask("DELETE", &path, None)
     }
 
-    fn ask(&self, method: &str, path: &ApiPath, body: Option<&Value>) -> Result<Value, Failure> {
+    /// Sends bytes as they are, and gives the answer as it came.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub fn send(
+        &self,
+        method: &str,
+        path: &ApiPath,
+        content: Option<Content<'_>>,
+        headers: &[(&str, String)],
+    ) -> Result<Answer, Failure> {
+        let told = headers.iter().map(|(_, value)| value.as_str()).chain(content.and_then(|c| c.content_type));
+        if told.into_iter().any(|value| value.chars().any(char::is_control)) {
+            return Err(Failure::Usage("control characters cannot be sent in a header".to_owned()));
+        }
         let deadline = Instant::now() + self.timeout;
         let mut stream = Stream::connect(&self.url.host, self.url.port, &self.security)?;
-        let raw = self.exchange(&mut stream, &self.request(method, path, body), deadline)?;
-        let (status, body) = split_answer(&raw).context("the answer is not HTTP")?;
-        let value = if body.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(body).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(body).trim()))
-        };
-        if (200..300).contains(&status) { Ok(value) } else { Err(refused(status, &value, &self.url)) }
+        let raw = self.exchange(&mut stream, &self.request(method, path, content, headers), deadline)?;
+        let (status, answer) = split_answer(&raw).context("the answer is not HTTP")?;
+        if (200..300).contains(&status) { Ok(answer) } else { Err(refused(status, &answer.json(), &self.url)) }
     }
 
-    fn request(&self, method: &str, path: &ApiPath, body: Option<&Value>) -> Vec<u8> {
+    fn ask(&self, method: &str, path: &ApiPath, body: Option<&Value>) -> Result<Value, Failure> {
+        let text = body.map(Value::to_string);
+        let content = text.as_ref().map(|text| Content {
+            content_type: Some("application/json"),
+            bytes: text.as_bytes(),
+        });
+        self.send(method, path, content, &[]).map(|answer| answer.json())
+    }
+
+    fn request(
+        &self,
+        method: &str,
+        path: &ApiPath,
+        content: Option<Content<'_>>,
+        headers: &[(&str, String)],
+    ) -> Vec<u8> {
         let host = if self.url.host.contains(':') { format!("[{}]", self.url.host) } else { self.url.host.clone() };
         let mut head = format!(
             "{method} {} HTTP/1.0\r\nHost: {host}:{}\r\nUser-Agent: waypost/{}\r\nAccept: application/json\r\n",
@@ -153,13 +214,19 @@ impl Api {
         if let Some((user, password)) = &self.url.login {
             head.push_str(&format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}"))));
         }
-        let body = body.map(Value::to_string);
-        if let Some(body) = &body {
-            head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if let Some(content) = content {
+            if let Some(content_type) = content.content_type {
+                head.push_str(&format!("Content-Type: {content_type}\r\n"));
+            }
+            head.push_str(&format!("Content-Length: {}\r\n", content.bytes.len()));
         }
         head.push_str("\r\n");
-        head.push_str(body.as_deref().unwrap_or_default());
-        head.into_bytes()
+        let mut request = head.into_bytes();
+        request.extend_from_slice(content.map_or(&[][..], |content| content.bytes));
+        request
     }
 
     fn exchange(&self, stream: &mut Stream, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Failure> {
@@ -207,14 +274,16 @@ impl Api {
 }
 
 /// Status and body of an answer.
-fn split_answer(raw: &[u8]) -> anyhow::Result<(u16, &[u8])> {
+fn split_answer(raw: &[u8]) -> anyhow::Result<(u16, Answer)> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(length) = head.parse(raw)? else {
         return Err(anyhow!("it ends too early"));
     };
     let status = head.code.ok_or_else(|| anyhow!("it has no status"))?;
-    Ok((status, raw.get(length..).unwrap_or_default()))
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let headers = head.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect();
+    Ok((status, Answer { headers, body: raw.get(length..).unwrap_or_default().to_vec() }))
 }
 
 /// Whether an answer of announced length has come to its end.
@@ -275,7 +344,8 @@ mod tests {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
         assert!(is_whole(answer));
         assert!(!is_whole(&answer[..answer.len() - 1]));
-        assert_eq!(split_answer(answer).unwrap(), (200, &b"{}"[..]));
+        let (status, split) = split_answer(answer).unwrap();
+        assert_eq!((status, &split.body[..], split.header("content-LENGTH")), (200, &b"{}"[..], Some("2")));
         assert!(split_answer(b"SSH-2.0-x\r\n").is_err());
     }
 

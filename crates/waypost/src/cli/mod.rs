@@ -3,6 +3,7 @@
 mod address;
 mod admin;
 mod amqp;
+mod config;
 mod consume;
 mod http;
 mod net;
@@ -10,6 +11,7 @@ mod offline;
 mod present;
 mod publish;
 mod serve;
+mod services;
 mod template;
 mod verify;
 
@@ -23,6 +25,19 @@ pub enum Command {
     Publish(Box<publish::PublishArgs>),
     /// Take messages from a queue and print them
     Consume(consume::ConsumeArgs),
+    /// Configuration: get, set, edit, watch, history, diff, rollback, gray releases
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Services: list, show, watch, register, drain, deregister
+    #[command(subcommand, visible_alias = "service")]
+    Services(services::Services),
+    /// Ask a service and print its answer
+    Request(Box<services::RequestArgs>),
+    /// Answer a service's requests with a program
+    Reply(Box<services::ReplyArgs>),
+    /// Where messages would go, and why
+    #[command(subcommand)]
+    Route(services::Route),
     #[command(flatten)]
     Admin(admin::Command),
     #[command(flatten)]
@@ -37,6 +52,11 @@ pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Publish(args) => publish::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Config(command) => command.run(),
+        Command::Services(command) => command.run(),
+        Command::Request(args) => args.run(),
+        Command::Reply(args) => args.run(),
+        Command::Route(command) => command.run(),
         Command::Admin(command) => admin::run(&command),
         Command::Offline(command) => offline::run(command),
     }

@@ -1,11 +1,11 @@
 //! Exchanges and bindings.
 
 use waypost_model::command::{Binding, Destination, ExchangeDeclare};
-use waypost_model::{Lsn, Millis, Refusal};
+use waypost_model::{Lsn, Millis, Refusal, Route};
 
 use super::{Actor, InVhost, NOBODY, no_such};
 use crate::broker::Broker;
-use crate::topology::{BindingView, ExchangeView};
+use crate::topology::{BindingView, ExchangeView, Explanation};
 
 impl Broker {
     /// The exchanges of a vhost, or of all.
@@ -22,6 +22,14 @@ impl Broker {
     /// 404.
     pub fn exchange(&self, vhost: &str, name: &str) -> Result<ExchangeView, Refusal> {
         self.topology_read().exchange_view(vhost, name).ok_or_else(|| no_such("exchange", name, vhost))
+    }
+
+    /// Where a message would go and why; nothing happens. `props` may be empty for none.
+    ///
+    /// # Errors
+    /// 404, 406.
+    pub fn route_explain(&self, vhost: &str, route: &Route, props: &[u8]) -> Result<Explanation, Refusal> {
+        self.topology_read().route_explain(vhost, route, props)
     }
 
     /// Declares an exchange, as clients do.

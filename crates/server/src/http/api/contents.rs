@@ -23,6 +23,9 @@ impl Ask {
             ("GET", ["exchanges"]) => list(self.seen(broker.exchanges(vhost.as_deref())?, |x| &x.vhost), exchange),
             ("GET", ["exchanges", vhost]) => list(self.seen(broker.exchanges(Some(vhost))?, |x| &x.vhost), exchange),
             (_, ["exchanges", vhost, name]) => self.exchange(vhost, if *name == "amq.default" { "" } else { name }),
+            ("GET", ["exchanges", vhost, name, "explain"]) => {
+                self.explain(vhost, if *name == "amq.default" { "" } else { name })
+            }
             ("GET", ["bindings"]) => list(self.seen(broker.bindings(vhost.as_deref())?, |b| &b.vhost), binding),
             ("GET", ["bindings", vhost]) => list(self.seen(broker.bindings(Some(vhost))?, |b| &b.vhost), binding),
             (_, ["bindings", vhost]) => self.binding(vhost),

@@ -1,0 +1,147 @@
+//! `waypost config history`, `diff`, `rollback`.
+
+use std::io::Write as _;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::values::told;
+use super::{Comment, Target};
+use crate::cli::present::Format;
+use crate::exit::Failure;
+
+/// Arguments of `config history`.
+#[derive(Debug, Args)]
+pub struct History {
+    #[command(flatten)]
+    target: Target,
+    /// At most so many
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
+    limit: u32,
+    /// Only versions before this one
+    #[arg(long, value_name = "VERSION")]
+    before: Option<u64>,
+}
+
+/// Arguments of `config diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    #[command(flatten)]
+    target: Target,
+    /// The earlier version; by default the one before the other
+    from: Option<u64>,
+    /// The later version; by default the last one
+    to: Option<u64>,
+}
+
+/// Arguments of `config rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    #[command(flatten)]
+    target: Target,
+    /// The version to bring back
+    to_version: u64,
+    #[command(flatten)]
+    comment: Comment,
+}
+
+impl History {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        let mut path = self.target.page("history").with("limit", &self.limit.to_string());
+        if let Some(before) = self.before {
+            path = path.with("before", &before.to_string());
+        }
+        let server = &self.target.place.server;
+        let mut answer = server.api().get(path)?;
+        let mut versions = answer.get_mut("versions").map(Value::take).unwrap_or_default();
+        if server.output.format() != Format::Json {
+            versions.as_array_mut().into_iter().flatten().for_each(with_time);
+        }
+        server.output.list(
+            &versions,
+            &[
+                ("VERSION", "version"),
+                ("TIME", "time"),
+                ("KIND", "kind"),
+                ("AUTHOR", "author"),
+                ("BYTES", "bytes"),
+                ("REVISION", "revision"),
+                ("COMMENT", "comment"),
+            ],
+        )
+    }
+}
+
+/// Puts the time beside the milliseconds, as people read it (UTC).
+fn with_time(version: &mut Value) {
+    let ms = version.get("at").and_then(Value::as_u64).unwrap_or_default();
+    version["time"] = Value::from(utc(ms / 1000));
+}
+
+/// `2026-01-31T12:00:00Z`, from seconds since the epoch.
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days to a date, as in Howard Hinnant's "chrono-compatible low-level date algorithms": years begin in March.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+impl Diff {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        let mut path = self.target.page("diff");
+        for (name, version) in [("from", self.from), ("to", self.to)] {
+            if let Some(version) = version {
+                path = path.with(name, &version.to_string());
+            }
+        }
+        let server = &self.target.place.server;
+        let diff = server.api().send("GET", &path, None, &[])?;
+        if server.output.format() == Format::Json {
+            let text = String::from_utf8_lossy(&diff.body);
+            return server.output.item(&serde_json::json!({ "path": self.target.path, "diff": text }));
+        }
+        std::io::stdout().lock().write_all(&diff.body)?;
+        Ok(())
+    }
+}
+
+impl Rollback {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        let path = self.target.change("rollback", &self.comment).with("version", &self.to_version.to_string());
+        let server = &self.target.place.server;
+        let answer = server.api().post(path, &Value::Null)?;
+        server.output.done(&answer, &told(&self.target.path, &answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn dates() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(utc(951_868_800), "2000-03-01T00:00:00Z");
+        assert_eq!(utc(1_772_323_200), "2026-03-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,111 @@
+//! `waypost route explain`.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Place;
+use super::selector::Selector;
+use crate::cli::http::ApiPath;
+use crate::cli::present::Format;
+use crate::exit::Failure;
+
+/// What can be asked of the router.
+#[derive(Debug, Subcommand)]
+pub enum Route {
+    /// Say where a message would go and why, without sending one
+    #[command(after_help = "Examples:
+  waypost route explain cart --versions '^2' --zone eu-1       to a service
+  waypost route explain logs --exchange --routing-key app.error")]
+    Explain(Explain),
+}
+
+/// Arguments of `route explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A service; with --exchange, an exchange
+    name: String,
+    /// It is an exchange
+    #[arg(long, short = 'x')]
+    exchange: bool,
+    /// A header of the message
+    #[arg(short = 'H', long = "header", value_name = "KEY=VALUE", value_parser = header, requires = "exchange")]
+    headers: Vec<(String, String)>,
+    /// The routing key
+    #[arg(long, value_name = "KEY", requires = "exchange")]
+    routing_key: Option<String>,
+    #[command(flatten)]
+    selector: Selector,
+    #[command(flatten)]
+    place: Place,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Route {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        let Self::Explain(explain) = self;
+        if explain.exchange { explain.exchange() } else { explain.service() }
+    }
+}
+
+impl Explain {
+    /// Columns: the instance, whether it is chosen, and what it would cost or why not.
+    fn service(&self) -> Result<(), Failure> {
+        let page = self.place.of(self.place.service(&self.name).at("explain"));
+        let mut said = self.place.server.api().get(self.selector.on(page))?;
+        if self.place.server.output.format() == Format::Json {
+            return self.place.server.output.item(&said);
+        }
+        let chosen: Vec<Value> = list(&said, "chosen").iter().filter_map(|c| c.get("instance").cloned()).collect();
+        let mut rows = said.get_mut("candidates").map(Value::take).unwrap_or_default();
+        for row in rows.as_array_mut().into_iter().flatten() {
+            let id = row["instance"]["id"].clone();
+            row["verdict"] = json!(match (chosen.contains(&id), row.get("rejected")) {
+                (true, _) => "chosen",
+                (false, Some(_)) => "rejected",
+                (false, None) => "eligible",
+            });
+        }
+        let columns = [("INSTANCE", "instance.id"), ("VERDICT", "verdict"), ("COST", "cost"), ("WHY NOT", "rejected")];
+        self.place.server.output.list(&rows, &columns)
+    }
+
+    /// Columns: the exchange that decided, where to, and why not.
+    fn exchange(&self) -> Result<(), Failure> {
+        let name = if self.name.is_empty() { "amq.default" } else { &self.name };
+        let page = ApiPath::new("exchanges").at(&self.place.vhost.vhost).at(name).at("explain");
+        let page = page.with("key", self.routing_key.as_deref().unwrap_or_default());
+        let page = self.headers.iter().fold(page, |page, (k, v)| page.with(&format!("header-{k}"), v));
+        let said = self.place.server.api().get(page)?;
+        if self.place.server.output.format() == Format::Json {
+            return self.place.server.output.item(&said);
+        }
+        let mut rows = Vec::new();
+        for (part, verdict) in [("hops", "chosen"), ("unmatched", "rejected")] {
+            rows.extend(list(&said, part).iter().cloned().map(|mut row| {
+                row["verdict"] = json!(verdict);
+                row
+            }));
+        }
+        let columns = [
+            ("EXCHANGE", "exchange"),
+            ("TO", "destination_type"),
+            ("NAME", "destination"),
+            ("VERDICT", "verdict"),
+            ("BINDING KEY", "routing_key"),
+            ("WHY NOT", "reason"),
+        ];
+        self.place.server.output.list(&Value::Array(rows), &columns)
+    }
+}
+
+fn list<'a>(said: &'a Value, name: &str) -> &'a [Value] {
+    said.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}

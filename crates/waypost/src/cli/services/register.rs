@@ -1,0 +1,159 @@
+//! `waypost services register`, `drain`, `deregister`.
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::Place;
+use crate::exit::Failure;
+
+/// Arguments of `services register`.
+#[derive(Debug, Args)]
+pub struct Register {
+    service: String,
+    /// Its id, unique within the service
+    #[arg(long)]
+    id: String,
+    /// Host name or IP address
+    #[arg(long)]
+    address: Option<String>,
+    #[arg(long)]
+    port: Option<u16>,
+    /// Its version, by semver
+    #[arg(long, value_name = "VERSION")]
+    at_version: Option<String>,
+    #[arg(long)]
+    zone: Option<String>,
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Metadata
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    meta: Vec<(String, String)>,
+    /// Share of the work
+    #[arg(long)]
+    weight: Option<u16>,
+    /// Most messages that it holds at once
+    #[arg(long, value_name = "N")]
+    max_in_flight: Option<u32>,
+    /// Without a sign of life for so long it is critical: 15s, 2m
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<String>,
+    /// The server looks at this page every 10 s
+    #[arg(long, value_name = "URL")]
+    http_check: Option<String>,
+    /// The server connects there every 10 s
+    #[arg(long, value_name = "HOST:PORT")]
+    tcp_check: Option<String>,
+    /// Messages are sent there as HTTP POSTs
+    #[arg(long, value_name = "URL")]
+    push: Option<String>,
+    /// Signs what is pushed
+    #[arg(long, requires = "push", env = "WAYPOST_PUSH_SECRET", hide_env_values = true)]
+    push_secret: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Arguments of `services drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    service: String,
+    /// Which instance
+    id: String,
+    /// How long it may take: 30s, 5m
+    #[arg(long, value_name = "TIME", conflicts_with = "undo")]
+    deadline: Option<String>,
+    /// Give it messages again
+    #[arg(long)]
+    undo: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Arguments of `services deregister`.
+#[derive(Debug, Args)]
+pub struct Deregister {
+    service: String,
+    /// Which instance
+    id: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Register {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        let path = self.place.of(self.place.instance(&self.service, &self.id));
+        let answer = self.place.server.api().put(path, &self.body())?;
+        let done = if answer.get("created") == Some(&Value::Bool(true)) { "registered" } else { "is registered" };
+        self.place.server.output.done(&answer, &format!("{} of {} {done}", self.id, self.service))
+    }
+
+    /// Only what was said: the server knows what else is.
+    fn body(&self) -> Value {
+        let mut body = Map::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                body.insert(name.to_owned(), value);
+            }
+        };
+        put("address", self.address.as_ref().map(|v| json!(v)));
+        put("port", self.port.map(|v| json!(v)));
+        put("version", self.at_version.as_ref().map(|v| json!(v)));
+        put("zone", self.zone.as_ref().map(|v| json!(v)));
+        put("tags", (!self.tag.is_empty()).then(|| json!(self.tag)));
+        let meta: Map<String, Value> = self.meta.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        put("meta", (!meta.is_empty()).then(|| json!(meta)));
+        put("weight", self.weight.map(|v| json!(v)));
+        put("max_in_flight", self.max_in_flight.map(|v| json!(v)));
+        put("ttl", self.ttl.as_ref().map(|v| json!(v)));
+        let http = self.http_check.iter().map(|url| json!({ "http": url }));
+        let checks: Vec<Value> = http.chain(self.tcp_check.iter().map(|at| json!({ "tcp": at }))).collect();
+        put("checks", (!checks.is_empty()).then(|| json!(checks)));
+        put(
+            "push",
+            self.push.as_ref().map(|url| match &self.push_secret {
+                Some(secret) => json!({ "url": url, "secret": secret }),
+                None => json!({ "url": url }),
+            }),
+        );
+        Value::Object(body)
+    }
+}
+
+impl Drain {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        let (api, output) = (self.place.server.api(), &self.place.server.output);
+        let path = self.place.of(self.place.instance(&self.service, &self.id).at("drain"));
+        if self.undo {
+            let answer = api.delete(path)?;
+            return output.done(&answer, &format!("{} of {} takes messages again", self.id, self.service));
+        }
+        let body = self.deadline.as_ref().map_or(json!({}), |deadline| json!({ "deadline": deadline }));
+        let answer = api.post(path, &body)?;
+        output.done(&answer, &format!("{} of {} drains", self.id, self.service))
+    }
+}
+
+impl Deregister {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        let path = self.place.of(self.place.instance(&self.service, &self.id));
+        let answer = self.place.server.api().delete(path)?;
+        self.place.server.output.done(&answer, &format!("{} of {} is gone", self.id, self.service))
+    }
+}
