@@ -63,8 +63,11 @@ impl Shared {
     }
 }
 
-/// How long a client may take to send the head of a request, and a handshake.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may be without a request, and a client take to send the head of one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// What the connections of a listener have in common.
 pub struct HttpListener {
@@ -119,7 +122,7 @@ impl HttpListener {
         match &self.tls {
             None => Arc::clone(&self).serve(socket, remote).await,
             Some(tls) => {
-                if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(socket)).await {
+                if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(socket)).await {
                     Arc::clone(&self).serve(stream, remote).await;
                 }
             }
@@ -135,7 +138,7 @@ impl HttpListener {
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(IDLE_TIMEOUT)
             .serve_connection(TokioIo::new(socket), service);
         tokio::pin!(connection);
         let early = tokio::select! {

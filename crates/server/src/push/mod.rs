@@ -40,6 +40,9 @@ pub(crate) const CONCURRENCY: u16 = 8;
 /// Endpoints per vhost that are served at a time; further ones get no messages, which the log says.
 const WORKERS_MAX: usize = 10_000;
 
+/// How often it is looked whether a vhost is still the same.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Largest answer that is taken.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
 
@@ -69,7 +72,7 @@ pub(crate) struct Pushes {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     /// Vhosts that are followed.
-    followed: Mutex<HashSet<Box<str>>>,
+    followed: Arc<Mutex<HashSet<Box<str>>>>,
     /// Vhosts to follow.
     begin: tokio::sync::mpsc::UnboundedSender<Box<str>>,
     begun: Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<Box<str>>>>,
@@ -83,7 +86,7 @@ impl Pushes {
         let shared = Arc::new(Shared { local, publishers, clock, allow, tls: OnceLock::new() });
         // As many entries as vhosts, at most: each is sent once.
         let (begin, begun) = tokio::sync::mpsc::unbounded_channel();
-        Pushes { shared, registry, followed: Mutex::default(), begin, begun: Mutex::new(Some(begun)) }
+        Pushes { shared, registry, followed: Arc::default(), begin, begun: Mutex::new(Some(begun)) }
     }
 
     /// An instance of that vhost may have an endpoint. Whether one has, the registry says.
@@ -106,8 +109,19 @@ impl Pushes {
             tokio::select! {
                 () = stopped(&mut stop) => break,
                 Some(vhost) = begun.recv() => {
-                    let services = self.registry.services(&vhost);
-                    vhosts.spawn(Follower::new(Arc::clone(&self.shared), services, end.clone()).run());
+                    let follower = Follower {
+                        shared: Arc::clone(&self.shared),
+                        services: self.registry.services(&vhost),
+                        registry: Arc::clone(&self.registry),
+                        workers: HashMap::new(),
+                        tasks: JoinSet::new(),
+                        stop: end.clone(),
+                    };
+                    let followed = Arc::clone(&self.followed);
+                    vhosts.spawn(async move {
+                        follower.run().await;
+                        followed.lock().unwrap_or_else(PoisonError::into_inner).remove(&vhost);
+                    });
                 }
                 Some(_) = vhosts.join_next() => {}
             }
@@ -129,6 +143,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// Keeps the workers of a vhost.
 struct Follower {
     shared: Arc<Shared>,
+    registry: Arc<Registry>,
     services: Services,
     workers: HashMap<Key, Running>,
     tasks: JoinSet<()>,
@@ -145,10 +160,7 @@ struct Running {
 }
 
 impl Follower {
-    fn new(shared: Arc<Shared>, services: Services, stop: watch::Receiver<bool>) -> Follower {
-        Follower { shared, services, workers: HashMap::new(), tasks: JoinSet::new(), stop }
-    }
-
+    /// Until the vhost goes, or the server.
     async fn run(mut self) {
         let mut stop = self.stop.clone();
         let mut since = self.services.events_index();
@@ -158,7 +170,13 @@ impl Follower {
                 () = stopped(&mut stop) => break,
                 _ = self.services.events_changed(since) => {}
                 Some(_) = self.tasks.join_next() => continue,
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
+            if self.shared.local.broker().vhost(self.services.vhost()).is_err() {
+                break;
+            }
+            // A vhost that went and came again has services of its own.
+            self.services = self.registry.services(&Arc::clone(self.services.vhost()));
             match self.services.events(since) {
                 Ok(events) => {
                     for event in events {

@@ -160,7 +160,8 @@ async fn tell_all(
                 for event in list {
                     since = event.index;
                     let wanted = named.is_empty() || named.iter().any(|name| **name == *event.service);
-                    if wanted && !events.send(encode(&event)).await {
+                    let Some(event) = encode(&event).filter(|_| wanted) else { continue };
+                    if !events.send(event).await {
                         return;
                     }
                 }
@@ -179,7 +180,8 @@ async fn tell_all(
     }
 }
 
-fn encode(event: &Event) -> Bytes {
+/// A change as an event. That a service is to have a mailbox is no change of an instance.
+fn encode(event: &Event) -> Option<Bytes> {
     let (name, what) = match &event.change {
         InstanceChange::Is { instance, standing, incarnation } => (
             "instance",
@@ -193,7 +195,7 @@ fn encode(event: &Event) -> Bytes {
             "gone",
             json!({ "service": &*event.service, "index": event.index, "incarnation": incarnation, "id": &**id }),
         ),
-        InstanceChange::Wanted => ("wanted", json!({ "service": &*event.service, "index": event.index })),
+        InstanceChange::Wanted => return None,
     };
-    sse::encode(name, Some(event.index), &what.to_string())
+    Some(sse::encode(name, Some(event.index), &what.to_string()))
 }
