@@ -65,8 +65,8 @@ impl Rule {
             return Err(RuleError::Percent);
         }
         for (name, values) in [("ids", &self.ids), ("zones", &self.zones), ("tags", &self.tags)] {
-            let fits = |v: &Box<str>| (1..=RULE_VALUE_BYTES_MAX).contains(&v.len());
-            if values.len() > RULE_VALUES_MAX || !values.iter().all(fits) {
+            let fits = |v: &str| (1..=RULE_VALUE_BYTES_MAX).contains(&v.len());
+            if values.len() > RULE_VALUES_MAX || !values.iter().all(|v| fits(v)) {
                 return Err(RuleError::TooLong(name));
             }
         }
