@@ -72,6 +72,8 @@ class Waypost:
         self.process: subprocess.Popen | None = None
         self.endpoint: Endpoint | None = None
         self.http: str | None = None
+        self.dns: str | None = None
+        self.kafka: str | None = None
 
     def start(self) -> Endpoint:
         listeners = self.data / "listeners.json"
@@ -79,7 +81,7 @@ class Waypost:
         # The same port again after a restart, as clients that reconnect expect.
         port = self.endpoint.port if self.endpoint else 0
         command = [str(waypost_binary()), "serve", "--data-dir", str(self.data)]
-        command += ["--amqp", f"127.0.0.1:{port}", "--http", "127.0.0.1:0", *self.flags]
+        command += ["--amqp", f"127.0.0.1:{port}", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0", *self.flags]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
@@ -97,6 +99,8 @@ class Waypost:
         host, port = addresses["amqp"][0].rsplit(":", 1)
         self.endpoint = Endpoint(host, int(port))
         self.http = "http://" + addresses["http"][0]
+        self.dns = addresses.get("dns", [None])[0]
+        self.kafka = addresses.get("kafka", [None])[0]
         return self.endpoint
 
     def stop(self) -> int:

@@ -20,7 +20,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let mut process = program()
-            .args(["serve", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "off", "--data-dir"])
             .arg(&data)
             .stderr(Stdio::null())
             .spawn()
@@ -133,7 +133,7 @@ fn exit_codes_tell_what_went_wrong() {
     s.run(&["consume", "q", "--ack", "auto", "-n", "1"], 2);
     s.run(&["check-config", "--amqp", "nonsense"], 78);
     s.run(
-        &["serve", "--data-dir", s.dir.path().join("other").to_str().unwrap(), "--http", "off", "--amqp", &s.amqp],
+        &["serve", "--data-dir", s.dir.path().join("other").to_str().unwrap(), "--http", "off", "--dns", "off", "--amqp", &s.amqp],
         78,
     );
 }
