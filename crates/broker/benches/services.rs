@@ -21,7 +21,7 @@ use waypost_model::{
 const ROUNDS: usize = 5;
 /// Messages of a turn, as one read of a socket brings them.
 const TURN: usize = 100;
-const TURNS: usize = 500;
+const TURNS: usize = 2000;
 
 /// Takes everything and is durable at once.
 #[derive(Default)]

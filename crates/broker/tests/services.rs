@@ -508,3 +508,15 @@ fn a_zone_is_preferred_and_left_when_it_is_crowded() {
     let (eu, us) = (eu.bodies().len(), us.bodies().len());
     assert!(us >= 5 && eu == 8 - us, "{us} {eu}");
 }
+
+#[test]
+fn a_transaction_with_an_invalid_selector_does_nothing() {
+    let node = Node::new();
+    let mut c = node.client();
+    c.queue("q", Table::new());
+    let good = c.publishing("", "q", &[message("m")], false);
+    let bad = c.publishing("services", "cart", &[message("m").header("x-version", text("two"))], false);
+    c.call(1, Call::Commit(vec![good, bad]));
+    assert_eq!(c.refusal().kind.code(), 406);
+    assert_eq!(node.ready("q"), 0);
+}

@@ -104,9 +104,12 @@ impl Broker {
     }
 
     fn try_route(&self, conn: &mut Connection, p: &waypost_model::Publish) -> Result<(), Refusal> {
-        self.resolve(conn, &p.route).map(drop)?;
+        let resolved = self.resolve(conn, &p.route)?;
         if let Some(batch) = &p.batch {
             let run = publish::Run { route: &p.route, batch, from: p.from, to: p.to, attrs: p.attrs };
+            if let publish::Resolved::Service(base) = &*resolved {
+                return self.try_service(conn, base, &run);
+            }
             for i in p.from..p.to {
                 self.route_one(conn, &run, i)?;
             }

@@ -101,6 +101,21 @@ impl Broker {
         self.confirm(conn, p, run, verdict);
     }
 
+    /// Whether messages to a service would be refused, before anything is done.
+    pub(in crate::broker) fn try_service(
+        &self,
+        conn: &mut Connection,
+        base: &Arc<ServiceRoute>,
+        run: &Run<'_>,
+    ) -> Result<(), Refusal> {
+        let (_, wrong) = wishes(&mut conn.variants, base, run);
+        if base.mailbox.is_none() {
+            let (user, vhost) = identity(conn)?;
+            self.topology_read().check_mailbox(user, vhost, &base.service)?;
+        }
+        wrong.map_or(Ok(()), |refusal| Err(refusal.soft()))
+    }
+
     fn nobody(&self, conn: &mut Connection, p: &Publish, run: &Run<'_>) {
         self.unroutable(conn, p, run);
         self.confirm(conn, p, run, Verdict::all(run));

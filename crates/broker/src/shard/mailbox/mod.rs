@@ -66,6 +66,9 @@ const HEAVY_LANES_MAX: usize = 64;
 /// Zones that a mailbox tells apart; further ones count as unknown.
 const ZONES_MAX: usize = 255;
 
+/// Routes that are known again without being read.
+const RECENT: usize = 64;
+
 /// Costs and latencies are looked over that often, ms.
 const REFRESH_MS: u64 = 1000;
 
@@ -135,8 +138,8 @@ pub(super) struct Mailbox {
     ranks: Vec<(i32, u32)>,
     ranked: bool,
     zones: Vec<Box<str>>,
-    /// The route that was looked at last.
-    last: Option<(Arc<Route>, Tag)>,
+    /// Routes that were looked at lately, in places by their pointers.
+    recent: Vec<Option<(Arc<Route>, Tag)>>,
     pub sums: Sums,
     pub dirty_sources: Vec<Source>,
     pub dirty_members: Vec<u32>,
@@ -176,7 +179,7 @@ impl Mailbox {
             ranks: Vec::new(),
             ranked: false,
             zones: Vec::new(),
-            last: None,
+            recent: Vec::new(),
             sums: Sums::default(),
             dirty_sources: Vec::new(),
             dirty_members: Vec::new(),
@@ -226,7 +229,8 @@ impl Mailbox {
         let Some(address) = &route.address else {
             return Tag::default();
         };
-        if let Some((known, tag)) = &self.last
+        let place = place_of(route);
+        if let Some(Some((known, tag))) = self.recent.get(place)
             && Arc::ptr_eq(known, route)
         {
             return *tag;
@@ -236,7 +240,12 @@ impl Mailbox {
         let near = a.near.map_or(0, |zone| self.zone(zone));
         let (lane, slot) = self.lane_for(&a);
         let tag = Tag { lane, slot, near };
-        self.last = Some((Arc::clone(route), tag));
+        if self.recent.is_empty() {
+            self.recent.resize_with(RECENT, || None);
+        }
+        if let Some(recent) = self.recent.get_mut(place) {
+            *recent = Some((Arc::clone(route), tag));
+        }
         tag
     }
 
@@ -279,7 +288,7 @@ impl Mailbox {
             let idle = (1..MIXED).find(|l| self.lane(*l).is_some_and(Lane::is_idle))?;
             self.by_text.retain(|_, l| *l != idle);
             self.members.iter_mut().flatten().for_each(|m| m.lanes.set(idle, false));
-            self.last = None;
+            self.recent.clear();
             let fresh = Lane::new(what, self.max_priority);
             // What is dirty or blocked in it is found to have nothing.
             let flags = self.lane(idle).map_or((false, false), |l| (l.dirty, l.blocked));
@@ -416,6 +425,13 @@ impl Mailbox {
             self.mark_member(m);
         }
     }
+}
+
+/// Where a route stands among those that were looked at lately.
+fn place_of(route: &Arc<Route>) -> usize {
+    // Allocations lie apart by 16 bytes at least.
+    let at = Arc::as_ptr(route) as usize as u64 >> 4;
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % RECENT
 }
 
 /// The slot of the shared lane for a message: keyed ones keep apart from others.
