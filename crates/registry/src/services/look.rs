@@ -134,6 +134,15 @@ impl Services {
         })
     }
 
+    /// A node without what is on it. The name's case does not matter.
+    #[must_use]
+    pub fn node_alone(&self, name: &str) -> Option<Arc<NodeView>> {
+        let mut state = self.registry.lock();
+        let tenant = state.tenants.get(self.tenant.number as usize)?;
+        let place = *tenant.nodes.get(name.to_lowercase().as_str())?;
+        state.node_view(place)
+    }
+
     /// Index of the last change of a check's status or an instance's health.
     #[must_use]
     pub fn checks_index(&self) -> u64 {

@@ -268,30 +268,19 @@ impl Ask<'_> {
         let (id, now) = (definition.registration.instance.id.clone(), self.now());
         self.may_change(&definition.service, &id)?;
         // An agent knows services by their ids: the same id is the same instance, whatever it is called now.
-        if let Some((before, _)) = self.services.find(&id).filter(|(_, listed)| listed.source == Source::Agent)
-            && *before != *definition.service
+        let known = self.services.find(&id);
+        if let Some((before, listed)) = &known
+            && listed.source == Source::Agent
+            && **before != *definition.service
         {
-            self.may_change(&before, &id)?;
-            self.services.deregister(&before, &id, now)?;
+            self.may_change(before, &id)?;
+            self.services.deregister(before, &id, now)?;
         }
         if !self.params.flag("replace-existing-checks")? {
-            self.keep_checks(&definition.service, &mut definition.registration);
+            keep_checks(known.as_ref(), &definition.service, &mut definition.registration);
         }
         let registered = self.services.register(&definition.service, definition.registration, now)?;
         self.changed(Some(registered.lsn)).await
-    }
-
-    /// Checks that were added to an instance after it was registered stay when it is registered again.
-    pub(super) fn keep_checks(&self, service: &str, registration: &mut Registration) {
-        let Some((known, listed)) = self.services.find(&registration.instance.id) else { return };
-        if *known != *service {
-            return;
-        }
-        for check in listed.checks.iter() {
-            if registration.checks.iter().all(|new| new.id != check.spec.id) {
-                registration.checks.push((*check.spec).clone());
-            }
-        }
     }
 
     async fn agent_maintenance(&self) -> Result<Answer, Failure> {
@@ -309,6 +298,16 @@ impl Ask<'_> {
                 Some(false) => Ok(None),
                 None => Err(Failure::bad(format!("Invalid value for enable: {enable:?}"))),
             },
+        }
+    }
+}
+
+/// Checks that were added to an instance after it was registered stay when it is registered again.
+pub(super) fn keep_checks(known: Option<&(Arc<str>, Listed)>, service: &str, registration: &mut Registration) {
+    let Some((_, listed)) = known.filter(|(name, _)| **name == *service) else { return };
+    for check in listed.checks.iter() {
+        if registration.checks.iter().all(|new| new.id != check.spec.id) {
+            registration.checks.push((*check.spec).clone());
         }
     }
 }

@@ -11,6 +11,7 @@ use waypost_registry::services::{CheckSpec, Listed, NodeView, ServiceList, Sourc
 use super::super::body::Answer;
 use super::super::rendered::gzip;
 use super::super::request::Failure;
+use super::agent::keep_checks;
 use super::definitions;
 use super::fields::{self, CatalogFields, NodeFields, ServiceFields};
 use super::health::{fits, has_meta, is_visible};
@@ -159,7 +160,7 @@ impl Ask<'_> {
             Some(definition) => self.may_change(&definition.service, &definition.registration.instance.id)?,
             None => self.cx.who.must_administrate()?,
         }
-        let known = self.services.node(&node.name).map(|(_, known, _)| known);
+        let known = self.services.node_alone(&node.name);
         let keep_node = body.flag("SkipNodeUpdate")? || node.address.is_empty();
         if node.address.is_empty() && known.is_none() {
             return Err(Failure::bad("Must provide address if SkipNodeUpdate is not set"));
@@ -174,7 +175,8 @@ impl Ask<'_> {
         if let Some(mut definition) = service {
             let is_own = node.name.eq_ignore_ascii_case(&self.services.own_node().spec.name);
             definition.registration.detail.node = (!is_own).then(|| (&*node.name).into());
-            self.keep_checks(&definition.service, &mut definition.registration);
+            let known = self.services.find(&definition.registration.instance.id);
+            keep_checks(known.as_ref(), &definition.service, &mut definition.registration);
             let registered = self.services.register(&definition.service, definition.registration, now)?;
             lsn = lsn.max(Some(registered.lsn));
         }
@@ -261,10 +263,14 @@ impl Ask<'_> {
         }
     }
 
-    /// An instance that is on a node.
+    /// An instance that is on a node. Ids are unique on a node only: should another one have it, all are looked through.
     fn on_node(&self, node: &str, id: &str) -> Option<(std::sync::Arc<str>, Listed)> {
-        let (_, _, on_it) = self.services.node(node)?;
-        on_it.into_iter().find(|(_, listed)| *listed.instance.id == *id)
+        let own = self.services.own_node();
+        let is_on = |listed: &Listed| listed.node.as_deref().unwrap_or(&own).spec.name.eq_ignore_ascii_case(node);
+        self.services.find(id).filter(|(_, listed)| is_on(listed)).or_else(|| {
+            let (_, _, on_it) = self.services.node(node)?;
+            on_it.into_iter().find(|(_, listed)| *listed.instance.id == *id)
+        })
     }
 }
 
