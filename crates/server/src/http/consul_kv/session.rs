@@ -17,9 +17,6 @@ const BODY_MAX: u64 = 64 << 10;
 /// The name that permissions know sessions by: they are no keys.
 const RESOURCE: &str = "session";
 
-/// The node of sessions whose owner names none.
-const NODE: &str = "waypost";
-
 /// Which sessions are asked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Which<'a> {
@@ -34,7 +31,7 @@ impl Ask<'_> {
         let body = request::bytes(request, BODY_MAX).await?;
         let mut spec = if body.is_empty() { NewSession::default() } else { spec(&body)? };
         if spec.node.is_empty() {
-            NODE.clone_into(&mut spec.node);
+            spec.node = self.cx.services(&self.vhost)?.own_node().spec.name.to_string();
         }
         let mut random = [0; 16];
         getrandom::fill(&mut random)
