@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use waypost_model::{Refusal, RefusalKind};
 
 use super::body::Answer;
@@ -170,10 +171,25 @@ pub(super) fn decode(text: &str) -> Option<String> {
 const DISCARD_MAX: u64 = 32 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bodies up to this size need no room to be set aside for them, bytes.
+const SMALL: u64 = 64 * 1024;
+
+/// Room for larger bodies on their way, of all connections together, KiB. It bounds what clients can make us hold that
+/// send slowly.
+const ROOM_KIB: u32 = 256 * 1024;
+static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB as usize);
+
+/// How long a request waits for room.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// The body, up to a limit.
 ///
 /// # Errors
-/// 413 past the limit (without reading where the client has said so), 400 if it breaks off.
+/// 413 past the limit (without keeping any of it where the client has said so), 400 if it breaks off, 408 if it takes too
+/// long, 503 if there is no room for it.
 pub(super) async fn bytes(request: Request<Incoming>, max: u64) -> Result<Bytes, Failure> {
     let too_large = || Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {max} bytes"));
     let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -182,7 +198,11 @@ pub(super) async fn bytes(request: Request<Incoming>, max: u64) -> Result<Bytes,
         discard(&mut body, told).await;
         return Err(too_large());
     }
-    let collected = Limited::new(&mut body, usize::try_from(max).unwrap_or(usize::MAX)).collect().await;
+    let _room = room(told.unwrap_or(max)).await?;
+    let collected = Limited::new(&mut body, usize::try_from(max).unwrap_or(usize::MAX)).collect();
+    let Ok(collected) = tokio::time::timeout(BODY_TIMEOUT, collected).await else {
+        return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"));
+    };
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => {
@@ -190,6 +210,21 @@ pub(super) async fn bytes(request: Request<Incoming>, max: u64) -> Result<Bytes,
             Err(too_large())
         }
         Err(e) => Err(Failure::bad(format!("the body broke off: {e}"))),
+    }
+}
+
+/// Sets room aside for a body, if it needs that.
+async fn room(bytes: u64) -> Result<Option<SemaphorePermit<'static>>, Failure> {
+    if bytes <= SMALL {
+        return Ok(None);
+    }
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(ROOM_KIB);
+    match tokio::time::timeout(ROOM_TIMEOUT, ROOM.acquire_many(kib)).await {
+        Ok(Ok(permit)) => Ok(Some(permit)),
+        _ => {
+            let why = "too many large bodies are on their way";
+            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(5))
+        }
     }
 }
 
@@ -250,5 +285,16 @@ mod tests {
         for bad in ["%", "%2", "%zz", "%ff"] {
             assert!(segments(bad).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn large_bodies_take_room_and_give_it_back() {
+        assert!(room(SMALL).await.unwrap().is_none());
+        let before = ROOM.available_permits();
+        let held = room(1024 * 1024).await.unwrap();
+        assert_eq!(ROOM.available_permits(), before - 1024);
+        drop(held);
+        assert_eq!(ROOM.available_permits(), before);
+        assert!(room(u64::MAX).await.unwrap().is_some(), "no body waits for more room than there is");
     }
 }
