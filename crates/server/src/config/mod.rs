@@ -49,7 +49,7 @@ settings! {
         /// Kafka's protocol. Off by default: groups with members and transactions are not there yet.
         kafka: Vec<ListenerSpec> = "off", flag "kafka";
         /// DNS, over UDP and TCP.
-        dns: Vec<ListenerSpec> = "off", flag "dns";
+        dns: Vec<ListenerSpec> = "127.0.0.1:8600", flag "dns";
         /// ZeroMQ devices: `KIND,front=bind:ENDPOINT,back=connect:ENDPOINT[,option=value…]`, KIND one of `streamer`,
         /// `forwarder`, `router`, `majordomo`; an ENDPOINT is `tcp://HOST:PORT` or `ipc://PATH`.
         /// `docs/compatibility-zmtp.md` has the options.
