@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod consul;
 mod failure;
 mod messages;
 mod registry;

@@ -1,0 +1,148 @@
+//! Consul's API and DNS over sockets, without anybody's client.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Server;
+
+const REGISTER: &str = "PUT /v1/agent/service/register";
+
+fn start() -> (Server, SocketAddr) {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), &[("dns", "127.0.0.1:0")]);
+    let listeners = std::fs::read(server.dir.path().join("listeners.json")).unwrap();
+    let listeners: Value = serde_json::from_slice(&listeners).unwrap();
+    let dns = listeners["dns"][0].as_str().unwrap().parse().unwrap();
+    (server, dns)
+}
+
+fn register(server: &Server, id: &str, address: &str) {
+    let body = json!({ "ID": id, "Name": "cart", "Address": address, "Port": 80 }).to_string();
+    assert_eq!(server.http(REGISTER, "localhost", &body), (200, String::new()));
+}
+
+fn query(name: &str, kind: u16) -> Vec<u8> {
+    let mut out = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        out.push(label.len().try_into().unwrap());
+        out.extend_from_slice(label.as_bytes());
+    }
+    out.extend_from_slice(&[0, 0, kind.try_into().unwrap(), 0, 1]);
+    out
+}
+
+/// The code and the number of answers.
+fn verdict(answer: &[u8]) -> (u8, u16) {
+    assert_eq!(&answer[..2], &[0, 7]);
+    (answer[3] & 15, u16::from_be_bytes([answer[6], answer[7]]))
+}
+
+fn over_udp(dns: SocketAddr, query: &[u8]) -> (u8, u16) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.send_to(query, dns).unwrap();
+    let mut room = [0; 4096];
+    let len = socket.recv(&mut room).unwrap();
+    verdict(&room[..len])
+}
+
+#[test]
+fn names_are_answered_over_udp_and_tcp_from_the_moment_of_the_registration() {
+    let (server, dns) = start();
+    assert_eq!(over_udp(dns, &query("cart.service.waypost", 1)), (3, 0));
+    register(&server, "c-1", "10.0.0.1");
+    register(&server, "c-2", "10.0.0.2");
+    assert_eq!(over_udp(dns, &query("cart.service.waypost", 1)), (0, 2));
+    assert_eq!(over_udp(dns, &query("_cart._tcp.service.consul", 33)), (0, 2));
+    let mut stream = TcpStream::connect(dns).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let message = query("cart.service.consul", 1);
+    let framed = [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
+    // Two at once, the second cut in two.
+    stream.write_all(&[&framed[..], &framed[..5]].concat()).unwrap();
+    stream.write_all(&framed[5..]).unwrap();
+    for _ in 0..2 {
+        let mut len = [0; 2];
+        stream.read_exact(&mut len).unwrap();
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(len))];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(verdict(&answer), (0, 2));
+    }
+    assert_eq!(server.http("PUT /v1/agent/service/deregister/c-1", "localhost", "").0, 200);
+    assert_eq!(over_udp(dns, &query("cart.service.waypost", 1)), (0, 1));
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn a_taken_port_of_either_kind_ends_the_start() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let config = super::config::load(None, [], super::flags(dir.path(), &[("dns", &address)])).unwrap().config;
+    let error = waypost_server::run(config, std::future::pending()).unwrap_err();
+    assert!(error.to_string().contains(&address), "{error}");
+    assert_eq!(error.exit_code(), 78);
+}
+
+/// Asks on a connection of its own, and gives the index beside the answer.
+fn look(server: &Server, path: &str) -> (u64, Value) {
+    let mut socket = TcpStream::connect(&server.http).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let index = head.lines().find_map(|line| line.strip_prefix("x-consul-index: ")).unwrap();
+    (index.parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+#[test]
+fn who_waits_is_told_of_what_is_new_and_of_nothing_else() {
+    let (server, _) = start();
+    register(&server, "c-1", "10.0.0.1");
+    let (index, entries) = look(&server, "/v1/health/service/cart?passing");
+    assert_eq!(entries.as_array().unwrap().len(), 1);
+    let begin = Instant::now();
+    let path = format!("/v1/health/service/cart?passing&index={index}&wait=15s");
+    let told = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| look(&server, &path));
+        std::thread::sleep(Duration::from_millis(200));
+        register(&server, "c-1", "10.0.0.1");
+        let other = json!({ "Name": "other", "Address": "10.0.0.9" }).to_string();
+        assert_eq!(server.http(REGISTER, "localhost", &other).0, 200);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!waiter.is_finished());
+        register(&server, "c-2", "10.0.0.2");
+        waiter.join().unwrap()
+    });
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(told.0 > index);
+    assert_eq!(told.1.as_array().unwrap().len(), 2);
+    let begin = Instant::now();
+    let (same, _) = look(&server, &format!("/v1/health/service/cart?index={}&wait=300ms", told.0));
+    assert_eq!(same, told.0);
+    assert!((Duration::from_millis(290)..Duration::from_secs(5)).contains(&begin.elapsed()));
+}
+
+#[test]
+fn failures_are_texts_as_consul_has_them() {
+    let (server, _) = start();
+    for (request, body, status, text) in [
+        ("GET /v1/catalog/services?wait=55", "", 400, "Invalid wait time"),
+        ("GET /v1/catalog/services?stale&consistent", "", 400, "Cannot specify ?stale"),
+        ("PUT /v1/agent/service/register", "{", 400, "Request decode failed: "),
+        ("PUT /v1/agent/service/register", "{}", 400, "Missing service name"),
+        ("PUT /v1/agent/check/pass/service:x", "", 404, "Unknown check ID"),
+        ("PUT /v1/agent/service/deregister/x", "", 404, "Unknown service ID"),
+        ("POST /v1/catalog/services", "", 405, ""),
+        ("GET /v1/nothing", "", 404, "Invalid URL path"),
+        ("GET /v1/acl/tokens", "", 401, "ACL support disabled"),
+        ("GET /v1/connect/ca/roots", "", 501, "no service mesh"),
+        ("GET /v1/health/service/x?filter=Nothing==1", "", 400, "Nothing"),
+    ] {
+        let (code, answer) = server.http(request, "localhost", body);
+        assert!(code == status && answer.contains(text), "{request}: {code} {answer}");
+    }
+}
