@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn delays_grow_up_to_a_maximum_and_begin_anew_after_a_success() {
         let mut dial = Dial::new(Endpoint::Ipc("x".into()), 7, Millis(0));
-        let mut wait = |dial: &mut Dial| {
+        let wait = |dial: &mut Dial| {
             dial.failed(Millis(1000));
             dial.due().unwrap().since(Millis(1000))
         };

@@ -19,6 +19,7 @@ use waypost_model::Refusal;
 use waypost_zmtp::device::{Device, End, Forwarder, Router, Streamer};
 use waypost_zmtp::engine::{Heartbeat, Limits};
 use waypost_zmtp::majordomo::Pace;
+use waypost_zmtp::pattern::fanout::Overflow;
 use waypost_zmtp::{EngineConfig, SocketType};
 
 use bridge::{Ends, ExchangeBridge, MajordomoBridge, Place, QueueBridge};
@@ -36,6 +37,8 @@ use worker::{EndConfig, Handle, Worker};
 
 /// How long a peer may take for its handshake, ms; as libzmq.
 const HANDSHAKE_MS: u64 = 30_000;
+/// See [`back_bytes`].
+const BLOCKING_BYTES: usize = 1024 * 1024;
 /// How long a peer may be silent after a ping, in intervals between pings.
 const HEARTBEAT_TIMEOUT_INTERVALS: u64 = 2;
 
@@ -83,7 +86,8 @@ impl ReservedDevice {
             }
         }
         let (front, back) = socket_types(spec.kind);
-        let ends = [end_config(&spec.front, front)?, end_config(&spec.back, back)?];
+        let ends =
+            [end_config(&spec.front, front, Limits::default().bytes)?, end_config(&spec.back, back, back_bytes(spec))?];
         let stats = Arc::new(DeviceStats::new(name, spec.kind.name()));
         Ok(ReservedDevice { spec: spec.clone(), bound, dials, ends, stats })
     }
@@ -123,7 +127,16 @@ const fn socket_types(kind: Kind) -> (SocketType, SocketType) {
     }
 }
 
-fn end_config(spec: &EndSpec, socket_type: SocketType) -> Result<EndConfig, ServeError> {
+/// Bytes that may wait for a peer at the back. Where producers wait for room, no more than keeps sockets busy: what waits
+/// then waits with the producers. Where it would be dropped, plenty.
+fn back_bytes(spec: &DeviceSpec) -> usize {
+    if spec.kind == Kind::Forwarder && spec.overflow == Overflow::Drop {
+        return Limits::default().bytes;
+    }
+    BLOCKING_BYTES
+}
+
+fn end_config(spec: &EndSpec, socket_type: SocketType, bytes: usize) -> Result<EndConfig, ServeError> {
     let interval_ms = u64::try_from(spec.heartbeat.as_millis()).unwrap_or(u64::MAX);
     let timeout_ms = interval_ms.saturating_mul(HEARTBEAT_TIMEOUT_INTERVALS);
     let heartbeat = (interval_ms > 0).then(|| Heartbeat {
@@ -139,7 +152,7 @@ fn end_config(spec: &EndSpec, socket_type: SocketType) -> Result<EndConfig, Serv
         heartbeat,
         ..EngineConfig::new(socket_type)
     };
-    let limits = Limits { messages: spec.hwm, ..Limits::default() };
+    let limits = Limits { messages: spec.hwm, bytes };
     Ok(EndConfig { engine: Arc::new(engine), limits })
 }
 

@@ -46,7 +46,7 @@ impl ExchangeBridge {
     ) -> Result<ExchangeBridge, Refusal> {
         declare(place, exchange)?;
         let kind = place.core.broker().exchange(&place.vhost, exchange)?.kind;
-        if ends.back && !matches!(&*kind, "topic" | "fanout") {
+        if ends.back && !matches!(kind, "topic" | "fanout") {
             let text = format!("exchange '{exchange}' is of type {kind}: subscribers need one of type topic or fanout");
             return Err(Refusal::precondition_failed(text));
         }
