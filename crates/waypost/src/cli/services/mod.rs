@@ -30,7 +30,7 @@ pub enum Services {
     /// Register an instance, or change what is said of one
     #[command(after_help = "Example: waypost services register cart --id cart-1 --address 10.0.0.7 --port 8080 \
         --at-version 2.1.0 --zone eu-1 --tag gpu --ttl 15s")]
-    Register(register::Register),
+    Register(Box<register::Register>),
     /// Let an instance finish what it has, and give it nothing more
     Drain(register::Drain),
     /// Take an instance out
