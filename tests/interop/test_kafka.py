@@ -146,12 +146,12 @@ def test_topics_are_made_configured_extended_and_deleted(node, name):
     settings = client.describe_configs([resource])[resource].result(20)
     assert (settings["retention.ms"].value, settings["cleanup.policy"].value) == ("60000", "delete")
     change = librdkafka.ConfigEntry(
-        "cleanup.policy", "compact", incremental_operation=librdkafka.AlterConfigOpType.APPEND
+        "retention.ms", "120000", incremental_operation=librdkafka.AlterConfigOpType.SET
     )
     altered = librdkafka.ConfigResource("topic", topic, incremental_configs=[change])
     client.incremental_alter_configs([altered])[altered].result(20)
     settings = client.describe_configs([resource])[resource].result(20)
-    assert settings["cleanup.policy"].value == "delete,compact"
+    assert settings["retention.ms"].value == "120000"
     client.create_partitions([librdkafka.NewPartitions(topic, 5)])[topic].result(20)
     assert len(client.list_topics(topic, 20).topics[topic].partitions) == 5
     client.delete_topics([topic])[topic].result(20)

@@ -43,10 +43,6 @@ enum Rule {
     Number(i64, i64),
     /// One of these.
     OneOf(&'static [&'static str]),
-    /// Some of these.
-    SomeOf(&'static [&'static str]),
-    /// Any number from 0 to 1.
-    Ratio,
     /// Only its default: anything else would ask for what is not done here.
     Fixed,
 }
@@ -61,8 +57,8 @@ pub const SETTINGS: &[Setting] = &[
         "cleanup.policy",
         Kind::List,
         "delete",
-        Rule::SomeOf(&["delete", "compact"]),
-        "What becomes of old records: `delete` removes what retention does not keep, `compact` keeps the last record of every key.",
+        Rule::Fixed,
+        "What becomes of old records: `delete` removes what retention does not keep. Nothing is compacted yet.",
     ),
     setting(
         "compression.type",
@@ -75,8 +71,8 @@ pub const SETTINGS: &[Setting] = &[
         "delete.retention.ms",
         Kind::Long,
         "86400000",
-        Rule::Number(0, i64::MAX),
-        "How long the removal of a key stays to be seen in a compacted topic.",
+        Rule::Fixed,
+        "Nothing is compacted yet: only topics that delete.",
     ),
     setting(
         "durability",
@@ -111,8 +107,8 @@ pub const SETTINGS: &[Setting] = &[
         "max.compaction.lag.ms",
         Kind::Long,
         "9223372036854775807",
-        Rule::Number(1, i64::MAX),
-        "A record is compacted at the latest when it is so old.",
+        Rule::Fixed,
+        "Nothing is compacted yet: only topics that delete.",
     ),
     setting("max.message.bytes", Kind::Int, "1048588", Rule::Number(0, 128 << 20), "The largest batch."),
     setting(
@@ -140,15 +136,15 @@ pub const SETTINGS: &[Setting] = &[
         "min.cleanable.dirty.ratio",
         Kind::Double,
         "0.5",
-        Rule::Ratio,
-        "Which part of a compacted topic is new before it is compacted again.",
+        Rule::Fixed,
+        "Nothing is compacted yet: only topics that delete.",
     ),
     setting(
         "min.compaction.lag.ms",
         Kind::Long,
         "0",
-        Rule::Number(0, i64::MAX),
-        "A record is not compacted before it is so old.",
+        Rule::Fixed,
+        "Nothing is compacted yet: only topics that delete.",
     ),
     setting(
         "min.insync.replicas",
@@ -237,14 +233,6 @@ impl Setting {
             },
             Rule::OneOf(all) if all.contains(&value) => Ok(()),
             Rule::OneOf(all) => Err(invalid(format!("one of {}", all.join(", ")))),
-            Rule::SomeOf(all) => {
-                let known = |word: &str| all.contains(&word.trim());
-                if value.split(',').all(known) { Ok(()) } else { Err(invalid(format!("of {}", all.join(", ")))) }
-            }
-            Rule::Ratio => match value.trim().parse::<f64>() {
-                Ok(n) if (0.0..=1.0).contains(&n) => Ok(()),
-                _ => Err(invalid("a number from 0 to 1".to_owned())),
-            },
             Rule::Fixed if value == self.default => Ok(()),
             Rule::Fixed => Err(invalid(format!("only {} is supported: {}", self.default, self.about))),
         }
@@ -255,10 +243,6 @@ impl Setting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
     set: BTreeMap<&'static str, Box<str>>,
-    /// Old batches are removed.
-    pub deletes: bool,
-    /// Only the last record of every key is kept.
-    pub compacts: bool,
     /// For so long.
     pub retention_ms: Option<u64>,
     /// For so many bytes of a partition.
@@ -314,10 +298,7 @@ impl TopicConfig {
         let text =
             |name: &'static str| set.get(name).map(|v| &**v).unwrap_or_else(|| find(name).map_or("", |s| s.default));
         let number = |name| text(name).parse::<i64>().unwrap_or(-1);
-        let has = |word: &str| text("cleanup.policy").split(',').any(|w| w.trim() == word);
         TopicConfig {
-            deletes: has("delete"),
-            compacts: has("compact"),
             retention_ms: u64::try_from(number("retention.ms")).ok(),
             retention_bytes: u64::try_from(number("retention.bytes")).ok(),
             max_message_bytes: usize::try_from(number("max.message.bytes")).unwrap_or(0),
@@ -362,11 +343,11 @@ mod tests {
 
     #[test]
     fn what_is_set_counts_and_what_is_unset_goes_back() {
-        let config = TopicConfig::parse([("cleanup.policy", "compact, delete"), ("retention.ms", "-1")]).unwrap();
-        assert!(config.compacts && config.deletes && config.retention_ms.is_none());
-        let back = config.with([("retention.ms", None), ("cleanup.policy", Some("compact"))]).unwrap();
-        assert_eq!((back.retention_ms, back.deletes), (Some(604_800_000), false));
-        assert_eq!(back.value(find("cleanup.policy").unwrap()), ("compact", true));
+        let config = TopicConfig::parse([("durability", "os"), ("retention.ms", "-1")]).unwrap();
+        assert!(config.durable_by_os && config.retention_ms.is_none());
+        let back = config.with([("retention.ms", None), ("durability", Some("disk"))]).unwrap();
+        assert_eq!((back.retention_ms, back.durable_by_os), (Some(604_800_000), false));
+        assert_eq!(back.value(find("durability").unwrap()), ("disk", true));
         assert_eq!(back.value(find("retention.ms").unwrap()), ("604800000", false));
     }
 
@@ -376,11 +357,11 @@ mod tests {
         for (name, value) in [
             ("retention.ms", "soon"),
             ("retention.ms", "-2"),
-            ("cleanup.policy", "delete,burn"),
+            ("cleanup.policy", "compact"),
             ("min.insync.replicas", "2"),
             ("compression.type", "gzip"),
             ("message.timestamp.type", "logappendtime"),
-            ("min.cleanable.dirty.ratio", "1.5"),
+            ("min.cleanable.dirty.ratio", "0.1"),
         ] {
             assert!(matches!(TopicConfig::parse([(name, value)]), Err(ConfigFault::Invalid { .. })), "{name}={value}");
         }

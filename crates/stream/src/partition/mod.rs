@@ -437,9 +437,6 @@ impl Partition {
 
     /// Removes what the topic's retention no longer keeps. Empty, if it keeps everything.
     pub fn retain(&mut self, config: &TopicConfig, now: Millis) -> Vec<Op> {
-        if !config.deletes {
-            return Vec::new();
-        }
         let old = config.retention_ms.map(|ms| Millis(now.0.saturating_sub(ms)));
         let mut cut = self.start;
         let mut bytes = self.index.bytes();
