@@ -93,7 +93,7 @@ impl Shard {
             q.mailbox_mut(cx);
         }
         let roster = q.roster.get_or_insert_default();
-        let slot = roster.add(Consumer::new(id, new));
+        let slot = roster.add(Consumer::new(id, new), sharing);
         roster.elect(sharing);
         if let Some(mb) = q.mailbox.as_deref_mut() {
             mb.seat_consumer(slot, claim.as_ref(), unlimited, cx.now);
@@ -218,11 +218,12 @@ impl Shard {
         let Some(q) = at(&mut self.queues, index) else {
             return fresh;
         };
+        let sharing = q.sharing();
         let roster = q.roster.get_or_insert_default();
         let slot = match roster.stand_in(conn, channel) {
             Some(slot) => slot,
             None => {
-                let slot = roster.add(Consumer::stand_in(fresh, conn, channel));
+                let slot = roster.add(Consumer::stand_in(fresh, conn, channel), sharing);
                 self.consumers.insert(fresh, Place { queue: index, slot });
                 slot
             }

@@ -1,8 +1,9 @@
 //! The consumers of a queue, and whose turn it is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
-use waypost_model::{ChannelId, ConnId};
+use waypost_model::{ChannelId, ConnId, ConsumerId};
 
 use super::consumer::Consumer;
 
@@ -10,23 +11,71 @@ use super::consumer::Consumer;
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     slots: Vec<Option<Box<Consumer>>>,
+    /// The neighbours of each slot in the ring of its priority; they mean nothing while it is not listed.
+    links: Vec<Links>,
     free: Vec<u32>,
     /// By priority, the highest first.
     groups: Vec<Group>,
     live: u32,
     exclusive: bool,
-    /// Who is next to be the single active consumer: the first of those with the highest priority.
-    best: Option<u32>,
+    /// With single active consumer: those that were not cancelled, who is next to be active first: of the highest priority
+    /// the one that has been there longest.
+    heirs: BTreeSet<(Reverse<i32>, ConsumerId, u32)>,
     /// With single active consumer: who gets the messages.
     active: Option<u32>,
     stand_ins: BTreeMap<(ConnId, ChannelId), u32>,
 }
 
-/// Consumers of one priority that may have credit, in order of service.
+/// Consumers of one priority that may have credit, in order of service: a ring, so that any of them can leave without a look
+/// at the others, and so that passing the turn on moves nobody.
 #[derive(Debug)]
 struct Group {
     priority: i32,
-    order: VecDeque<u32>,
+    /// Whose turn it is; means nothing if the ring is empty.
+    front: u32,
+    len: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Links {
+    before: u32,
+    after: u32,
+}
+
+impl Group {
+    /// Comes last.
+    fn push(&mut self, slot: u32, links: &mut [Links]) {
+        if self.len == 0 {
+            self.front = slot;
+            set(links, slot, |l| *l = Links { before: slot, after: slot });
+        } else {
+            let (front, last) = (self.front, links_of(links, self.front).before);
+            set(links, slot, |l| *l = Links { before: last, after: front });
+            set(links, last, |l| l.after = slot);
+            set(links, front, |l| l.before = slot);
+        }
+        self.len += 1;
+    }
+
+    fn leave(&mut self, slot: u32, links: &mut [Links]) {
+        let Links { before, after } = links_of(links, slot);
+        set(links, before, |l| l.after = after);
+        set(links, after, |l| l.before = before);
+        if self.front == slot {
+            self.front = after;
+        }
+        self.len -= 1;
+    }
+}
+
+fn links_of(links: &[Links], slot: u32) -> Links {
+    links.get(slot as usize).copied().unwrap_or_default()
+}
+
+fn set(links: &mut [Links], slot: u32, change: impl FnOnce(&mut Links)) {
+    if let Some(l) = links.get_mut(slot as usize) {
+        change(l);
+    }
 }
 
 /// Whose turn it is.
@@ -82,9 +131,10 @@ impl Roster {
         self.stand_ins.get(&(conn, channel)).copied()
     }
 
-    pub fn add(&mut self, consumer: Consumer) -> u32 {
+    pub fn add(&mut self, consumer: Consumer, sharing: Sharing) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
+            self.links.push(Links::default());
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         if consumer.is_stand_in() {
@@ -92,9 +142,8 @@ impl Roster {
         } else {
             self.live += 1;
             self.exclusive |= consumer.exclusive;
-            let now = self.best.and_then(|s| self.get(s)).map(|c| c.priority);
-            if now.is_none_or(|p| p < consumer.priority) {
-                self.best = Some(slot);
+            if sharing == Sharing::SingleActive {
+                self.heirs.insert((Reverse(consumer.priority), consumer.id, slot));
             }
         }
         if let Some(place) = self.slots.get_mut(slot as usize) {
@@ -112,14 +161,18 @@ impl Roster {
         }
         c.listed = true;
         let priority = c.priority;
-        match self.groups.binary_search_by(|g| priority.cmp(&g.priority)) {
-            Ok(i) => {
-                if let Some(g) = self.groups.get_mut(i) {
-                    g.order.push_back(slot);
-                }
-            }
-            Err(i) => self.groups.insert(i, Group { priority, order: VecDeque::from([slot]) }),
+        let i = self.group(priority).unwrap_or_else(|i| {
+            self.groups.insert(i, Group { priority, front: slot, len: 0 });
+            i
+        });
+        if let Some(g) = self.groups.get_mut(i) {
+            g.push(slot, &mut self.links);
         }
+    }
+
+    /// Where the group of a priority is, or would be.
+    fn group(&self, priority: i32) -> Result<usize, usize> {
+        self.groups.binary_search_by(|g| priority.cmp(&g.priority))
     }
 
     /// Ends a consumer; it keeps what it holds. `false` if it had ended before.
@@ -128,26 +181,24 @@ impl Roster {
             return false;
         };
         c.ended = true;
+        let (priority, id) = (c.priority, c.id);
+        let listed = std::mem::take(&mut c.listed);
         self.live -= 1;
         // An exclusive consumer is alone.
         self.exclusive = false;
-        self.unlist(slot);
-        if self.best == Some(slot) {
-            let rank = |(_, c): &(u32, &Consumer)| (std::cmp::Reverse(c.priority), c.id);
-            let live = self.iter().filter(|(_, c)| !c.ended);
-            self.best = live.min_by_key(rank).map(|(slot, _)| slot);
+        self.heirs.remove(&(Reverse(priority), id, slot));
+        if let Ok(i) = self.group(priority)
+            && let Some(g) = self.groups.get_mut(i)
+        {
+            if listed {
+                g.leave(slot, &mut self.links);
+            }
+            // Also if it was without credit: so there are never more groups than consumers.
+            if g.len == 0 {
+                self.groups.remove(i);
+            }
         }
         true
-    }
-
-    fn unlist(&mut self, slot: u32) {
-        if let Some(c) = self.get_mut(slot) {
-            c.listed = false;
-        }
-        for g in &mut self.groups {
-            g.order.retain(|s| *s != slot);
-        }
-        self.groups.retain(|g| !g.order.is_empty());
     }
 
     /// Removes a consumer that has ended.
@@ -183,17 +234,14 @@ impl Roster {
     fn next_in_turn(&mut self) -> Option<Turn> {
         let mut i = 0;
         while let Some(g) = self.groups.get_mut(i) {
-            while let Some(&slot) = g.order.front() {
-                let c = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut);
-                match c {
-                    Some(c) if c.has_credit() => {
-                        let peers = u32::try_from(g.order.len()).unwrap_or(u32::MAX);
-                        return Some(Turn { slot, peers, group: Some(i) });
-                    }
+            while g.len > 0 {
+                let slot = g.front;
+                match self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) {
+                    Some(c) if c.has_credit() => return Some(Turn { slot, peers: g.len, group: Some(i) }),
                     Some(c) => c.listed = false,
                     None => {}
                 }
-                g.order.pop_front();
+                g.leave(slot, &mut self.links);
             }
             i += 1;
         }
@@ -205,15 +253,14 @@ impl Roster {
         if turn.peers > 1
             && let Some(g) = turn.group.and_then(|i| self.groups.get_mut(i))
         {
-            g.order.rotate_left(1);
+            g.front = links_of(&self.links, g.front).after;
         }
     }
 
     /// The single active consumer. Its successor, or one of a higher priority, takes over as soon as it holds nothing;
     /// until then nobody is served: what it gives back comes before what nobody has seen.
     pub fn single_active(&mut self) -> Option<u32> {
-        let slot = self.best?;
-        let priority = self.get(slot)?.priority;
+        let &(Reverse(priority), _, slot) = self.heirs.first()?;
         match self.active.and_then(|s| self.get(s)) {
             Some(now) if !now.ended && now.priority >= priority => {}
             Some(now) if now.held.messages() > 0 => return None,

@@ -313,7 +313,7 @@ impl Mailbox {
     fn next_member(&mut self) -> Option<u32> {
         let m = self.dirty_members.pop()?;
         if let Some(member) = self.member_mut(m) {
-            member.dirty = false;
+            member.dirty = None;
         }
         Some(m)
     }

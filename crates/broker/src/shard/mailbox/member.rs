@@ -74,6 +74,8 @@ pub(super) struct Member {
     pub gone: bool,
     /// Its consumers that were not cancelled, by their places in the roster.
     pub consumers: Vec<u32>,
+    /// How many consumers are part of it, the cancelled ones that hold something included.
+    pub seats: u32,
     /// What all of its consumers hold, the cancelled ones included.
     pub in_flight: u32,
     /// Acknowledgement latency, ms; `None` before the first.
@@ -91,8 +93,8 @@ pub(super) struct Member {
     pub zone: u8,
     /// The lanes whose messages it may take, as far as its selectors and standing say.
     pub lanes: Lanes,
-    /// On the list of those who may have got credit.
-    pub dirty: bool,
+    /// Where it is on the list of those who may have got credit, if it is.
+    pub dirty: Option<u32>,
 }
 
 /// What became of a member that kept failing.
@@ -112,6 +114,7 @@ impl Member {
             incarnation,
             gone: false,
             consumers: Vec::new(),
+            seats: 0,
             in_flight: 0,
             latency: None,
             heard: now,
@@ -121,7 +124,7 @@ impl Member {
             ejected: None,
             zone: 0,
             lanes: Lanes::default(),
-            dirty: false,
+            dirty: None,
         }
     }
 

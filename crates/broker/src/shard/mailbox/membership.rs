@@ -37,6 +37,7 @@ impl Mailbox {
         }
         if let Some(member) = self.member_mut(m) {
             member.consumers.push(consumer);
+            member.seats += 1;
         }
         self.place_member(m);
     }
@@ -64,6 +65,7 @@ impl Mailbox {
         if member.incarnation != claim.incarnation {
             *member = Member {
                 consumers: std::mem::take(&mut member.consumers),
+                seats: member.seats,
                 in_flight: member.in_flight,
                 lanes: std::mem::take(&mut member.lanes),
                 dirty: member.dirty,
@@ -143,18 +145,22 @@ impl Mailbox {
             return;
         };
         self.lanes.iter_mut().filter_map(|l| l.keyed.as_mut()).for_each(|k| k.forget(consumer));
+        if let Some(member) = self.member_mut(seat.member) {
+            member.seats -= 1;
+        }
         self.drop_member(seat.member);
     }
 
     /// Forgets a member that is nobody any more.
     fn drop_member(&mut self, m: u32) {
-        let spent = |x: &Member| (x.gone || x.instance.is_none()) && x.consumers.is_empty();
-        if !self.member(m).is_some_and(spent) || self.seats.iter().flatten().any(|s| s.member == m) {
+        let spent = |x: &Member| (x.gone || x.instance.is_none()) && x.seats == 0;
+        if !self.member(m).is_some_and(spent) {
             return;
         }
         for lane in 0..self.lanes.len() as u16 {
             self.unlist(lane, m);
         }
+        self.clean(m);
         if let Some(member) = self.members.get_mut(m as usize).and_then(Option::take)
             && let Some(i) = member.instance
         {
@@ -163,14 +169,29 @@ impl Mailbox {
         if let Some(cost) = self.costs.get_mut(m as usize) {
             *cost = f32::INFINITY;
         }
-        self.dirty_members.retain(|d| *d != m);
         self.free_members.push(m);
+    }
+
+    /// Takes a member off the list of those who may have got credit.
+    fn clean(&mut self, m: u32) {
+        let Some(at) = self.member_mut(m).and_then(|x| x.dirty.take()) else {
+            return;
+        };
+        self.dirty_members.swap_remove(at as usize);
+        if let Some(moved) = self.dirty_members.get(at as usize).copied()
+            && let Some(x) = self.member_mut(moved)
+        {
+            x.dirty = Some(at);
+        }
     }
 
     fn unlist(&mut self, lane: u16, m: u32) {
         if let Some(l) = self.lanes.get_mut(usize::from(lane)) {
-            l.passing.retain(|x| *x != m);
-            l.warning.retain(|x| *x != m);
+            for list in [&mut l.passing, &mut l.warning] {
+                if let Ok(at) = list.binary_search(&m) {
+                    list.remove(at);
+                }
+            }
         }
         if let Some(member) = self.member_mut(m) {
             member.lanes.set(lane, false);
@@ -201,7 +222,10 @@ impl Mailbox {
             return;
         }
         member.lanes.set(lane, true);
-        if member.is_passing() { &mut l.passing } else { &mut l.warning }.push(m);
+        let list = if member.is_passing() { &mut l.passing } else { &mut l.warning };
+        if let Err(at) = list.binary_search(&m) {
+            list.insert(at, m);
+        }
     }
 
     fn recipient_is_back(&mut self, id: &str) {

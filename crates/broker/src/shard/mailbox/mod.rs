@@ -401,14 +401,19 @@ impl Mailbox {
     /// A member may have got credit.
     pub fn mark_member(&mut self, m: u32) {
         if let Some(member) = self.members.get_mut(m as usize).and_then(Option::as_mut)
-            && !std::mem::replace(&mut member.dirty, true)
+            && member.dirty.is_none()
         {
+            member.dirty = Some(self.dirty_members.len() as u32);
             self.dirty_members.push(m);
         }
     }
 
     /// Everybody may take something that he could not take before.
     pub fn mark_all(&mut self) {
+        // When very many leave at once, each of them calls this.
+        if self.dirty_members.len() + self.free_members.len() == self.members.len() {
+            return;
+        }
         (0..self.members.len() as u32).for_each(|m| self.mark_member(m));
     }
 

@@ -6,6 +6,7 @@ mod expiry;
 mod journal;
 mod limits;
 mod mailbox;
+mod many;
 mod memory;
 mod model;
 mod naive;
