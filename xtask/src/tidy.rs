@@ -20,14 +20,36 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("waypost-broker", &["waypost-model"]),
     ("waypost-registry", &["waypost-model"]),
     ("waypost-storage", &["waypost-model"]),
-    ("waypost-server", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-dns", "waypost-kafka", "waypost-registry", "waypost-storage", "waypost-stream", "waypost-zmtp"]),
+    (
+        "waypost-server",
+        &[
+            "waypost-model",
+            "waypost-amqp",
+            "waypost-broker",
+            "waypost-dns",
+            "waypost-kafka",
+            "waypost-registry",
+            "waypost-storage",
+            "waypost-stream",
+            "waypost-zmtp",
+        ],
+    ),
     ("waypost", &["waypost-server", "waypost-model", "waypost-amqp", "waypost-storage", "waypost-zmtp"]),
     ("waypost-sim", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry", "waypost-storage"]),
     ("xtask", &[]),
 ];
 
 /// No clock, no randomness, no sockets, no files: these run in the simulator as they are.
-const PURE: &[&str] = &["waypost-model", "waypost-kafka", "waypost-stream", "waypost-zmtp", "waypost-dns", "waypost-amqp", "waypost-broker", "waypost-registry"];
+const PURE: &[&str] = &[
+    "waypost-model",
+    "waypost-kafka",
+    "waypost-stream",
+    "waypost-zmtp",
+    "waypost-dns",
+    "waypost-amqp",
+    "waypost-broker",
+    "waypost-registry",
+];
 
 /// What a pure crate must not depend on, not even through another.
 const IMPURE: &[&str] = &["tokio", "mio", "rand", "getrandom", "socket2", "rustix"];

@@ -133,7 +133,17 @@ fn exit_codes_tell_what_went_wrong() {
     s.run(&["consume", "q", "--ack", "auto", "-n", "1"], 2);
     s.run(&["check-config", "--amqp", "nonsense"], 78);
     s.run(
-        &["serve", "--data-dir", s.dir.path().join("other").to_str().unwrap(), "--http", "off", "--dns", "off", "--amqp", &s.amqp],
+        &[
+            "serve",
+            "--data-dir",
+            s.dir.path().join("other").to_str().unwrap(),
+            "--http",
+            "off",
+            "--dns",
+            "off",
+            "--amqp",
+            &s.amqp,
+        ],
         78,
     );
 }

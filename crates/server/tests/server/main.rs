@@ -30,8 +30,13 @@ struct Server {
 
 fn flags(dir: &Path, more: &[(&str, &str)]) -> Vec<(String, Vec<String>)> {
     let dir = dir.display().to_string();
-    let base =
-        [("data-dir", dir.as_str()), ("amqp", "127.0.0.1:0"), ("http", "127.0.0.1:0"), ("dns", "off"), ("disk-free-limit", "0B")];
+    let base = [
+        ("data-dir", dir.as_str()),
+        ("amqp", "127.0.0.1:0"),
+        ("http", "127.0.0.1:0"),
+        ("dns", "off"),
+        ("disk-free-limit", "0B"),
+    ];
     let mut all: Vec<(String, Vec<String>)> = Vec::new();
     for (name, value) in base.iter().chain(more) {
         all.retain(|(n, _)| n != name);

@@ -190,10 +190,8 @@ impl Api {
 
     fn ask(&self, method: &str, path: &ApiPath, body: Option<&Value>) -> Result<Value, Failure> {
         let text = body.map(Value::to_string);
-        let content = text.as_ref().map(|text| Content {
-            content_type: Some("application/json"),
-            bytes: text.as_bytes(),
-        });
+        let content =
+            text.as_ref().map(|text| Content { content_type: Some("application/json"), bytes: text.as_bytes() });
         self.send(method, path, content, &[]).map(|answer| answer.json())
     }
 

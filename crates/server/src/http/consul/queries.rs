@@ -384,7 +384,12 @@ mod tests {
         assert!(added.is_ok());
         assert!(queries.change(|kept| is_free(kept, "/", "a", "2")).is_err());
         let template = Template { kind: PREFIX_MATCH.into(), regexp: String::new() };
-        let begins = |name: &str| Prepared { name: name.into(), vhost: "/".into(), template: template.clone(), ..Prepared::default() };
+        let begins = |name: &str| Prepared {
+            name: name.into(),
+            vhost: "/".into(),
+            template: template.clone(),
+            ..Prepared::default()
+        };
         let added = queries.change(|kept| {
             kept.queries.extend([begins("geo-"), begins("geo-db-")]);
             Ok(())
