@@ -25,7 +25,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -68,6 +69,15 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection may be without a request, and a client take to send the head of one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// What may be answered without a look at the body.
+const BEFORE_THE_BODY: [StatusCode; 5] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::METHOD_NOT_ALLOWED,
+];
 
 /// What the connections of a listener have in common.
 pub struct HttpListener {
@@ -172,12 +182,14 @@ impl HttpListener {
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {
         let head = request.method() == Method::HEAD;
+        let has_body = !request.body().is_end_stream();
         let result = match request.uri().path() {
             "/livez" => health::livez(),
             "/readyz" => health::readyz(&self.node),
             _ if !request::host_is_ours(&request, self.address, &self.hosts) => {
                 Err(Failure::new(StatusCode::FORBIDDEN, "this host or origin is not allowed; see http.allowed_hosts"))
             }
+            _ if !request::query_is_text(request.uri()) => Err(Failure::bad("bad escape in the query")),
             "/metrics" => {
                 let node = Arc::clone(&self.node);
                 self.aside(&Method::GET, move || metrics::page(&node)).await
@@ -185,6 +197,10 @@ impl HttpListener {
             _ => pages::answer(self, request, peer).await,
         };
         let mut answer = result.unwrap_or_else(Failure::into_answer);
+        // Who was refused before the body was read may find the connection closed behind the answer: said, it is no surprise.
+        if has_body && BEFORE_THE_BODY.contains(&answer.status()) {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if head {
             *answer.body_mut() = Body::default();
         }
@@ -201,6 +217,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
     let mut answer = Response::new(Body::Whole(body.into()));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }

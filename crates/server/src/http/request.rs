@@ -141,6 +141,11 @@ pub(super) fn pairs(uri: &hyper::Uri) -> impl Iterator<Item = (String, String)> 
     form(uri.query().unwrap_or_default())
 }
 
+/// Whether all of a query can be decoded: of what cannot, nobody would notice that it is left out.
+pub(super) fn query_is_text(uri: &hyper::Uri) -> bool {
+    uri.query().is_none_or(|query| query.split(['&', '=']).all(|part| decode(part).is_some()))
+}
+
 /// The pairs of a form (`application/x-www-form-urlencoded`), or of a query string.
 pub(super) fn form(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
     text.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {

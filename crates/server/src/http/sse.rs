@@ -50,6 +50,11 @@ impl Events {
         matches!(tokio::time::timeout(STALL_TIMEOUT, self.0.send(event)).await, Ok(Ok(())))
     }
 
+    /// Waits until no event waits any more. False as in [`Events::send`].
+    pub(super) async fn room(&self) -> bool {
+        matches!(tokio::time::timeout(STALL_TIMEOUT, self.0.reserve_many(EVENTS_AHEAD)).await, Ok(Ok(_)))
+    }
+
     /// Sends a comment. False as in [`Events::send`].
     pub(super) async fn keep_alive(&self) -> bool {
         self.send(Bytes::from_static(b":\n\n")).await
@@ -86,6 +91,19 @@ mod tests {
     fn an_event_on_the_wire() {
         assert_eq!(encode("change", Some(7), "{\n}"), "event: change\nid: 7\ndata: {\ndata: }\n\n");
         assert_eq!(encode("gone", None, "x"), "event: gone\ndata: x\n\n");
+    }
+
+    #[tokio::test]
+    async fn room_is_what_nobody_waits_in() {
+        let (events, answer) = stream();
+        let Body::Stream(mut parts) = answer.into_body() else { unreachable!("a stream") };
+        assert!(events.room().await && events.send(Bytes::from_static(b"x")).await);
+        let waits = tokio::time::timeout(Duration::from_millis(50), events.room()).await;
+        assert!(waits.is_err(), "one event waits");
+        parts.recv().await.unwrap();
+        assert!(events.room().await);
+        drop(parts);
+        assert!(!events.room().await, "the client is gone");
     }
 
     #[test]

@@ -24,6 +24,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection without requests is kept so long: less than servers usually do.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// What is read behind the head of an answer that nobody wants, so that its connection can be used again, bytes.
+const REST_MAX: usize = 64 * 1024;
+
+/// How long that is waited for.
+const REST_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// What a client is called.
 const AGENT: &str = concat!("waypost/", env!("CARGO_PKG_VERSION"));
 
@@ -63,11 +69,12 @@ impl Client {
         Client { endpoint, allow, tls, idle: Mutex::default(), idle_max, answer_max }
     }
 
-    /// Posts a body, and takes the answer whole.
+    /// Posts a body. The answer of a success is taken whole if it is `wanted`; else its head says all, and what comes behind
+    /// it is not waited for.
     ///
     /// # Errors
-    /// When there is no connection, it breaks off, or the answer is too large.
-    pub(crate) async fn post(&self, headers: HeaderMap, body: Bytes) -> io::Result<Answered> {
+    /// When there is no connection, it breaks off, or a wanted answer is too large.
+    pub(crate) async fn post(&self, headers: HeaderMap, body: Bytes, wanted: bool) -> io::Result<Answered> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.path.clone().into();
@@ -76,11 +83,20 @@ impl Client {
         request.headers_mut().insert(HOST, host);
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let (mut sender, answer) = self.send(request).await?;
-        let answered = self.take(answer).await?;
-        if sender.ready().await.is_ok() {
+        if wanted && answer.status().is_success() {
+            let answered = self.take(answer).await?;
+            if sender.ready().await.is_ok() {
+                self.keep(sender);
+            }
+            return Ok(answered);
+        }
+        let (head, body) = answer.into_parts();
+        // A connection with much behind its answer is not worth keeping.
+        let rest = tokio::time::timeout(REST_TIMEOUT, Limited::new(body, REST_MAX).collect()).await;
+        if matches!(rest, Ok(Ok(_))) && sender.ready().await.is_ok() {
             self.keep(sender);
         }
-        Ok(answered)
+        Ok(Answered { status: head.status, headers: head.headers, body: Bytes::new() })
     }
 
     /// Over a connection that is there if it still works, else over a new one.
@@ -167,4 +183,46 @@ pub(crate) fn system_tls() -> io::Result<TlsConnector> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a client makes of an endpoint that says this and then nothing more.
+    async fn posted(said: Vec<u8>, wanted: bool) -> Option<io::Result<Answered>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let endpoint = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let _ = socket.read(&mut [0; 4096]).await;
+            let _ = socket.write_all(&said).await;
+            std::future::pending::<()>().await;
+        });
+        let client = Client::new(Endpoint::parse(&url, &[]).unwrap(), Arc::from([]), None, 1, 1 << 20);
+        let post = client.post(HeaderMap::new(), Bytes::from_static(b"x"), wanted);
+        let answered = tokio::time::timeout(Duration::from_secs(2), post).await.ok();
+        endpoint.abort();
+        answered
+    }
+
+    fn head(status: &str, length: usize) -> Vec<u8> {
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_takes_nothing_back() {
+        let endless = [head("200 OK", 100 << 20), vec![b'x'; 4 << 20]].concat();
+        for (said, status) in [(head("200 OK", 10), 200), (endless.clone(), 200), (head("400 Bad Request", 10), 400)] {
+            let answered = posted(said, false).await.unwrap().unwrap();
+            assert_eq!((answered.status.as_u16(), answered.body.len()), (status, 0));
+        }
+        let refused = posted(head("503 Service Unavailable", 10), true).await.unwrap().unwrap();
+        assert_eq!(refused.status.as_u16(), 503);
+        assert!(posted(endless, true).await.unwrap().is_err(), "too large to be a reply");
+        assert!(posted(head("200 OK", 10), true).await.is_none(), "a reply is waited for");
+    }
 }

@@ -206,7 +206,8 @@ impl Round<'_> {
         let style = Arc::clone(&self.worker.style);
         self.posts.spawn(async move {
             let headers = style.headers(&received, now.0 / 1000);
-            let posted = tokio::time::timeout(timeout, client.post(headers, body(&received))).await;
+            let wanted = received.props().reply_to().is_some();
+            let posted = tokio::time::timeout(timeout, client.post(headers, body(&received), wanted)).await;
             let verdict = match posted {
                 Ok(Ok(answered)) => verdict(answered, &received),
                 Ok(Err(error)) => Verdict::Unreachable(error.to_string()),

@@ -136,6 +136,27 @@ fn mistakes_are_told_as_what_they_are() {
 }
 
 #[test]
+fn a_parameter_that_cannot_be_read_is_no_parameter_less() {
+    let server = Server::start();
+    for query in ["version=%FF", "%ZZ=1", "vhost=%"] {
+        let (status, why) = server.call(&format!("POST {CART}/send?{query}"), "x");
+        assert_eq!((status, &why["reason"]), (400, &json!("bad escape in the query")), "{query}");
+    }
+}
+
+#[test]
+fn who_is_refused_before_the_body_is_read_is_told_that_the_connection_ends() {
+    let server = Server::start();
+    let mut socket = TcpStream::connect(&server.http).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(socket, "POST {CART}/send?nope=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
+#[test]
 fn plain_verbs() {
     let server = Server::start();
     assert_eq!(server.http("GET /query?service_name=cart", "localhost", "").0, 404);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
 use serde_json::{Value as Json, json};
@@ -26,6 +27,9 @@ const WHATS_MAX: usize = 64;
 const WAIT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
+/// Values above this are made into events one at a time, when the one before has left, bytes.
+const WEIGHT_AHEAD: usize = 16 * 1024;
+
 /// What a client watches.
 struct Wanted {
     node: Arc<Node>,
@@ -36,9 +40,9 @@ struct Wanted {
     asker: Asker,
 }
 
-/// What has changed.
+/// What has changed, to be shown piece by piece: shown at once it may be as large as all that there is.
 struct News {
-    keys: Vec<(Arc<str>, Json)>,
+    paths: Vec<(Arc<str>, Look)>,
     revision: u64,
     lsn: Lsn,
 }
@@ -50,18 +54,16 @@ impl Wanted {
 
     /// What has changed behind a revision, in order of the changes.
     fn since(&self, revision: u64) -> News {
-        let mut news = News { keys: Vec::new(), revision: 1, lsn: Lsn(0) };
-        let mut found: Vec<(Arc<str>, Look)> = Vec::new();
+        let mut news = News { paths: Vec::new(), revision: 1, lsn: Lsn(0) };
         for what in &self.whats {
             let listing = self.store.since(&self.vhost, what, revision);
             news.revision = news.revision.max(listing.index);
             news.lsn = news.lsn.max(listing.lsn);
-            found.extend(listing.items);
+            news.paths.extend(listing.items);
         }
-        found.sort_by(|(a, l), (b, r)| (l.changed, a).cmp(&(r.changed, b)));
-        found.dedup_by(|(a, _), (b, _)| a == b);
-        found.retain(|(path, _)| is_permitted(&self.node, &self.who, &self.vhost, Access::Read, path));
-        news.keys = found.into_iter().map(|(path, look)| (Arc::clone(&path), self.show(&path, &look))).collect();
+        news.paths.sort_by(|(a, l), (b, r)| (l.changed, a).cmp(&(r.changed, b)));
+        news.paths.dedup_by(|(a, _), (b, _)| a == b);
+        news.paths.retain(|(path, _)| is_permitted(&self.node, &self.who, &self.vhost, Access::Read, path));
         news
     }
 
@@ -75,6 +77,18 @@ impl Wanted {
             _ => show::entry(path, &Look { gray: None, ..look.clone() }, Values::Shown),
         }
     }
+
+    /// The same as an event.
+    fn event(&self, path: &str, look: &Look) -> Bytes {
+        let key = self.show(path, look);
+        let revision = key.get("changed").or_else(|| key.get("revision")).and_then(Json::as_u64);
+        sse::encode("change", revision, &key.to_string())
+    }
+}
+
+/// The bytes of the values that showing a path may show.
+fn weight(look: &Look) -> usize {
+    look.item.as_ref().map_or(0, |i| i.value.len()) + look.gray.as_ref().map_or(0, |g| g.value.len())
 }
 
 /// Completes when one of them has something.
@@ -138,7 +152,7 @@ impl Ask<'_> {
             let news = wanted.since(seen);
             // A revision from before a restart may be ahead of what is there: nothing is new then, and the client goes
             // on with what it is told.
-            if !news.keys.is_empty() || seen == 0 {
+            if !news.paths.is_empty() || seen == 0 {
                 break news;
             }
             tokio::select! {
@@ -147,7 +161,7 @@ impl Ask<'_> {
             }
         };
         self.durable(news.lsn).await?;
-        let keys: Vec<Json> = news.keys.into_iter().map(|(_, json)| json).collect();
+        let keys: Vec<Json> = news.paths.iter().map(|(path, look)| wanted.show(path, look)).collect();
         let body = json!({ "revision": news.revision, "keys": keys });
         Ok(with_revision(json::answer(StatusCode::OK, &body), news.revision))
     }
@@ -163,9 +177,12 @@ fn stream(wanted: Wanted, mut since: u64, mut stop: tokio::sync::watch::Receiver
             if !wanted.node.reached(Some(news.lsn)).await {
                 return;
             }
-            for (_, key) in &news.keys {
-                let revision = key.get("changed").or_else(|| key.get("revision")).and_then(Json::as_u64);
-                if !events.send(sse::encode("change", revision, &key.to_string())).await {
+            for (path, look) in news.paths {
+                // Who does not read has no large values made and kept for him.
+                if weight(&look) > WEIGHT_AHEAD && !events.room().await {
+                    return;
+                }
+                if !events.send(wanted.event(&path, &look)).await {
                     return;
                 }
             }
