@@ -58,16 +58,15 @@ pub(super) fn put_instance(name: &ServiceName, entry: &Entry) -> Op {
 
 /// What few instances have stands at the end, each with a number in front of it.
 fn put_rare(w: &mut Writer, entry: &Entry) {
-    let Some(rare) = entry.rare() else { return };
-    if let Some(Millis(until)) = rare.drain_until {
+    if let Some(Millis(until)) = entry.rare().and_then(|rare| rare.drain_until) {
         w.u8(1);
         w.varint(until);
     }
-    if let Some(reason) = &rare.maintenance {
+    if let Some(reason) = entry.rare().and_then(|rare| rare.maintenance.as_ref()) {
         w.u8(2);
         w.str(reason);
     }
-    let Some(detail) = &rare.detail else { return };
+    let Some(detail) = entry.detail() else { return };
     if let Some(push) = &detail.push {
         w.u8(3);
         w.str(&push.url);

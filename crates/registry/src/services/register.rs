@@ -176,10 +176,8 @@ impl Entry {
             }
         }
         if let Some(rare) = old.rare() {
-            let (detail, node) = (self.detail().cloned(), self.rare().and_then(|r| r.node));
             let kept = Rare {
-                detail,
-                node,
+                node: self.rare().and_then(|r| r.node),
                 bound: rare.bound,
                 flap: rare.flap,
                 drain_until: rare.drain_until,
@@ -214,11 +212,12 @@ impl State {
             check
         };
         let checks = checks.into_iter().enumerate().map(check).collect();
-        let has_rare = !detail.is_empty() || node.is_some();
-        let rare = has_rare.then(|| {
-            let detail = (!detail.is_empty()).then(|| Arc::new(detail));
-            Box::new(Rare { detail, node, ..Rare::default() })
-        });
+        let same = sibling.and_then(|s| s.detail()).filter(|known| ***known == detail);
+        let detail = match same {
+            Some(known) => Some(Arc::clone(known)),
+            None => (!detail.is_empty()).then(|| Arc::new(detail)),
+        };
+        let rare = node.is_some().then(|| Box::new(Rare { node, ..Rare::default() }));
         self.incarnations += 1;
         Entry {
             instance,
@@ -237,6 +236,7 @@ impl State {
             why: Why::Plain,
             lapsed: false,
             checks,
+            detail,
             rare,
         }
     }

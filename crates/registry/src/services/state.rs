@@ -111,13 +111,14 @@ pub(super) struct Entry {
     /// Its lease is over, and that has been counted.
     pub lapsed: bool,
     pub checks: Box<[Check]>,
+    /// What few say of themselves; instances of a service that say the same share it.
+    pub detail: Option<Arc<Detail>>,
     pub rare: Option<Box<Rare>>,
 }
 
 /// What few instances have.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
-    pub detail: Option<Arc<Detail>>,
     /// The node that it is registered on, if it is not ours.
     pub node: Option<u32>,
     /// The connection that claims to be it, and how often.
@@ -275,7 +276,7 @@ impl Entry {
     }
 
     pub fn detail(&self) -> Option<&Arc<Detail>> {
-        self.rare()?.detail.as_ref()
+        self.detail.as_ref()
     }
 
     /// Whether it is kept across restarts. Of those that live by their connection only such as appear in lists are, so
@@ -499,7 +500,7 @@ impl State {
             connected: entry.is_bound(),
             drain_until: rare.and_then(|r| r.drain_until),
             maintenance: rare.and_then(|r| r.maintenance.clone()),
-            detail: rare.and_then(|r| r.detail.clone()),
+            detail: entry.detail.clone(),
             checks: check_views(&entry.checks),
             node,
         })

@@ -30,6 +30,29 @@ fn registering_again_what_is_there_changes_nothing() {
 }
 
 #[test]
+fn instances_that_say_the_same_of_themselves_share_it() {
+    let w = World::new();
+    let said = |id: &str, extra: &str| {
+        let mut registration = plain(id);
+        registration.detail.extra = Some(extra.into());
+        registration
+    };
+    w.register("cart", plain("a"));
+    w.register("cart", said("b", "x"));
+    w.register("cart", said("c", "x"));
+    w.register("cart", said("d", "y"));
+    let detail = |w: &World, id: &str| w.services.view("cart").instance(id).unwrap().detail.clone();
+    let same = |w: &World, a: &str, b: &str| Arc::ptr_eq(&detail(w, a).unwrap(), &detail(w, b).unwrap());
+    assert!(detail(&w, "a").is_none() && same(&w, "b", "c") && !same(&w, "c", "d"));
+    let again = w.register("cart", said("b", "y"));
+    assert!(again.changed && same(&w, "b", "d"));
+    assert_eq!(detail(&w, "c").unwrap().extra.as_deref(), Some("x"));
+    let w = w.restart(1000);
+    assert!(detail(&w, "a").is_none() && detail(&w, "c").unwrap().extra.as_deref() == Some("x"));
+    assert_eq!(detail(&w, "b"), detail(&w, "d"));
+}
+
+#[test]
 fn another_description_moves_its_service_and_no_other() {
     let w = World::new();
     w.register("cart", plain("a"));
