@@ -11,6 +11,7 @@ import os
 import time
 
 import pika
+import pika.exceptions
 
 
 def main() -> None:
@@ -20,6 +21,17 @@ def main() -> None:
     options.add_argument("--slow", type=float, default=0.0, help="seconds of work per message")
     me = options.parse_args()
 
+    while True:
+        try:
+            serve(me)
+        except KeyboardInterrupt:
+            return
+        except pika.exceptions.AMQPConnectionError:
+            time.sleep(0.5)
+
+
+def serve(me: argparse.Namespace) -> None:
+    """Serves until the connection ends; whoever calls it tries again, and is the same instance as before."""
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2F")
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
@@ -39,10 +51,7 @@ def main() -> None:
     channel.queue_declare("cart-queue", durable=True)
     channel.basic_consume("cart-queue", reserve, arguments={"x-service": who})
     print(f"{me.id} {me.version} serves", flush=True)
-    try:
-        channel.start_consuming()
-    except KeyboardInterrupt:
-        connection.close()
+    channel.start_consuming()
 
 
 if __name__ == "__main__":
