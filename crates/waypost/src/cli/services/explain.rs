@@ -73,6 +73,9 @@ impl Explain {
                 (false, None) => "eligible",
             });
         }
+        if rows.as_array().is_some_and(Vec::is_empty) {
+            eprintln!("the service has no instances: the message would wait in its mailbox");
+        }
         let columns = [("INSTANCE", "instance.id"), ("VERDICT", "verdict"), ("COST", "cost"), ("WHY NOT", "rejected")];
         self.place.server.output.list(&rows, &columns)
     }
