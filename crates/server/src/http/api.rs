@@ -2,6 +2,7 @@
 
 mod access;
 mod contents;
+mod devices;
 mod explain;
 mod listings;
 mod rules;
@@ -73,6 +74,7 @@ impl Ask {
             ["queues" | "exchanges" | "bindings", ..] => self.contents(path),
             ["users" | "permissions" | "topic-permissions" | "whoami", ..] => self.access(path),
             ["vhosts" | "policies" | "operator-policies", ..] => self.rules(path),
+            ["devices", ..] => self.devices(path),
             ["overview" | "connections" | "channels" | "consumers", ..] => self.listings(path),
             _ => Err(nothing_there()),
         }

@@ -145,23 +145,25 @@ fn machine(node: &Node, out: &mut Page) {
 
 /// ZeroMQ devices, a line each.
 fn devices(node: &Node, out: &mut Page) {
-    let all: Vec<_> = node.devices.iter().map(|device| (device, device.figures())).collect();
+    let all: Vec<_> = node.devices.stats().into_iter().map(|device| (device.figures(), device)).collect();
     if all.is_empty() {
         return;
     }
-    let figures: [(&str, &str, &str, fn(&Figures) -> u64); 8] = [
+    let figures: [(&str, &str, &str, fn(&Figures) -> u64); 10] = [
         ("counter", "messages_received_total", "Messages that came", |f| f.counters.received),
         ("counter", "messages_sent_total", "Messages queued for peers, each copy", |f| f.counters.sent),
         ("counter", "messages_dropped_total", "Messages dropped for full queues", |f| f.counters.dropped),
         ("counter", "messages_unroutable_total", "Messages that nobody was there for", |f| f.counters.unroutable),
         ("counter", "messages_discarded_total", "Messages lost with their peer's queue", |f| f.discarded),
+        ("counter", "received_bytes_total", "Bytes that came, as they were on the wire", |f| f.received_bytes),
+        ("counter", "sent_bytes_total", "Bytes that went, as they were on the wire", |f| f.sent_bytes),
         ("counter", "blocked_total", "How often messages had to wait for room", |f| f.counters.blocked),
         ("counter", "peers_refused_total", "Connections ended by a peer's fault", |f| f.refused),
         ("gauge", "peers", "Peers connected now", |f| f.connections),
     ];
     for (kind, name, help, figure) in figures {
         let _ = write!(out.0, "# HELP waypost_zmtp_{name} {help}\n# TYPE waypost_zmtp_{name} {kind}\n");
-        for (device, f) in &all {
+        for (f, device) in &all {
             let (name_of, kind_of, value) = (&device.name, device.kind, figure(f));
             let _ = writeln!(out.0, "waypost_zmtp_{name}{{device=\"{name_of}\",kind=\"{kind_of}\"}} {value}");
         }

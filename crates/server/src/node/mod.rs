@@ -38,7 +38,7 @@ use crate::listen::tls::Tls;
 use crate::listen::{Listener, Protocol, Reserved};
 use crate::local::Clients;
 use crate::push::{self, Pushes};
-use crate::zmtp::{self, DeviceStats, Devices, ReservedDevice};
+use crate::zmtp::{self, Devices, ReservedDevice};
 use crate::{dns, http, runtime};
 
 /// How long an operator waits for the disk.
@@ -60,8 +60,8 @@ pub struct Node {
     pub ready: AtomicBool,
     /// Where it keeps everything.
     pub store: Arc<dyn Store>,
-    /// Figures of its ZeroMQ devices.
-    pub devices: Vec<Arc<DeviceStats>>,
+    /// Its ZeroMQ devices.
+    pub(crate) devices: Devices,
     /// What its HTTP listeners share.
     pub(crate) http: http::Shared,
     /// What Consul's API and DNS keep beside the registry.
@@ -139,7 +139,7 @@ async fn serve(
     let pushes = Pushes::new(&clients, Arc::clone(&registry), clock, &config);
     let node = Arc::new(Node {
         gauges: Gauges::new(&config),
-        devices: devices.iter().map(|device| Arc::clone(&device.stats)).collect(),
+        devices: Devices::default(),
         consul: consul::Shared::open(&config.server.data_dir)
             .map(Arc::new)
             .map_err(ServeError::io("cannot read the prepared queries"))?,
@@ -202,7 +202,7 @@ async fn live(
     for listener in listeners {
         tasks.spawn(take_connections(Arc::clone(node), listener, stopping.clone()));
     }
-    let devices = Devices::start(devices, node)?;
+    node.devices.start(devices, node)?;
     tasks.spawn(push::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(schedule::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(registry::run(Arc::clone(node), stopping.clone()));
@@ -221,7 +221,8 @@ async fn live(
     // Who goes from now on goes because of us.
     node.registry.stopping();
     // While the journal still takes what they hold.
-    let _ = tokio::task::spawn_blocking(move || devices.stop()).await;
+    let stopped = Arc::clone(node);
+    let _ = tokio::task::spawn_blocking(move || stopped.devices.stop()).await;
     let reason = if result.is_ok() { "shutdown" } else { "storage failure" };
     node.say_farewell(reason).await;
     tasks.join_all().await;

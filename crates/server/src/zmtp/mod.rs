@@ -1,10 +1,11 @@
-//! ZeroMQ devices: declared by `--zmtp`, each on a thread of its own.
+//! ZeroMQ devices: declared by `--zmtp` or at run time, each on a thread of its own.
 
 mod bridge;
 mod dial;
 mod endpoint;
 mod machine;
 mod peers;
+mod running;
 mod secrets;
 mod socket;
 mod spec;
@@ -13,7 +14,6 @@ mod worker;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use waypost_model::Refusal;
 use waypost_zmtp::device::{Device, End, Forwarder, Router, Streamer};
@@ -24,16 +24,18 @@ use waypost_zmtp::{EngineConfig, SocketType};
 
 use bridge::{Ends, ExchangeBridge, MajordomoBridge, Place, QueueBridge};
 
+pub(crate) use running::{Condition, DeclareError, DeviceView, Devices, Origin, Removed};
+use spec::name_is_sound;
 pub use spec::{DeviceSpec, Kind};
 pub use stats::{DeviceStats, Figures};
 
 use crate::error::ServeError;
-use crate::node::Node;
 use endpoint::{Attachment, Direction, Endpoint};
 use machine::Machine;
+use running::Running;
 use socket::Bound;
 use spec::EndSpec;
-use worker::{EndConfig, Handle, Worker};
+use worker::{EndConfig, Worker};
 
 /// How long a peer may take for its handshake, ms; as libzmq.
 const HANDSHAKE_MS: u64 = 30_000;
@@ -97,12 +99,19 @@ impl ReservedDevice {
         self.bound.iter().filter_map(|(_, bound)| bound.endpoint().ok()).map(|e| e.to_string()).collect()
     }
 
+    /// Whose queues, exchanges and services it may have behind it.
+    fn vhost(&self) -> &str {
+        self.spec.vhost.as_deref().unwrap_or("/")
+    }
+
     /// Starts the device's thread.
-    fn start(self, connections_max: usize, place: Place) -> Result<Running, ServeError> {
+    fn start(self, connections_max: usize, place: Place, origin: Origin) -> Result<Running, ServeError> {
+        let endpoints = self.endpoints();
         let name = self.stats.name.clone();
         let failed = |e: io::Error| ServeError::Device { what: format!("device {name}"), why: e.to_string() };
+        let stats = Arc::clone(&self.stats);
         let mut worker =
-            Worker::new(machine(&self.spec, &name, &place)?, self.ends, connections_max, place.clock, self.stats)
+            Worker::new(machine(&self.spec, &name, &place)?, self.ends, connections_max, place.clock, stats)
                 .map_err(failed)?;
         for (end, bound) in self.bound {
             worker.bind(end, bound).map_err(failed)?;
@@ -114,7 +123,8 @@ impl ReservedDevice {
         }
         let handle = worker.handle();
         let thread = std::thread::Builder::new().name(format!("zmtp-{name}")).spawn(move || worker.run());
-        Ok(Running { handle, thread: thread.map_err(failed)?, name: name.clone() })
+        let thread = thread.map_err(failed)?;
+        Ok(Running { spec: self.spec, endpoints, stats: self.stats, handle, thread, origin, stopping: false })
     }
 }
 
@@ -175,43 +185,4 @@ fn machine(spec: &DeviceSpec, name: &str, place: &Place) -> Result<Box<dyn Machi
             return Ok(Box::new(MajordomoBridge::open(place, name, pace).map_err(refused)?));
         }
     }))
-}
-
-/// Devices that run.
-pub(crate) struct Devices(Vec<Running>);
-
-struct Running {
-    handle: Handle,
-    thread: JoinHandle<io::Result<()>>,
-    name: String,
-}
-
-impl Devices {
-    /// Starts them.
-    ///
-    /// # Errors
-    /// [`ServeError::Device`].
-    pub(crate) fn start(reserved: Vec<ReservedDevice>, node: &Arc<Node>) -> Result<Devices, ServeError> {
-        let connections_max = node.config.server.connections_max;
-        let running = reserved
-            .into_iter()
-            .map(|device| {
-                let vhost = device.spec.vhost.as_deref().unwrap_or("/").into();
-                device.start(connections_max, Place { core: node.core(), clock: node.clock, vhost })
-            })
-            .collect::<Result<_, _>>();
-        running.map(Devices)
-    }
-
-    /// Lets them write what waits, for as long as their peers take it, and ends them. Blocks.
-    pub(crate) fn stop(self) {
-        self.0.iter().for_each(|device| device.handle.stop());
-        for device in self.0 {
-            match device.thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(device = device.name, %error, "the device had stopped"),
-                Err(_) => tracing::error!(device = device.name, "the device had panicked"),
-            }
-        }
-    }
 }

@@ -179,6 +179,18 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
+    /// The vhost of what is behind it; none for a device in memory.
+    pub(crate) fn belongs_to(&self) -> Option<&str> {
+        let brokered = self.queue.is_some() || self.exchange.is_some() || self.kind == Kind::Majordomo;
+        brokered.then(|| self.vhost.as_deref().unwrap_or("/"))
+    }
+
+    /// Whether both declare the same, however it was written.
+    pub(super) fn is_same(&self, other: &DeviceSpec) -> bool {
+        let plain = |spec: &DeviceSpec| DeviceSpec { text: String::new(), ..spec.clone() };
+        plain(self) == plain(other)
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
             "front" => self.front.attachments.push(Attachment::parse(value)?),
@@ -315,10 +327,15 @@ impl SecuritySpec {
     }
 }
 
-/// A value that ends in metrics.
+/// Whether a device may have that name, which ends in metrics.
+pub(super) fn name_is_sound(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
 fn word(name: &str, value: &str) -> Result<String, String> {
-    let fits = value.len() <= 64 && value.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    fits.then(|| value.to_owned()).ok_or_else(|| format!("`{name}={value}`: letters, digits, `-`, `_` and `.` only"))
+    name_is_sound(value)
+        .then(|| value.to_owned())
+        .ok_or_else(|| format!("`{name}={value}`: letters, digits, `-`, `_` and `.` only"))
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub struct DeviceStats {
     discarded: AtomicU64,
     connections: AtomicU64,
     refused: AtomicU64,
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
 }
 
 /// Figures of a device at one moment.
@@ -32,6 +34,10 @@ pub struct Figures {
     pub connections: u64,
     /// Connections that ended by a fault of the peer's.
     pub refused: u64,
+    /// What was read from sockets.
+    pub received_bytes: u64,
+    /// What was written to sockets.
+    pub sent_bytes: u64,
 }
 
 impl DeviceStats {
@@ -48,6 +54,8 @@ impl DeviceStats {
             discarded: zero(),
             connections: zero(),
             refused: zero(),
+            received_bytes: zero(),
+            sent_bytes: zero(),
         }
     }
 
@@ -62,6 +70,8 @@ impl DeviceStats {
             (&self.discarded, f.discarded),
             (&self.connections, f.connections),
             (&self.refused, f.refused),
+            (&self.received_bytes, f.received_bytes),
+            (&self.sent_bytes, f.sent_bytes),
         ] {
             place.store(value, Ordering::Relaxed);
         }
@@ -82,6 +92,8 @@ impl DeviceStats {
             discarded: read(&self.discarded),
             connections: read(&self.connections),
             refused: read(&self.refused),
+            received_bytes: read(&self.received_bytes),
+            sent_bytes: read(&self.sent_bytes),
         }
     }
 }

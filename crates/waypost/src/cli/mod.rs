@@ -5,6 +5,7 @@ mod admin;
 mod amqp;
 mod config;
 mod consume;
+mod devices;
 mod http;
 mod net;
 mod offline;
@@ -31,6 +32,9 @@ pub enum Command {
     /// Services: list, show, watch, register, drain, deregister
     #[command(subcommand, visible_alias = "service")]
     Services(services::Services),
+    /// ZeroMQ devices: list, show, declare, remove
+    #[command(subcommand, visible_alias = "device")]
+    Devices(devices::Devices),
     /// Ask a service and print its answer
     Request(Box<services::RequestArgs>),
     /// Answer a service's requests with a program
@@ -54,6 +58,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Consume(args) => consume::run(&args),
         Command::Config(command) => command.run(),
         Command::Services(command) => command.run(),
+        Command::Devices(command) => command.run(),
         Command::Request(args) => args.run(),
         Command::Reply(args) => args.run(),
         Command::Route(command) => command.run(),

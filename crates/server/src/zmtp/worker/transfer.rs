@@ -65,6 +65,7 @@ impl Worker {
                 true
             }
             Ok(n) => {
+                self.figures.received_bytes += n as u64;
                 // Less than there was room for: the rest will be announced, unless it is the end.
                 conn.readable = n == spare || conn.ending;
                 if conn.readable {
@@ -163,6 +164,7 @@ impl Worker {
             }
             match conn.stream.send(slices) {
                 Ok(written) => {
+                    self.figures.sent_bytes += written as u64;
                     let all = slices.iter().map(|slice| slice.len()).sum::<usize>();
                     conn.writable = written == all;
                     let left = peer.out.advance(written);
