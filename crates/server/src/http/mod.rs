@@ -16,6 +16,7 @@ mod pages;
 mod rendered;
 mod request;
 mod sse;
+mod stall;
 mod tokens;
 mod verbs;
 
@@ -41,6 +42,7 @@ use crate::node::Node;
 use crate::runtime;
 use body::{Answer, Body};
 use request::{Failure, Peer};
+use stall::Stalling;
 
 /// What all HTTP listeners of a node share.
 #[derive(Debug)]
@@ -69,6 +71,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection may be without a request, and a client take to send the head of one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A client that takes nothing of an answer for so long is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What may be answered without a look at the body.
 const BEFORE_THE_BODY: [StatusCode; 5] = [
@@ -149,7 +154,7 @@ impl HttpListener {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
-            .serve_connection(TokioIo::new(socket), service);
+            .serve_connection(TokioIo::new(Stalling::new(socket, STALL_TIMEOUT)), service);
         tokio::pin!(connection);
         let early = tokio::select! {
             result = connection.as_mut() => Some(result),
@@ -178,6 +183,13 @@ impl HttpListener {
         let turns = if method.is_safe() { &self.looks } else { &self.changes };
         let _turn = turns.acquire().await.map_err(|_| failed())?;
         tokio::task::spawn_blocking(work).await.map_err(|_| failed())
+    }
+
+    /// The same for what shows something and borrows what it looks at: this thread's connections go to another one.
+    async fn in_turn<R>(&self, work: impl FnOnce() -> R) -> Result<R, Failure> {
+        let failed = |_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be carried out");
+        let _turn = self.looks.acquire().await.map_err(failed)?;
+        Ok(tokio::task::block_in_place(work))
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {

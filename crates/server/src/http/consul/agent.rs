@@ -95,9 +95,9 @@ impl Ask<'_> {
             ["members"] => Ok(self.told(render::json(&[self.member()]))),
             ["host"] => Err(super::operator::not_here("see /metrics for the machine")),
             ["metrics"] => self.agent_metrics().await,
-            ["services"] => self.agent_services(),
+            ["services"] => self.cx.listener.in_turn(|| self.agent_services()).await?,
             ["service", id] => self.agent_service_by_id(id).await,
-            ["checks"] => self.agent_checks(),
+            ["checks"] => self.cx.listener.in_turn(|| self.agent_checks()).await?,
             ["health", "service", rest @ ..] => self.agent_health(rest),
             _ => Err(no_endpoint()),
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
+use waypost_model::filter::Filter;
 use waypost_registry::services::{CheckSpec, Listed, NodeView, ServiceList, Source};
 
 use super::super::body::Answer;
@@ -70,12 +71,18 @@ impl Ask<'_> {
         // Which instances there are decides, and any of them may change.
         let look = || (self.services.checks_index(), ());
         let (index, ()) = self.wait(look, |since| self.services.checks_changed(since)).await;
+        let body = self.cx.listener.in_turn(|| self.services_of_chosen(filter.as_ref())).await?;
+        Ok(self.own(body, index))
+    }
+
+    /// The services of those instances that the query chooses, with their tags.
+    fn services_of_chosen(&self, filter: Option<&Filter>) -> Bytes {
         let (scene, (_, all)) = (self.scene(), self.services.everything());
         let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (service, listed) in &all {
             let chosen = fits(listed, scene.node(listed), &self.params)
                 && self.sees(service)
-                && filter.as_ref().is_none_or(|filter| filter.matches(&CatalogFields(&scene, service, listed)));
+                && filter.is_none_or(|filter| filter.matches(&CatalogFields(&scene, service, listed)));
             if chosen {
                 found.entry(service).or_default().extend(listed.instance.tags.iter().map(|tag| &**tag));
             }
@@ -84,7 +91,7 @@ impl Ask<'_> {
             tags.sort_unstable();
             tags.dedup();
         }
-        Ok(self.own(render::json(&found), index))
+        render::json(&found)
     }
 
     async fn catalog_service(&self, service: &str) -> Result<Answer, Failure> {

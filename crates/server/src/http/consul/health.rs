@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use waypost_model::filter::Filter;
 use waypost_model::service::Health;
@@ -159,19 +160,24 @@ impl Ask<'_> {
         let filter = fields::parse(self.params.filter.as_deref(), fields::item_kind)?;
         let look = || (self.services.checks_index(), ());
         let (index, ()) = self.wait(look, |since| self.services.checks_changed(since)).await;
+        let body = self.cx.listener.in_turn(|| self.items_in_state(wanted, filter.as_ref())).await?;
+        Ok(self.own(body, index))
+    }
+
+    fn items_in_state(&self, wanted: Option<Health>, filter: Option<&Filter>) -> Bytes {
         let scene = self.scene();
         let (_, all) = self.services.everything();
         let (_, nodes) = self.services.nodes();
         let is_wanted = |item: &Item<'_>| {
             wanted.is_none_or(|wanted| checks::status(wanted) == checks::status(item.status))
-                && filter.as_ref().is_none_or(|filter| filter.matches(item))
+                && filter.is_none_or(|filter| filter.matches(item))
         };
         let of_nodes = nodes.iter().filter(|node| has_meta(node, &self.params)).flat_map(|node| checks::of_node(node));
         let of_services = all
             .iter()
             .filter(|(service, listed)| self.sees(service) && fits(listed, scene.node(listed), &self.params))
             .flat_map(|(service, listed)| checks::of_service(service, listed, scene.node(listed)));
-        Ok(self.own(array(of_nodes.chain(of_services).filter(is_wanted)), index))
+        array(of_nodes.chain(of_services).filter(is_wanted))
     }
 
     /// An agent's own view of a service's health: 200, 429, 503 or 404.
