@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 
 import pika
@@ -141,6 +142,39 @@ def test_a_peer_that_does_not_read_holds_up_no_removal(node, peers):
     assert time.monotonic() - since < 8
     pull.close()
     eventually(lambda: requests.get(node.api).json(), [])
+
+
+def test_a_peer_that_reads_by_drops_does_not_keep_the_server(node, peers):
+    # A local socket: one over TCP is writable in strides only, which few readers are slow enough to stretch.
+    place = node.dir / "news"
+    ends = f"front=bind:tcp://127.0.0.1:0,back=bind:ipc://{place},hwm=100000"
+    made = declare(node, f"forwarder,{ends}", "news").json()["endpoints"]
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.connect(str(place))
+        greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+        ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB"
+        slow.sendall(greeting + bytes([4, len(ready)]) + ready + b"\x00\x01\x01")
+        publisher = peers.connect(zmq.PUB, made[0], sndhwm=0)
+        seen = lambda: requests.get(f"{node.api}/news").json()["messages"]
+        deadline = time.monotonic() + 10
+        while seen()["sent"] < 600:
+            assert time.monotonic() < deadline
+            for _ in range(20):
+                publisher.send(bytes(100_000))
+            time.sleep(0.02)
+        over = threading.Event()
+
+        def sip():
+            while not over.wait(0.02) and slow.recv(32768):
+                pass
+
+        sipping = threading.Thread(target=sip)
+        sipping.start()
+        try:
+            assert node.stop() == 0
+        finally:
+            over.set()
+            sipping.join()
 
 
 def test_only_administrators_declare_and_remove(node):

@@ -169,12 +169,13 @@ impl Devices {
     /// [`DeclareError`].
     pub(crate) fn declare(&self, mut spec: DeviceSpec, node: &Node) -> Result<DeviceView, DeclareError> {
         let _turn = self.declaring.lock().unwrap_or_else(PoisonError::into_inner);
-        self.reap(|device| device.thread.is_finished());
         let name = match spec.name.take() {
             Some(name) if !name_is_sound(&name) => return Err(DeclareError::Name(name)),
             Some(name) => name,
             None => self.free_name(spec.kind.name()),
         };
+        // One of that name that failed is made anew; others that failed stay to be seen.
+        self.reap(|device| device.thread.is_finished() && (device.stopping || device.stats.name == name));
         spec.name = Some(name.clone());
         {
             let state = self.state();

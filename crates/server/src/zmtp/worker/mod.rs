@@ -36,6 +36,8 @@ const ROUNDS: usize = 16;
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// How long a device that is to stop waits for queues to become shorter, ms.
 const DRAIN_IDLE_MS: u64 = 250;
+/// How long it waits in all: a peer that takes a little again and again does not keep the node from stopping.
+const DRAIN_MS: u64 = 10_000;
 
 /// What a device's thread begins with.
 pub(super) struct Worker {
@@ -241,6 +243,7 @@ impl Worker {
     fn drain(&mut self, events: &mut Events) -> io::Result<()> {
         self.listeners.clear();
         let (mut last, mut left) = (self.now, u64::MAX);
+        let until = self.now.plus(DRAIN_MS);
         loop {
             self.machine.turn(&mut self.peers, self.now);
             self.machine.pump(&mut self.peers);
@@ -253,10 +256,13 @@ impl Worker {
             if waiting < left {
                 (last, left) = (self.now, waiting);
             }
-            if self.now.since(last) >= DRAIN_IDLE_MS {
+            if self.now.since(last) >= DRAIN_IDLE_MS || self.now >= until {
                 return Ok(());
             }
-            self.poll.poll(events, Some(Duration::from_millis(DRAIN_IDLE_MS)))?;
+            match self.poll.poll(events, Some(Duration::from_millis(DRAIN_IDLE_MS))) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
+                other => other?,
+            }
             self.now = self.clock.now();
             for event in events.iter() {
                 if let Token(n @ 0..LISTENERS) = event.token() {
