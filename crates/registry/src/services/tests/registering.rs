@@ -15,6 +15,18 @@ fn what_is_registered_is_listed_and_told() {
 }
 
 #[test]
+fn an_instance_is_found_in_its_service_only() {
+    let w = World::new();
+    w.register("cart", plain("a"));
+    w.register("order", plain("b"));
+    let found = w.services.instance("cart", "a").unwrap();
+    assert_eq!((&*found.instance.id, found.address()), ("a", Some("10.0.0.1")));
+    assert!(w.services.instance("cart", "b").is_none() && w.services.instance("nobody", "a").is_none());
+    w.services.deregister("cart", "a", w.now).unwrap();
+    assert!(w.services.instance("cart", "a").is_none());
+}
+
+#[test]
 fn registering_again_what_is_there_changes_nothing() {
     let w = World::new();
     let first = w.register("cart", leased("a", 5000));
