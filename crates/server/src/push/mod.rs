@@ -209,14 +209,14 @@ impl Follower {
     fn look(&mut self, service: &str, change: &InstanceChange) {
         match change {
             InstanceChange::Is { instance, .. } => {
-                let view = self.services.view(service);
-                match view.instance(&instance.id) {
-                    Some(listed) => self.see(service, listed),
+                // Not by a view of the service: it would be made anew for each of its instances that comes.
+                match self.services.instance(service, &instance.id) {
+                    Some(listed) => self.see(service, &listed),
                     None => self.end(&(service.into(), instance.id.clone())),
                 }
             }
             // It may be back already.
-            InstanceChange::Gone { id, .. } if self.services.view(service).instance(id).is_none() => {
+            InstanceChange::Gone { id, .. } if self.services.instance(service, id).is_none() => {
                 self.end(&(service.into(), id.clone()));
             }
             InstanceChange::Gone { .. } | InstanceChange::Wanted => {}
