@@ -93,10 +93,13 @@ def test_what_the_log_has_survives_kill_9(server, peers):
         push.send(b"%06d" % i + bytes(1000))
     ch = channel(endpoint)
     deadline = time.monotonic() + 10
-    # Persistent messages count once they are on disk.
     while ch.queue_declare("work", passive=True).method.message_count < sent:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    # Messages count before they are on disk. The log has one order: what is confirmed now is there with all before it.
+    ch.queue_declare("after", durable=True)
+    ch.confirm_delivery()
+    ch.basic_publish("", "after", b"", pika.BasicProperties(delivery_mode=2))
     one.kill()
     got = take(channel(one.start()), "work", sent)
     assert [int(body[:6]) for _, body in got] == list(range(sent))
