@@ -2,7 +2,8 @@
 //!
 //! Messages are held while they are tried again, so their instance has less credit meanwhile. An endpoint that cannot be
 //! reached, asks for time, or only fails is *resting*: one message stays as its probe, all others go back to the mailbox,
-//! where another instance may take them, until something has come through.
+//! where another instance may take them, until something has come through. If the probe fails too, it goes back like the
+//! others, and the instance takes nothing at all for a while: an endpoint that is dead uses up no messages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,6 +66,18 @@ struct Round<'a> {
     /// In a row, of whatever message.
     failures: u32,
     resting: bool,
+    /// Something came through.
+    well: bool,
+    /// The probe failed: nothing more is taken for at least so long.
+    over: Option<Duration>,
+}
+
+/// How a round ended.
+struct Ended {
+    /// Why, unless it was told to stop.
+    refusal: Option<Refusal>,
+    well: bool,
+    pause: Duration,
 }
 
 impl Worker {
@@ -72,19 +85,26 @@ impl Worker {
     pub(super) async fn run(self) {
         let mut failures = 0;
         while !*self.stop.borrow() {
-            match self.subscribe() {
+            let mut pause = Duration::ZERO;
+            match self.subscribe(failures > 0) {
                 Ok(subscriber) => {
-                    failures = 0;
                     let round = Round {
                         worker: &self,
                         subscriber,
                         held: HashMap::new(),
                         posts: JoinSet::new(),
                         next: 0,
-                        failures: 0,
-                        resting: false,
+                        failures,
+                        resting: failures > 0,
+                        well: false,
+                        over: None,
                     };
-                    if let Some(refusal) = round.run().await {
+                    let ended = round.run().await;
+                    pause = ended.pause;
+                    if ended.well {
+                        failures = 0;
+                    }
+                    if let Some(refusal) = ended.refusal {
                         tracing::debug!(service = %self.style.service, instance = %self.style.instance, %refusal, "push starts anew");
                     }
                 }
@@ -92,25 +112,27 @@ impl Worker {
                     tracing::debug!(service = %self.style.service, instance = %self.style.instance, %refusal, "push cannot take messages yet");
                 }
             }
-            failures += 1;
+            failures = failures.saturating_add(1);
             let mut stop = self.stop.clone();
-            let _ = tokio::time::timeout(backoff::after(failures, backoff::random()), stopped(&mut stop)).await;
+            let pause = backoff::after(failures, backoff::random()).max(pause);
+            let _ = tokio::time::timeout(pause, stopped(&mut stop)).await;
         }
     }
 
-    fn subscribe(&self) -> Result<Subscriber, Refusal> {
+    /// `careful`: one message at a time, until something has come through.
+    fn subscribe(&self, careful: bool) -> Result<Subscriber, Refusal> {
         let id = Table::new().with("id", Value::from(&*self.style.instance));
         let terms = Terms {
             queue: mailbox_name(&self.style.service).into(),
             tag: format!("push-{}", self.style.instance).into(),
             no_ack: false,
             // The channel's limit, which can be changed, is the one that counts.
-            prefetch: self.concurrency,
+            prefetch: if careful { 1 } else { self.concurrency },
             window_bytes: WINDOW_BYTES,
             arguments: Table::new().with("x-service", Value::Table(id)),
         };
         let mut subscriber = Subscriber::start(&self.shared.local, Actor::Operator, &self.style.vhost, &terms)?;
-        subscriber.limit(self.concurrency);
+        subscriber.limit(if careful { 1 } else { self.concurrency });
         Ok(subscriber)
     }
 
@@ -132,8 +154,14 @@ impl Worker {
 }
 
 impl Round<'_> {
-    /// Until the subscription ends (with the reason) or the worker is to stop.
-    async fn run(mut self) -> Option<Refusal> {
+    /// Until the subscription ends, the endpoint is given up for now, or the worker is to stop.
+    async fn run(mut self) -> Ended {
+        let refusal = self.work().await;
+        self.farewell().await;
+        Ended { refusal, well: self.well, pause: self.over.unwrap_or_default() }
+    }
+
+    async fn work(&mut self) -> Option<Refusal> {
         let mut stop = self.worker.stop.clone();
         loop {
             let due = self.held.values().filter_map(|held| held.due).min();
@@ -144,22 +172,19 @@ impl Round<'_> {
                 }
             };
             tokio::select! {
-                () = stopped(&mut stop) => {
-                    self.farewell().await;
-                    return None;
-                }
+                () = stopped(&mut stop) => return None,
                 Some(done) = self.posts.join_next() => {
                     // One that panicked leaves its message to the end of the subscription.
                     if let Ok((number, verdict)) = done {
                         self.settle(number, verdict);
                     }
+                    if self.over.is_some() {
+                        return Some(Refusal::not_found("the endpoint does not answer"));
+                    }
                 }
                 incoming = self.subscriber.next() => match incoming {
                     Incoming::Message(received) => self.take(received),
-                    Incoming::Over(refusal) => {
-                        self.farewell().await;
-                        return Some(refusal);
-                    }
+                    Incoming::Over(refusal) => return Some(refusal),
                 },
                 () = wake => self.try_due(),
             }
@@ -248,6 +273,14 @@ impl Round<'_> {
         if held.attempts >= ATTEMPTS_MAX {
             let receipt = held.received.receipt;
             self.give_up(number, receipt, why);
+        } else if rest && self.resting {
+            // Even the probe: another instance may do better.
+            let receipt = held.received.receipt;
+            self.held.remove(&number);
+            self.subscriber.settle(receipt, Outcome::Released);
+            self.over = Some(after.unwrap_or_default());
+            tracing::debug!(service = %self.worker.style.service, instance = %self.worker.style.instance, why, "push takes nothing for a while");
+            return;
         } else {
             let failures = if rest { held.attempts.max(self.failures) } else { held.attempts };
             let wait = backoff::after(failures, backoff::random()).max(after.unwrap_or_default());
@@ -267,7 +300,7 @@ impl Round<'_> {
 
     /// The endpoint is well.
     fn wake(&mut self) {
-        self.failures = 0;
+        (self.failures, self.well) = (0, true);
         if std::mem::take(&mut self.resting) {
             self.subscriber.limit(self.worker.concurrency);
         }

@@ -226,14 +226,11 @@ fn messages_of_an_endpoint_that_is_gone_go_to_another() {
     let hook = Hook::start();
     server.push("here", &hook, &json!({}));
     let mut seen = std::collections::BTreeSet::new();
+    // Also the one that served as the probe: a dead endpoint keeps nothing.
     while seen.len() < 4 {
         let posted = hook.next();
         seen.insert(posted.body.clone());
         posted.answer("200 OK", "");
-        // The probe stays with its endpoint until that is deregistered.
-        if seen.len() == 3 {
-            assert_eq!(server.call(&format!("DELETE {CART}/instances/gone"), "").0, 204);
-        }
     }
     server.stop().0.unwrap();
 }
