@@ -246,7 +246,7 @@ impl Group {
         for id in gone {
             self.remove(&id);
         }
-        self.generation = self.generation.wrapping_add(1).max(0);
+        self.next_generation();
         if self.members.is_empty() {
             self.empty();
             return;
@@ -440,11 +440,15 @@ impl Group {
     fn lose(&mut self, id: &str, now: Millis) {
         self.remove(id);
         if self.members.is_empty() && !self.gathering {
-            self.generation = self.generation.wrapping_add(1).max(0);
+            self.next_generation();
             self.empty();
         } else {
             self.rebalance(now);
         }
+    }
+
+    fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1).max(0);
     }
 
     fn empty(&mut self) {
@@ -493,7 +497,7 @@ impl Group {
             self.remove(&id);
         }
         if self.members.is_empty() {
-            self.generation = self.generation.wrapping_add(1).max(0);
+            self.next_generation();
             self.empty();
         } else {
             self.rebalance(now);

@@ -127,6 +127,19 @@ impl Groups {
         f(inner.groups.get_mut(&key).ok_or(GroupFault::UnknownGroup)?)
     }
 
+    /// The same for what a member says: where there is no such group, it is no member.
+    fn with_member<R>(
+        &self,
+        vhost: &str,
+        group: &str,
+        f: impl FnOnce(&mut Group) -> Result<R, GroupFault>,
+    ) -> Result<R, GroupFault> {
+        self.with(vhost, group, f).map_err(|fault| match fault {
+            GroupFault::UnknownGroup => GroupFault::UnknownMember,
+            other => other,
+        })
+    }
+
     /// A member joins, or joins again. The answer may take as long as the others take to join.
     pub fn join(&self, vhost: &str, group: &str, join: Join, now: Millis) -> Awaited<Joined> {
         if group.is_empty() {
@@ -153,11 +166,8 @@ impl Groups {
 
     /// A member asks what it is to read; the leader tells what everybody is to read.
     pub fn sync(&self, vhost: &str, group: &str, sync: Sync, now: Millis) -> Awaited<Synced> {
-        let synced = self.with(vhost, group, |g| Ok(g.sync(sync, now)));
-        synced.unwrap_or_else(|fault| {
-            let fault = if fault == GroupFault::UnknownGroup { GroupFault::UnknownMember } else { fault };
-            Awaited::ready(Synced::failed(fault))
-        })
+        let synced = self.with_member(vhost, group, |g| Ok(g.sync(sync, now)));
+        synced.unwrap_or_else(|fault| Awaited::ready(Synced::failed(fault)))
     }
 
     /// A member is there.
@@ -173,8 +183,7 @@ impl Groups {
         generation: i32,
         now: Millis,
     ) -> Result<(), GroupFault> {
-        let beaten = self.with(vhost, group, |g| g.heartbeat(member, instance, generation, now));
-        beaten.map_err(|f| if f == GroupFault::UnknownGroup { GroupFault::UnknownMember } else { f })
+        self.with_member(vhost, group, |g| g.heartbeat(member, instance, generation, now))
     }
 
     /// Members leave; one verdict each.
@@ -188,8 +197,7 @@ impl Groups {
         leaving: &[Leaving],
         now: Millis,
     ) -> Result<Vec<Result<(), GroupFault>>, GroupFault> {
-        let left = self.with(vhost, group, |g| Ok(leaving.iter().map(|l| g.leave(l, now)).collect()));
-        left.map_err(|f| if f == GroupFault::UnknownGroup { GroupFault::UnknownMember } else { f })
+        self.with_member(vhost, group, |g| Ok(leaving.iter().map(|l| g.leave(l, now)).collect()))
     }
 
     /// Whether a member of that generation may commit. Whoever is no member (generation -1, no id) may where nobody is.
