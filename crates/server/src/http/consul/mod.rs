@@ -38,6 +38,7 @@ use super::request::{self, Failure};
 use params::Params;
 use render::Scene;
 
+pub(in crate::http) use params::duration;
 pub(crate) use query_execute::carry_out;
 pub(crate) use shared::Shared;
 

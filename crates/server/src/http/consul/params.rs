@@ -167,7 +167,7 @@ pub(super) fn truth(text: &str) -> Option<bool> {
 }
 
 /// A duration as Go writes it: `10s`, `1h2m`, `1.5s`, `300ms`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(in crate::http) fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

@@ -10,6 +10,7 @@ use waypost_registry::config::{Store, What};
 
 use super::super::body::Answer;
 use super::super::config::may;
+use super::super::consul::duration;
 use super::super::cx::Cx;
 use super::super::request::{Failure, form};
 use waypost_broker::topology::Access;
@@ -151,43 +152,4 @@ fn spread() -> u32 {
     static TURN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let turn = TURN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0)
-}
-
-/// A duration as Go writes it: `10s`, `1m30s`, `1.5h`, `300ms`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let (mut rest, mut sum) = (text, 0.0_f64);
-    while !rest.is_empty() {
-        let (number, more) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
-        let (unit, more) = more.split_at(more.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(more.len()));
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        sum += number.parse::<f64>().ok()? * seconds;
-        rest = more;
-    }
-    if text.is_empty() { None } else { Duration::try_from_secs_f64(sum).ok() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_as_go_writes_them() {
-        for (text, ms) in [("10s", 10_000), ("1m30s", 90_000), ("120000ms", 120_000), ("1.5h", 5_400_000), ("0", 0)] {
-            assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
-        }
-        for wrong in ["", "55", "s", "1x", "-1s", "1..2s"] {
-            assert_eq!(duration(wrong), None, "{wrong}");
-        }
-    }
 }

@@ -7,8 +7,9 @@ use waypost_broker::topology::Access;
 use waypost_registry::config::{Behavior, NewSession, Session, What};
 
 use super::super::body::Answer;
+use super::super::consul::duration;
 use super::super::request::{self, Failure};
-use super::ask::{Ask, duration};
+use super::ask::Ask;
 use super::{json, kv};
 
 /// Largest body of a session's creation.
