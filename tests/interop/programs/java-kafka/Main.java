@@ -1,0 +1,204 @@
+import static java.nio.charset.StandardCharsets.UTF_8;
+
+import java.time.Duration;
+import java.util.*;
+import java.util.concurrent.ExecutionException;
+import org.apache.kafka.clients.admin.*;
+import org.apache.kafka.clients.consumer.*;
+import org.apache.kafka.clients.producer.*;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.*;
+import org.apache.kafka.common.header.internals.RecordHeader;
+import org.apache.kafka.common.serialization.*;
+
+/** Exercises a broker through Kafka's own client: BROKER is open, SASL_BROKER asks for a user by MECHANISMS. */
+public final class Main {
+  static final String BROKER = System.getenv("BROKER");
+  // Recent: what is older than a topic keeps goes at once.
+  static final long BASE = System.currentTimeMillis() - 3_600_000;
+  static Admin admin;
+
+  public static void main(String[] args) throws Exception {
+    admin = Admin.create(at(BROKER));
+    topicsAndConfigs();
+    codecsKeysHeadersTimes();
+    largeMessages();
+    groups();
+    sasl();
+    admin.deleteTopics(List.of("java", "java-large")).all().get();
+    check(!admin.listTopics().names().get().contains("java"), "deleted topics are gone");
+    admin.close();
+    System.out.println("all good");
+  }
+
+  static Map<String, Object> at(String broker) {
+    return new HashMap<>(Map.of("bootstrap.servers", broker));
+  }
+
+  static KafkaProducer<byte[], byte[]> producer(Map<String, Object> more) {
+    Map<String, Object> config = at(BROKER);
+    config.putAll(more);
+    return new KafkaProducer<>(config, new ByteArraySerializer(), new ByteArraySerializer());
+  }
+
+  static KafkaConsumer<byte[], byte[]> consumer(Map<String, Object> more) {
+    Map<String, Object> config = at(BROKER);
+    config.putAll(Map.of("auto.offset.reset", "earliest", "session.timeout.ms", 8000));
+    config.putAll(more);
+    return new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+  }
+
+  static List<ConsumerRecord<byte[], byte[]>> read(Consumer<byte[], byte[]> from, int count) {
+    List<ConsumerRecord<byte[], byte[]>> all = new ArrayList<>();
+    long until = System.nanoTime() + 30_000_000_000L;
+    while (all.size() < count) {
+      check(System.nanoTime() < until, "records come, " + all.size() + " of " + count);
+      from.poll(Duration.ofMillis(100)).forEach(all::add);
+    }
+    return all;
+  }
+
+  static void topicsAndConfigs() throws Exception {
+    NewTopic topic = new NewTopic("java", 2, (short) 1).configs(Map.of("retention.ms", "600000"));
+    admin.createTopics(List.of(topic)).all().get();
+    refused(TopicExistsException.class, () -> admin.createTopics(List.of(topic)).all().get());
+    NewTopic three = new NewTopic("three", 1, (short) 3);
+    refused(InvalidReplicationFactorException.class, () -> admin.createTopics(List.of(three)).all().get());
+    admin.createPartitions(Map.of("java", NewPartitions.increaseTo(4))).all().get();
+    check(admin.describeTopics(List.of("java")).allTopicNames().get().get("java").partitions().size() == 4, "grown");
+    ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, "java");
+    var set = new AlterConfigOp(new ConfigEntry("retention.ms", "700000"), AlterConfigOp.OpType.SET);
+    admin.incrementalAlterConfigs(Map.of(resource, List.of(set))).all().get();
+    Config config = admin.describeConfigs(List.of(resource)).all().get().get(resource);
+    check(config.get("retention.ms").value().equals("700000"), "configured");
+    check(admin.describeCluster().nodes().get().size() == 1, "one node");
+    check(!admin.describeLogDirs(List.of(0)).allDescriptions().get().isEmpty(), "log directories");
+  }
+
+  static void codecsKeysHeadersTimes() throws Exception {
+    for (String codec : List.of("none", "gzip", "snappy", "lz4", "zstd")) {
+      String topic = "java-" + codec;
+      try (var producer = producer(Map.of("compression.type", codec, "linger.ms", 20))) {
+        for (int n = 0; n < 500; n++) {
+          var headers = List.<org.apache.kafka.common.header.Header>of(
+              new RecordHeader("h", "1".getBytes()), new RecordHeader("h", "2".getBytes()));
+          byte[] value = ("v".repeat(200) + n).getBytes(UTF_8);
+          producer.send(new ProducerRecord<>(topic, 0, BASE + n * 1000L, ("k" + n).getBytes(UTF_8), value, headers));
+        }
+        producer.flush();
+      }
+      TopicPartition partition = new TopicPartition(topic, 0);
+      try (var consumer = consumer(Map.of())) {
+        consumer.assign(List.of(partition));
+        consumer.seekToBeginning(List.of(partition));
+        var records = read(consumer, 500);
+        for (int n = 0; n < 500; n++) {
+          check(records.get(n).offset() == n && records.get(n).timestamp() == BASE + n * 1000L, "offset and time " + n);
+        }
+        var seventh = records.get(7);
+        check(new String(seventh.key()).equals("k7") && new String(seventh.value()).endsWith("v7"), "key and value");
+        var headers = seventh.headers().toArray();
+        check(headers.length == 2 && new String(headers[1].value()).equals("2"), "headers, also twice the same");
+        var found = consumer.offsetsForTimes(Map.of(partition, BASE + 3500)).get(partition);
+        check(found.offset() == 4 && found.timestamp() == BASE + 4000, "offset by time");
+        check(consumer.offsetsForTimes(Map.of(partition, BASE + 1_000_000_000L)).get(partition) == null, "no later one");
+      }
+    }
+    TopicPartition partition = new TopicPartition("java-none", 0);
+    var deleted = admin.deleteRecords(Map.of(partition, RecordsToDelete.beforeOffset(5)));
+    check(deleted.lowWatermarks().get(partition).get().lowWatermark() == 5, "deleted records");
+    try (var consumer = consumer(Map.of())) {
+      check(consumer.beginningOffsets(List.of(partition)).get(partition) == 5, "begins later");
+      check(consumer.endOffsets(List.of(partition)).get(partition) == 500, "ends where it did");
+    }
+  }
+
+  static void largeMessages() throws Exception {
+    NewTopic topic = new NewTopic("java-large", 1, (short) 1).configs(Map.of("max.message.bytes", "6000000"));
+    admin.createTopics(List.of(topic)).all().get();
+    try (var producer = producer(Map.of("max.request.size", 8_000_000))) {
+      producer.send(new ProducerRecord<>("java-large", new byte[5_000_000])).get();
+      refused(RecordTooLargeException.class,
+          () -> producer.send(new ProducerRecord<>("java-large", new byte[6_500_000])).get());
+    }
+    try (var consumer = consumer(Map.of("max.partition.fetch.bytes", 1000, "group.id", "java-large"))) {
+      consumer.subscribe(List.of("java-large"));
+      check(read(consumer, 1).get(0).value().length == 5_000_000, "larger than what is asked for at once");
+    }
+  }
+
+  static void groups() throws Exception {
+    send("java", 25);
+    var assignor = CooperativeStickyAssignor.class.getName();
+    Map<String, Object> group = Map.of("group.id", "java-group", "partition.assignment.strategy", assignor);
+    try (var first = consumer(group); var second = consumer(group)) {
+      first.subscribe(List.of("java"));
+      check(read(first, 100).size() == 100, "all to the only member");
+      first.commitSync();
+      second.subscribe(List.of("java"));
+      long until = System.nanoTime() + 30_000_000_000L;
+      while (first.assignment().size() != 2 || second.assignment().size() != 2) {
+        check(System.nanoTime() < until, "two members share");
+        check(first.poll(Duration.ofMillis(50)).isEmpty() && second.poll(Duration.ofMillis(50)).isEmpty(), "none twice");
+      }
+      var described = admin.describeConsumerGroups(List.of("java-group")).all().get().get("java-group");
+      check(described.members().size() == 2, "two members are shown");
+      send("java", 5);
+      check(read(first, 10).size() + read(second, 10).size() == 20, "each reads its own");
+    }
+    var committed = admin.listConsumerGroupOffsets("java-group").partitionsToOffsetAndMetadata().get();
+    check(committed.values().stream().allMatch(o -> o.offset() == 30), "committed when they left");
+    send("java", 1);
+    try (var again = consumer(group)) {
+      again.subscribe(List.of("java"));
+      check(read(again, 4).stream().allMatch(r -> r.offset() == 30), "goes on where it was");
+    }
+    var back = Map.of(new TopicPartition("java", 0), new OffsetAndMetadata(3));
+    admin.alterConsumerGroupOffsets("java-group", back).all().get();
+    admin.deleteConsumerGroups(List.of("java-group")).all().get();
+  }
+
+  static void send(String topic, int count) {
+    try (var producer = producer(Map.of())) {
+      for (int n = 0; n < 4 * count; n++) producer.send(new ProducerRecord<>(topic, n % 4, null, new byte[] {(byte) n}));
+    }
+  }
+
+  static void sasl() throws Exception {
+    for (String mechanism : System.getenv("MECHANISMS").split(",")) {
+      String module = mechanism.equals("PLAIN") ? "plain.Plain" : "scram.Scram";
+      for (String password : List.of(System.getenv("SASL_PASSWORD"), "wrong")) {
+        Map<String, Object> config = at(System.getenv("SASL_BROKER"));
+        config.putAll(Map.of("security.protocol", "SASL_PLAINTEXT", "sasl.mechanism", mechanism, "sasl.jaas.config",
+            "org.apache.kafka.common.security." + module + "LoginModule required username=\""
+                + System.getenv("SASL_USER") + "\" password=\"" + password + "\";"));
+        try (var as = Admin.create(config)) {
+          if (password.equals("wrong")) {
+            refused(SaslAuthenticationException.class, () -> as.listTopics().names().get());
+          } else {
+            as.listTopics().names().get();
+          }
+        }
+      }
+    }
+  }
+
+  interface Attempt {
+    void run() throws Exception;
+  }
+
+  static void refused(Class<? extends Throwable> by, Attempt attempt) throws Exception {
+    try {
+      attempt.run();
+    } catch (ExecutionException e) {
+      check(by.isInstance(e.getCause()), by.getSimpleName() + ", not " + e.getCause());
+      return;
+    }
+    throw new AssertionError(by.getSimpleName() + " was expected");
+  }
+
+  static void check(boolean holds, String what) {
+    if (!holds) throw new AssertionError(what);
+  }
+}
