@@ -82,8 +82,12 @@ class Waypost:
         port = self.endpoint.port if self.endpoint else 0
         command = [str(waypost_binary()), "serve", "--data-dir", str(self.data)]
         command += ["--amqp", f"127.0.0.1:{port}", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0", *self.flags]
+        # Many servers run at once: none needs the room that a real one sets aside.
+        environment = {"WAYPOST__DISK__SEGMENT_BYTES": "16MiB", **os.environ}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
         deadline = time.monotonic() + START_SECONDS
         while True:
             if self.process.poll() is not None:

@@ -18,7 +18,9 @@ pub mod journal;
 pub mod message;
 pub mod outbox;
 pub mod props;
+pub mod record;
 pub mod refusal;
+pub mod seeded;
 pub mod selector;
 pub mod service;
 pub mod session;
@@ -31,4 +33,5 @@ pub use ids::{ChannelId, ConnId, ConsumerId, Lsn, Millis, QueueId, SHARDS, Seq, 
 pub use message::{AttrFlags, Attrs, Route, SeqRange};
 pub use outbox::Outbox;
 pub use refusal::{Refusal, RefusalKind};
+pub use seeded::Seeded;
 pub use session::{Session, SessionState, Transmit};

@@ -7,6 +7,5 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-mod seeded;
 pub mod services;
 pub mod watch;

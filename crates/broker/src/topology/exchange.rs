@@ -13,9 +13,9 @@ use super::kinds::{ExchangeId, ExchangeKind, Index, consistent_hash, delayed};
 use super::permission::{Access, Resource};
 use super::policy::{Policy, PolicyValues};
 use super::queue::{Declared, settings, shard_of};
-use super::seeded::Seeded;
 use super::{Change, NAME_BYTES_MAX, Topology, definitions};
 use crate::settings::{QueueKind, QueueSettings};
+use waypost_model::Seeded;
 
 /// How many exchanges a vhost may have. Further ones are refused with 406.
 pub const EXCHANGES_MAX: usize = 1_000_000;

@@ -16,7 +16,6 @@ pub mod permission;
 pub mod policy;
 pub mod queue;
 pub mod router;
-mod seeded;
 pub mod services;
 pub mod user;
 pub mod vhost;
@@ -42,9 +41,9 @@ pub use user::{HashingAlgorithm, PasswordHash, UserSpec, UserView};
 pub use vhost::{VhostMetadata, VhostView};
 
 use crate::settings::QueueSettings;
-use seeded::Seeded;
 use user::User;
 use vhost::Vhost;
+use waypost_model::Seeded;
 
 /// Longest name of anything, bytes: what a short string of AMQP holds.
 pub const NAME_BYTES_MAX: usize = 255;

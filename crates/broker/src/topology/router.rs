@@ -316,7 +316,7 @@ fn matches_alone(x: &Exchange, b: &Arc<Bound>, facts: &Facts<'_>, all: &Sink) ->
             Target::Exchange(x) => all.exchanges.contains(&x),
         };
     }
-    let mut alone = Index::new(x.kind, &x.arguments, super::seeded::Seeded(0));
+    let mut alone = Index::new(x.kind, &x.arguments, waypost_model::Seeded(0));
     alone.add(b);
     let mut sink = Sink::default();
     alone.route(facts, &mut sink);

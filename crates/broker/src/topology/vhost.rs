@@ -11,9 +11,9 @@ use super::kinds::{ExchangeId, ExchangeKind, service};
 use super::limits::VhostLimits;
 use super::policy::Policies;
 use super::queue::Queue;
-use super::seeded::Seeded;
 use super::{Change, NAME_BYTES_MAX, Topology, definitions};
 use crate::settings::QueueKind;
+use waypost_model::Seeded;
 
 /// What a vhost is beside its contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

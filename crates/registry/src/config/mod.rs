@@ -1,7 +1,6 @@
 //! The configuration center: values under paths, with the history of each, gray releases, watches, and Consul's
 //! sessions. Pure: time is handed in, the disk is the core's journal. `docs/configuration-center.md` tells how it is kept.
 
-mod codec;
 mod commit;
 mod diff;
 mod entry;

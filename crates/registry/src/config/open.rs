@@ -6,11 +6,11 @@ use std::sync::Arc;
 use waypost_model::journal::{AppendError, BodyStore, Op, Recovered, RecoveredRun};
 use waypost_model::{Lsn, Millis, QueueId};
 
-use super::codec::{Malformed, Reader, Writer};
 use super::entry::{Entry, Gray, InForce, Item, Mark, seq};
 use super::record::Record;
 use super::session::{self, Live};
 use super::space::Space;
+use waypost_model::record::{Malformed, Reader, Writer};
 
 /// The queues of paths have numbers from here on. The broker's own begin at 0 and do not come this far.
 pub(super) const QUEUES_FROM: u64 = 0xc000_0000_0000_0000;
@@ -180,7 +180,7 @@ pub(super) fn numbers(revision: u64, queues: u64) -> Op {
     w.u8(FORMAT);
     w.varint(revision);
     w.varint(queues);
-    Op::Define { key: Box::new([NUMBERS]), value: Some(w.finish().into()) }
+    Op::Define { key: Box::new([NUMBERS]), value: Some(w.finish()) }
 }
 
 fn read_numbers(value: &[u8]) -> Result<(u64, u64), Malformed> {

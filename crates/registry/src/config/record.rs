@@ -15,8 +15,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use semver::VersionReq;
 
-use super::codec::{Malformed, Reader, Writer};
 use super::gray::Rule;
+use waypost_model::record::{Malformed, Reader, Writer};
 
 /// The first byte of a record.
 const FORMAT: u8 = 1;
@@ -111,25 +111,25 @@ impl Record {
         let mut w = Writer::with_capacity(value + self.path.len() + self.comment.len() + 96);
         let flags = if self.content.is_some() { HAS_VALUE } else { 0 } | if self.rule.is_some() { HAS_RULE } else { 0 };
         [FORMAT, self.kind as u8, flags].into_iter().for_each(|b| w.u8(b));
-        w.text(&self.vhost);
-        w.text(&self.path);
+        w.str(&self.vhost);
+        w.str(&self.path);
         [self.revision, self.modified, self.created, self.lock_index].into_iter().for_each(|n| w.varint(n));
-        w.text(self.session.as_deref().unwrap_or_default());
+        w.str(self.session.as_deref().unwrap_or_default());
         w.varint(self.at);
-        w.text(&self.author);
-        w.text(&self.comment);
+        w.str(&self.author);
+        w.str(&self.comment);
         [self.stable, self.candidate, self.from].into_iter().for_each(|n| w.varint(n));
         if let Some(c) = &self.content {
-            w.text(&c.content_type);
+            w.str(&c.content_type);
             w.varint(c.flags);
             w.bytes(&c.value);
         }
         if let Some(rule) = &self.rule {
-            w.text(&rule.version.as_ref().map(VersionReq::to_string).unwrap_or_default());
+            w.str(&rule.version.as_ref().map(VersionReq::to_string).unwrap_or_default());
             w.varint(rule.percent.map_or(0, |p| u64::from(p) + 1));
-            [&rule.ids, &rule.zones, &rule.tags].into_iter().for_each(|list| w.texts(list));
+            [&rule.ids, &rule.zones, &rule.tags].into_iter().for_each(|list| w.strings(list));
         }
-        w.finish()
+        w.finish().into()
     }
 
     /// Reads one.
@@ -143,16 +143,16 @@ impl Record {
         let flags = r.u8()?;
         let record = Record {
             kind,
-            vhost: r.text()?.into(),
-            path: r.text()?.into(),
+            vhost: r.str()?.into(),
+            path: r.str()?.into(),
             revision: r.varint()?,
             modified: r.varint()?,
             created: r.varint()?,
             lock_index: r.varint()?,
-            session: Some(r.text()?).filter(|s| !s.is_empty()).map(Arc::from),
+            session: Some(r.str()?).filter(|s| !s.is_empty()).map(Arc::from),
             at: r.varint()?,
-            author: r.text()?.into(),
-            comment: r.text()?.into(),
+            author: r.str()?.into(),
+            comment: r.str()?.into(),
             stable: r.varint()?,
             candidate: r.varint()?,
             from: r.varint()?,
@@ -165,17 +165,17 @@ impl Record {
 }
 
 fn content(r: &mut Reader<'_>) -> Result<Content, Malformed> {
-    Ok(Content { content_type: r.text()?.into(), flags: r.varint()?, value: Bytes::copy_from_slice(r.bytes()?) })
+    Ok(Content { content_type: r.str()?.into(), flags: r.varint()?, value: Bytes::copy_from_slice(r.bytes()?) })
 }
 
 fn rule(r: &mut Reader<'_>) -> Result<Rule, Malformed> {
-    let version = Some(r.text()?).filter(|v| !v.is_empty()).map(VersionReq::parse).transpose();
+    let version = Some(r.str()?).filter(|v| !v.is_empty()).map(VersionReq::parse).transpose();
     let percent = match r.varint()? {
         0 => None,
         p => Some(u8::try_from(p - 1).map_err(|_| Malformed("percentage"))?),
     };
     let version = version.map_err(|_| Malformed("range of versions"))?;
-    Ok(Rule { version, percent, ids: r.texts()?, zones: r.texts()?, tags: r.texts()? })
+    Ok(Rule { version, percent, ids: r.strings()?, zones: r.strings()?, tags: r.strings()? })
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use waypost_model::Millis;
 use waypost_model::journal::Op;
 
-use super::codec::{Malformed, Reader, Writer};
 use super::fault::Fault;
 use super::limits::SESSION_TEXT_BYTES_MAX;
+use waypost_model::record::{Malformed, Reader, Writer};
 
 /// First byte of the key of a session's definition.
 pub(super) const KEY: u8 = 0xc1;
@@ -131,21 +131,21 @@ impl Session {
         let mut w = Writer::default();
         w.u8(FORMAT);
         w.varint(self.created);
-        w.text(&s.name);
-        w.text(&s.node);
+        w.str(&s.name);
+        w.str(&s.node);
         w.varint(s.ttl_ms.unwrap_or_default());
         w.u8(u8::from(s.behavior == Behavior::Delete));
         w.varint(s.lock_delay_ms);
-        w.texts(&s.node_checks);
-        w.texts(&s.service_checks);
-        Op::Define { key: key(vhost, &self.id), value: Some(w.finish().into()) }
+        w.strings(&s.node_checks);
+        w.strings(&s.service_checks);
+        Op::Define { key: key(vhost, &self.id), value: Some(w.finish()) }
     }
 
     /// What a definition tells: vhost and session.
     pub(super) fn read(key: &[u8], value: &[u8]) -> Result<(Arc<str>, Session), Malformed> {
         let mut k = Reader::new(key);
         k.u8()?;
-        let (vhost, id) = (k.text()?.into(), k.text()?.into());
+        let (vhost, id) = (k.str()?.into(), k.str()?.into());
         k.end()?;
         let mut r = Reader::new(value);
         if r.u8()? != FORMAT {
@@ -153,13 +153,13 @@ impl Session {
         }
         let created = r.varint()?;
         let spec = NewSession {
-            name: r.text()?.into(),
-            node: r.text()?.into(),
+            name: r.str()?.into(),
+            node: r.str()?.into(),
             ttl_ms: Some(r.varint()?).filter(|ttl| *ttl > 0),
             behavior: if r.u8()? == 1 { Behavior::Delete } else { Behavior::Release },
             lock_delay_ms: r.varint()?,
-            node_checks: r.texts()?,
-            service_checks: r.texts()?,
+            node_checks: r.strings()?,
+            service_checks: r.strings()?,
         };
         r.end()?;
         Ok((vhost, Session { id, spec, created }))
@@ -174,9 +174,9 @@ pub(super) fn undefine(vhost: &str, id: &str) -> Op {
 fn key(vhost: &str, id: &str) -> Box<[u8]> {
     let mut w = Writer::default();
     w.u8(KEY);
-    w.text(vhost);
-    w.text(id);
-    w.finish().into()
+    w.str(vhost);
+    w.str(id);
+    w.finish()
 }
 
 /// A random UUID (version 4) out of random bytes.

@@ -23,7 +23,6 @@
 //! list is not empty only because we restarted.
 
 mod choose;
-mod codec;
 mod conditions;
 mod feed;
 mod health;
@@ -61,7 +60,7 @@ pub use self::tick::Due;
 pub use self::view::{CheckView, Listed, NodeView, ServiceEntry, ServiceList, ServiceView, Summary, Why};
 
 use self::state::{State, TenantShared};
-use crate::seeded::Seeded;
+use waypost_model::Seeded;
 
 /// How a registry is set up.
 #[derive(Clone, Debug)]

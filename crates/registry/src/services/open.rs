@@ -10,7 +10,6 @@ use waypost_model::journal::Journal;
 use waypost_model::service::{Health, InstanceChange, ServiceName, is_service_name};
 use waypost_model::{Lsn, Millis};
 
-use super::codec::Malformed;
 use super::feed::Feed;
 use super::limits::RETURN_MS;
 use super::nodes::Registering;
@@ -20,8 +19,9 @@ use super::spec::{CheckSpec, NodeSpec, Registration, Source};
 use super::state::{NEVER, State, Tenant, TenantShared};
 use super::timers::Timers;
 use super::{Registry, Settings};
-use crate::seeded::Seeded;
 use crate::watch::Topic;
+use waypost_model::Seeded;
+use waypost_model::record::Malformed;
 
 /// Whether a definition of a journal is the registry's.
 #[must_use]
@@ -82,9 +82,8 @@ impl Registry {
     }
 
     fn restore(&self, key: &[u8], value: &[u8], now: Millis) -> Result<(), LoadError> {
-        let what =
-            || parts(key).map_or_else(|Malformed| format!("{key:02x?}"), |parts| format!("'{}'", parts.join("/")));
-        let malformed = |Malformed| LoadError::Malformed(what());
+        let what = || parts(key).map_or_else(|_| format!("{key:02x?}"), |parts| format!("'{}'", parts.join("/")));
+        let malformed = |_: Malformed| LoadError::Malformed(what());
         match value.first() {
             Some(&VERSION) => {}
             Some(&version) => return Err(LoadError::Version { what: what(), version }),

@@ -7,9 +7,9 @@ use waypost_model::Millis;
 use waypost_model::journal::Op;
 use waypost_model::service::{Health, Instance, ServiceName, Version};
 
-use super::codec::{Malformed, Read, Reader, Writer};
 use super::spec::{CheckKind, CheckSpec, Detail, HttpProbe, NodeSpec, Push, PushFormat, Source};
 use super::state::{Check, Entry, Node};
+use waypost_model::record::{Malformed, Read, Reader, Writer};
 
 /// The version that stands in front of every value.
 pub(super) const VERSION: u8 = 1;
@@ -21,7 +21,7 @@ pub(super) const NODE: u8 = 0x70;
 pub(super) const INSTANCE: u8 = 0x71;
 
 fn key(kind: u8, parts: &[&str]) -> Box<[u8]> {
-    let mut w = Writer::new(1 + parts.iter().map(|p| p.len() + 2).sum::<usize>());
+    let mut w = Writer::with_capacity(1 + parts.iter().map(|p| p.len() + 2).sum::<usize>());
     w.u8(kind);
     parts.iter().for_each(|part| w.str(part));
     w.finish()
@@ -37,17 +37,17 @@ pub(super) fn remove_node(vhost: &str, name: &str) -> Op {
 
 pub(super) fn put_instance(name: &ServiceName, entry: &Entry) -> Op {
     let instance = &*entry.instance;
-    let mut w = Writer::new(96);
+    let mut w = Writer::with_capacity(96);
     w.u8(VERSION);
     w.u8(entry.source as u8);
     w.str(&entry.owner);
     w.varint(u64::from(entry.lease_ms));
-    w.optional_str(instance.address.as_deref());
+    w.shifted_str(instance.address.as_deref());
     w.varint(u64::from(instance.port));
     w.str(&instance.version.as_ref().map(ToString::to_string).unwrap_or_default());
     w.str(&instance.zone);
     w.varint(u64::from(instance.weight));
-    w.optional(instance.max_in_flight.map(u64::from));
+    w.shifted(instance.max_in_flight.map(u64::from));
     w.varint(instance.tags.len() as u64);
     instance.tags.iter().for_each(|tag| w.str(tag));
     w.pairs(&instance.meta);
@@ -70,7 +70,7 @@ fn put_rare(w: &mut Writer, entry: &Entry) {
     if let Some(push) = &detail.push {
         w.u8(3);
         w.str(&push.url);
-        w.optional_str(push.secret.as_deref());
+        w.shifted_str(push.secret.as_deref());
         w.varint(u64::from(push.concurrency));
         w.varint(u64::from(push.timeout_ms));
         w.u8(push.format as u8);
@@ -91,14 +91,14 @@ fn put_rare(w: &mut Writer, entry: &Entry) {
 
 pub(super) fn put_node(vhost: &str, node: &Node) -> Op {
     let spec = &*node.spec;
-    let mut w = Writer::new(64);
+    let mut w = Writer::with_capacity(64);
     w.u8(VERSION);
     w.u8(u8::from(node.is_self));
     w.str(&spec.id);
     w.str(&spec.address);
     w.pairs(&spec.meta);
-    w.optional_str(spec.extra.as_deref());
-    w.optional_str(node.maintenance.as_deref());
+    w.shifted_str(spec.extra.as_deref());
+    w.shifted_str(node.maintenance.as_deref());
     put_checks(&mut w, &node.checks);
     Op::Define { key: key(NODE, &[vhost, &spec.name]), value: Some(w.finish()) }
 }
@@ -115,7 +115,7 @@ fn put_checks(w: &mut Writer, checks: &[Check]) {
         w.varint(u64::from(spec.success_before_passing));
         w.varint(u64::from(spec.failures_before_warning));
         w.varint(u64::from(spec.failures_before_critical));
-        w.optional(spec.deregister_after_ms);
+        w.shifted(spec.deregister_after_ms);
         match &spec.kind {
             CheckKind::Manual => w.u8(0),
             CheckKind::Ttl { ttl_ms } => {
@@ -154,7 +154,7 @@ fn health(byte: u8) -> Read<Health> {
     [Health::Starting, Health::Passing, Health::Warning, Health::Critical]
         .get(usize::from(byte))
         .copied()
-        .ok_or(Malformed)
+        .ok_or(Malformed("health"))
 }
 
 /// An instance as it was written down.
@@ -195,18 +195,18 @@ pub(super) fn parts(key: &[u8]) -> Read<Vec<&str>> {
 pub(super) fn instance(id: &str, value: &[u8]) -> Read<KeptInstance> {
     let mut r = Reader::new(value);
     r.u8()?;
-    let source = Source::of(r.u8()?).ok_or(Malformed)?;
+    let source = Source::of(r.u8()?).ok_or(Malformed("source"))?;
     let owner: Arc<str> = r.str()?.into();
     let lease_ms = r.number()?;
-    let address = r.optional_str()?.map(Into::into);
+    let address = r.shifted_str()?.map(Into::into);
     let port = r.number()?;
     let version = match r.str()? {
         "" => None,
-        text => Some(Version::parse(text).map_err(|_| Malformed)?),
+        text => Some(Version::parse(text).map_err(|_| Malformed("version"))?),
     };
     let zone = r.boxed()?;
     let weight = r.number()?;
-    let max_in_flight = r.optional()?.map(u32::try_from).transpose().map_err(|_| Malformed)?;
+    let max_in_flight = r.shifted()?.map(u32::try_from).transpose().map_err(|_| Malformed("number"))?;
     let (tags, meta) = (r.strings()?, r.pairs()?);
     let instance = Instance { address, port, version, zone, tags, meta, weight, max_in_flight, ..Instance::new(id) };
     let checks = checks(&mut r)?;
@@ -228,7 +228,7 @@ pub(super) fn instance(id: &str, value: &[u8]) -> Read<KeptInstance> {
             4 => kept.detail.node = Some(r.str()?.into()),
             5 => kept.detail.warning_weight = Some(r.number()?),
             6 => kept.detail.extra = Some(r.str()?.into()),
-            _ => return Err(Malformed),
+            _ => return Err(Malformed("kind")),
         }
     }
     Ok(kept)
@@ -237,13 +237,13 @@ pub(super) fn instance(id: &str, value: &[u8]) -> Read<KeptInstance> {
 fn push(r: &mut Reader<'_>) -> Read<Push> {
     Ok(Push {
         url: r.boxed()?,
-        secret: r.optional_str()?.map(Into::into),
+        secret: r.shifted_str()?.map(Into::into),
         concurrency: r.number()?,
         timeout_ms: r.number()?,
         format: match r.u8()? {
             0 => PushFormat::Headers,
             1 => PushFormat::CloudEvents,
-            _ => return Err(Malformed),
+            _ => return Err(Malformed("kind")),
         },
     })
 }
@@ -258,9 +258,9 @@ pub(super) fn node(name: &str, value: &[u8]) -> Read<KeptNode> {
         id: r.boxed()?,
         address: r.boxed()?,
         meta: r.pairs()?,
-        extra: r.optional_str()?.map(Into::into),
+        extra: r.shifted_str()?.map(Into::into),
     };
-    let maintenance = r.optional_str()?.map(Into::into);
+    let maintenance = r.shifted_str()?.map(Into::into);
     let checks = checks(&mut r)?;
     r.end()?;
     Ok(KeptNode { spec, is_self, maintenance, checks })
@@ -282,7 +282,7 @@ fn check(r: &mut Reader<'_>) -> Read<(CheckSpec, Health)> {
     let success_before_passing = r.number()?;
     let failures_before_warning = r.number()?;
     let failures_before_critical = r.number()?;
-    let deregister_after_ms = r.optional()?;
+    let deregister_after_ms = r.shifted()?;
     let kind = match r.u8()? {
         0 => CheckKind::Manual,
         1 => CheckKind::Ttl { ttl_ms: r.varint()? },
@@ -295,7 +295,7 @@ fn check(r: &mut Reader<'_>) -> Read<(CheckSpec, Health)> {
             interval_ms: r.varint()?,
             timeout_ms: r.varint()?,
         })),
-        _ => return Err(Malformed),
+        _ => return Err(Malformed("kind")),
     };
     let spec = CheckSpec {
         id,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::seeded::Seeded;
+use waypost_model::Seeded;
 
 /// How many are known at a time. Beyond it those that nobody has are dropped; if that is not enough all of them are, and
 /// sharing begins anew.

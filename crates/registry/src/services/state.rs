@@ -16,8 +16,8 @@ use super::pool::Pool;
 use super::spec::{CheckSpec, Detail, NodeSpec, Source};
 use super::timers::{Subject, Timers};
 use super::view::{CheckView, Listed, NodeView, ServiceList, ServiceView, Why};
-use crate::seeded::Seeded;
 use crate::watch::Topic;
+use waypost_model::Seeded;
 
 /// The end of time: no deadline.
 pub(super) const NEVER: Millis = Millis(u64::MAX);

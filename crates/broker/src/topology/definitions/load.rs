@@ -3,7 +3,6 @@
 use thiserror::Error;
 use waypost_model::{QueueId, SHARDS};
 
-use super::codec::{Malformed, Read, Reader};
 use super::{Kind, VERSION};
 use crate::topology::arguments::{QueueArguments, parse_kind};
 use crate::topology::binding::{Bound, DestinationName, canonical};
@@ -16,6 +15,7 @@ use crate::topology::queue::{Asked, Declared};
 use crate::topology::user::{HashingAlgorithm, PasswordHash, User, UserSpec};
 use crate::topology::vhost::VhostMetadata;
 use crate::topology::{Change, Topology, ids};
+use waypost_model::record::{Malformed, Read, Reader};
 
 /// Why definitions cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -56,7 +56,7 @@ enum Fault {
 }
 
 impl From<Malformed> for Fault {
-    fn from(Malformed: Malformed) -> Fault {
+    fn from(_: Malformed) -> Fault {
         Fault::Malformed
     }
 }
@@ -276,5 +276,5 @@ impl Topology {
 
 /// A number that leaves room for as many queues as anybody will ever declare.
 fn queue_number(n: u64) -> Read<u64> {
-    if n < 1 << 56 { Ok(n) } else { Err(Malformed) }
+    if n < 1 << 56 { Ok(n) } else { Err(Malformed("number")) }
 }

@@ -1,7 +1,6 @@
 //! What is durable of a topology, as keys and values in the journal. The format is described in
 //! `docs/definitions-format.md`; this module and that page change together.
 
-mod codec;
 mod load;
 
 pub use load::LoadError;
@@ -18,7 +17,7 @@ use super::policy::Policy;
 use super::queue::{Asked, Queue};
 use super::user::{HashingAlgorithm, User};
 use super::vhost::Vhost;
-use codec::Writer;
+use waypost_model::record::Writer;
 
 /// The version that stands in front of every value. A release reads its own and refuses others.
 pub(crate) const VERSION: u8 = 1;
@@ -66,14 +65,14 @@ impl Kind {
 
 /// A key: the kind, then each part with its length.
 fn key(kind: Kind, parts: &[&[u8]]) -> Box<[u8]> {
-    let mut w = Writer::new(1 + parts.iter().map(|p| p.len() + 2).sum::<usize>());
+    let mut w = Writer::with_capacity(1 + parts.iter().map(|p| p.len() + 2).sum::<usize>());
     w.u8(kind as u8);
     parts.iter().for_each(|p| w.bytes(p));
     w.finish()
 }
 
 fn put(kind: Kind, parts: &[&[u8]], write: impl FnOnce(&mut Writer)) -> Op {
-    let mut w = Writer::new(64);
+    let mut w = Writer::with_capacity(64);
     w.u8(VERSION);
     write(&mut w);
     Op::Define { key: key(kind, parts), value: Some(w.finish()) }

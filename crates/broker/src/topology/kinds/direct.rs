@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Sink, Target, Targets};
-use crate::topology::seeded::Seeded;
+use waypost_model::Seeded;
 
 #[derive(Debug)]
 pub(crate) struct Direct {

@@ -18,7 +18,7 @@ use waypost_model::props::Props;
 use waypost_model::table::Table;
 
 use super::binding::Bound;
-use super::seeded::Seeded;
+use waypost_model::Seeded;
 
 /// The number of an exchange's incarnation, unique while the process lives.
 pub(crate) type ExchangeId = u64;

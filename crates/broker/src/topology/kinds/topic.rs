@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::{Sink, Target, Targets};
-use crate::topology::seeded::Seeded;
+use waypost_model::Seeded;
 
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;

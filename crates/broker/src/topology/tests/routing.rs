@@ -7,7 +7,7 @@ use waypost_model::table::{Table, Value};
 use super::*;
 use crate::topology::kinds::topic::Topic;
 use crate::topology::kinds::{Sink, Target};
-use crate::topology::seeded::Seeded;
+use waypost_model::Seeded;
 
 fn props(headers: Table) -> Vec<u8> {
     PropsOwned { headers: Some(headers), ..PropsOwned::default() }.to_bytes()

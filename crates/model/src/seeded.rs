@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, DefaultHasher, Hasher};
 
 /// Builds hashers from a seed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seeded(pub u64);
+pub struct Seeded(pub u64);
 
 impl BuildHasher for Seeded {
     type Hasher = DefaultHasher;
