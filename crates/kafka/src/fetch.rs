@@ -10,7 +10,7 @@ const FLEXIBLE: i16 = 12;
 const BY_ID: i16 = 13;
 
 /// What was found of a partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedPartition {
     /// Its number.
     pub index: i32,
@@ -29,7 +29,7 @@ pub struct FetchedPartition {
 }
 
 /// A topic, by name or by id as the version wants it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedTopic {
     /// Its name.
     pub name: Box<str>,

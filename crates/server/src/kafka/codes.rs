@@ -1,5 +1,6 @@
 //! Kafka's error codes.
 
+use waypost_kafka::fetch_sessions::SessionFault;
 use waypost_model::journal::AppendError;
 use waypost_stream::batch::BatchError;
 use waypost_stream::groups::GroupFault;
@@ -43,6 +44,7 @@ pub(super) const SASL_AUTHENTICATION_FAILED: i16 = 58;
 pub(super) const NON_EMPTY_GROUP: i16 = 68;
 pub(super) const GROUP_ID_NOT_FOUND: i16 = 69;
 pub(super) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+pub(super) const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
 pub(super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
 pub(super) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
 pub(super) const MEMBER_ID_REQUIRED: i16 = 79;
@@ -50,6 +52,7 @@ pub(super) const GROUP_MAX_SIZE_REACHED: i16 = 81;
 pub(super) const FENCED_INSTANCE_ID: i16 = 82;
 pub(super) const INVALID_RECORD: i16 = 87;
 pub(super) const UNKNOWN_TOPIC_ID: i16 = 100;
+pub(super) const FETCH_SESSION_TOPIC_ID_ERROR: i16 = 106;
 
 /// Why a batch is not appended.
 pub(super) fn of_append(fault: &AppendFault) -> i16 {
@@ -69,6 +72,15 @@ pub(super) fn of_append(fault: &AppendFault) -> i16 {
 
 fn of_journal(_: AppendError) -> i16 {
     KAFKA_STORAGE_ERROR
+}
+
+/// Why a fetch session does not go on.
+pub(super) fn of_fetch_session(fault: SessionFault) -> i16 {
+    match fault {
+        SessionFault::Unknown => FETCH_SESSION_ID_NOT_FOUND,
+        SessionFault::Epoch => INVALID_FETCH_SESSION_EPOCH,
+        SessionFault::TopicIds => FETCH_SESSION_TOPIC_ID_ERROR,
+    }
 }
 
 /// Why a topic is not made or changed.

@@ -15,13 +15,13 @@ use waypost_model::Batch as Messages;
 use waypost_stream::partition::{Isolation, Piece};
 use waypost_stream::streams::{Cell, Grown, Streams, Topic, TopicId};
 
-use super::{Answer, Ask, Session, codes};
+use super::{Answer, Ask, LEADER_EPOCH, Session, codes};
 
 /// Most bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 55 * 1024 * 1024;
 /// Longest wait for more.
 const WAIT_MAX: Duration = Duration::from_secs(300);
-/// The first version whose clients know zstd.
+/// The first version that names topics by id.
 const BY_ID: i16 = 13;
 
 /// A topic that was asked for.
@@ -51,24 +51,29 @@ struct Planned {
 
 impl Session {
     pub(super) async fn fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
-        let request: FetchRequest = ask.read()?;
+        let mut request: FetchRequest = ask.read()?;
         let respond = |response: &FetchResponse| {
             let mut pieces = Pieces::begin(ask.head());
             response.write(&mut pieces, ask.version);
             Answer::Now(pieces.finish())
         };
-        if request.session_id != 0 {
-            // Every request names all it wants: there are no sessions to go on with.
-            let error_code = codes::FETCH_SESSION_ID_NOT_FOUND;
-            return Ok(respond(&FetchResponse { error_code, ..FetchResponse::default() }));
-        }
+        let (owner, by_id) = (self.who.owner(), ask.version >= BY_ID);
+        let sessions = &self.node.fetch_sessions;
+        let mut fetching = match sessions.begin(&owner, by_id, &mut request, self.node.clock.now().0) {
+            Ok(fetching) => fetching,
+            Err(fault) => {
+                let error_code = codes::of_fetch_session(fault);
+                return Ok(respond(&FetchResponse { error_code, ..FetchResponse::default() }));
+            }
+        };
         let isolation =
             if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
         let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(ANSWER_BYTES_MAX);
         let least = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
         let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
         let deadline = tokio::time::Instant::now() + wait;
-        let wanted: Vec<Wanted> = request.topics.into_iter().map(|t| self.wanted(ask, t)).collect();
+        let topics = std::mem::take(&mut fetching.topics);
+        let wanted: Vec<Wanted> = topics.into_iter().map(|t| self.wanted(ask, t)).collect();
         let plan = loop {
             // Listened to before it is looked: what comes in between is not missed.
             let growing = grown(&wanted);
@@ -85,7 +90,8 @@ impl Session {
             }
         };
         let topics = load(Arc::clone(self.streams()), plan, wanted).await;
-        Ok(respond(&FetchResponse { topics, ..FetchResponse::default() }))
+        let (session_id, topics) = fetching.finish(topics);
+        Ok(respond(&FetchResponse { session_id, topics, ..FetchResponse::default() }))
     }
 
     fn wanted(&self, ask: &Ask<'_>, topic: waypost_kafka::messages::records::FetchTopic) -> Wanted {
@@ -115,6 +121,9 @@ impl Session {
                 return failed(p.partition, codes::UNKNOWN_TOPIC_OR_PARTITION);
             };
             cell.note_use(now);
+            if p.current_leader_epoch > LEADER_EPOCH {
+                return failed(p.partition, codes::UNKNOWN_LEADER_EPOCH);
+            }
             let room = usize::try_from(p.partition_max_bytes).unwrap_or(0).min(left);
             // Whole batches; the first of the answer also if it is larger than what was asked for.
             let planned = planned(&cell, p, if first { room.max(1) } else { room }, isolation);

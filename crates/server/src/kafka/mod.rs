@@ -143,6 +143,17 @@ enum Who {
     User(Box<str>),
 }
 
+impl Who {
+    /// As an owner of what outlives a connection: marked, so that no user is called like the others.
+    fn owner(&self) -> String {
+        match self {
+            Who::Nobody => String::new(),
+            Who::Operator => "operator".to_owned(),
+            Who::User(name) => format!("user {name}"),
+        }
+    }
+}
+
 /// What is known of a connection.
 struct Session {
     node: Arc<Node>,

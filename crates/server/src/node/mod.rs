@@ -78,6 +78,8 @@ pub struct Node {
     pub(crate) streams: Arc<waypost_stream::streams::Streams>,
     /// Consumer groups.
     pub(crate) groups: waypost_stream::groups::Groups,
+    /// What Kafka's consumers need not say again.
+    pub(crate) fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions,
     /// Something in a group may be due earlier.
     pub(crate) regroup: Notify,
     core: Arc<BrokerCore>,
@@ -156,6 +158,7 @@ async fn serve(
         registry,
         streams,
         groups: waypost_stream::groups::Groups::new(clock.now().0),
+        fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions::new(clock.now().0),
         regroup: Notify::new(),
         core,
         committed: Notify::new(),

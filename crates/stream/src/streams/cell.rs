@@ -1,5 +1,6 @@
 //! A partition among others: behind a lock, with those who wait for more of it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +33,13 @@ pub enum DeleteFault {
     Journal(#[from] AppendError),
 }
 
+/// Who is to be woken. Those that wait no longer take themselves off: an idle partition remembers nobody who is gone.
+#[derive(Debug, Default)]
+struct Waiting {
+    wakers: BTreeMap<u64, Waker>,
+    next: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Cell {
@@ -39,7 +47,7 @@ pub struct Cell {
     partition: Mutex<Partition>,
     /// Rises whenever more is visible, or the topic is gone.
     grown: AtomicU64,
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Mutex<Waiting>,
     enlisted: AtomicBool,
     closed: AtomicBool,
     used: AtomicU64,
@@ -124,13 +132,13 @@ impl Cell {
     /// A future that is ready once more is visible than now. What comes after this call is not missed.
     #[must_use]
     pub fn grown(self: &Arc<Self>) -> Grown {
-        Grown { cell: Arc::clone(self), since: self.grown.load(Ordering::SeqCst) }
+        Grown { cell: Arc::clone(self), since: self.grown.load(Ordering::SeqCst), place: None }
     }
 
     fn tell(&self) {
         self.grown.fetch_add(1, Ordering::SeqCst);
-        let waiting = std::mem::take(&mut *lock(&self.waiting));
-        waiting.into_iter().for_each(Waker::wake);
+        let waiting = std::mem::take(&mut lock(&self.waiting).wakers);
+        waiting.into_values().for_each(Waker::wake);
     }
 
     pub(super) fn close(&self) {
@@ -192,22 +200,55 @@ impl Cell {
 pub struct Grown {
     cell: Arc<Cell>,
     since: u64,
+    /// Its place among those that wait.
+    place: Option<u64>,
 }
 
 impl Future for Grown {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let grown = || self.cell.grown.load(Ordering::SeqCst) != self.since;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let grown = || this.cell.grown.load(Ordering::SeqCst) != this.since;
         if grown() {
             return Poll::Ready(());
         }
         {
-            let mut waiting = lock(&self.cell.waiting);
-            if !waiting.iter().any(|w| w.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
+            let mut waiting = lock(&this.cell.waiting);
+            let place = *this.place.get_or_insert(waiting.next);
+            waiting.next = waiting.next.max(place + 1);
+            waiting.wakers.insert(place, cx.waker().clone());
         }
         if grown() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Grown {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            lock(&self.cell.waiting).wakers.remove(&place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_woken_and_who_has_gone_is_forgotten() {
+        let cell = Arc::new(Cell::new(QueueId(1), Arc::default()));
+        let mut cx = Context::from_waker(Waker::noop());
+        let waiting = || lock(&cell.waiting).wakers.len();
+        let (mut stays, mut goes) = (cell.grown(), cell.grown());
+        for _ in 0..2 {
+            assert!(Pin::new(&mut stays).poll(&mut cx).is_pending() && Pin::new(&mut goes).poll(&mut cx).is_pending());
+        }
+        assert_eq!(waiting(), 2);
+        drop(goes);
+        assert_eq!(waiting(), 1);
+        cell.tell();
+        assert!(Pin::new(&mut stays).poll(&mut cx).is_ready());
+        assert_eq!(waiting(), 0);
     }
 }
