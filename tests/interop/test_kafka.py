@@ -286,9 +286,3 @@ def test_sasl_plain(server, name):
     assert "_AUTHENTICATION" in refused(**sasl, **{"sasl.password": "wrong"})
     # Without any: cut off at the first request that matters.
     assert refused()
-
-
-def test_what_is_not_there_is_refused(node, name):
-    producer = confluent_kafka.Producer({"bootstrap.servers": node.kafka, "transactional.id": name("x")})
-    with pytest.raises(confluent_kafka.KafkaException):
-        producer.init_transactions(10)

@@ -8,7 +8,8 @@
 //! | [`records`] | the records of a batch, decompressed, for the few who must look |
 //! | [`config`] | the configuration of topics, with Kafka's names |
 //! | [`groups`] | consumer groups |
-//! | [`streams`] | all topics: made, found, kept as definitions; committed offsets; producer ids |
+//! | [`streams`] | all topics: made, found, kept as definitions; committed offsets; producer ids; how transactions end |
+//! | [`transactions`] | the rules of a transactional id |
 //!
 //! **Where batches lie.** A partition is a queue of the journal that the broker does not see; a batch is one message of
 //! it, whose place is *the offset of its last record*. Places of a partition therefore have gaps, one per record that is
@@ -26,3 +27,4 @@ pub mod groups;
 pub mod partition;
 pub mod records;
 pub mod streams;
+pub mod transactions;

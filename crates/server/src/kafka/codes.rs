@@ -6,6 +6,7 @@ use waypost_stream::batch::BatchError;
 use waypost_stream::groups::GroupFault;
 use waypost_stream::partition::{AppendFault, ProducerError};
 use waypost_stream::streams::{OffsetsFault, TopicFault};
+use waypost_stream::transactions::TransactionFault;
 
 pub(super) const NONE: i16 = 0;
 pub(super) const OFFSET_OUT_OF_RANGE: i16 = 1;
@@ -14,6 +15,7 @@ pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 pub(super) const REQUEST_TIMED_OUT: i16 = 7;
 pub(super) const MESSAGE_TOO_LARGE: i16 = 10;
 pub(super) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
+pub(super) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
 pub(super) const INVALID_TOPIC_EXCEPTION: i16 = 17;
 pub(super) const INVALID_REQUIRED_ACKS: i16 = 21;
 pub(super) const ILLEGAL_GENERATION: i16 = 22;
@@ -39,6 +41,12 @@ pub(super) const POLICY_VIOLATION: i16 = 44;
 pub(super) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 pub(super) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 pub(super) const INVALID_PRODUCER_EPOCH: i16 = 47;
+pub(super) const INVALID_TXN_STATE: i16 = 48;
+pub(super) const INVALID_PRODUCER_ID_MAPPING: i16 = 49;
+pub(super) const INVALID_TRANSACTION_TIMEOUT: i16 = 50;
+pub(super) const CONCURRENT_TRANSACTIONS: i16 = 51;
+pub(super) const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
+pub(super) const OPERATION_NOT_ATTEMPTED: i16 = 55;
 pub(super) const KAFKA_STORAGE_ERROR: i16 = 56;
 pub(super) const SASL_AUTHENTICATION_FAILED: i16 = 58;
 pub(super) const NON_EMPTY_GROUP: i16 = 68;
@@ -51,8 +59,12 @@ pub(super) const MEMBER_ID_REQUIRED: i16 = 79;
 pub(super) const GROUP_MAX_SIZE_REACHED: i16 = 81;
 pub(super) const FENCED_INSTANCE_ID: i16 = 82;
 pub(super) const INVALID_RECORD: i16 = 87;
+pub(super) const UNSTABLE_OFFSET_COMMIT: i16 = 88;
+pub(super) const PRODUCER_FENCED: i16 = 90;
 pub(super) const UNKNOWN_TOPIC_ID: i16 = 100;
+pub(super) const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 pub(super) const FETCH_SESSION_TOPIC_ID_ERROR: i16 = 106;
+pub(super) const INVALID_REGULAR_EXPRESSION: i16 = 128;
 
 /// Why a batch is not appended.
 pub(super) fn of_append(fault: &AppendFault) -> i16 {
@@ -66,7 +78,25 @@ pub(super) fn of_append(fault: &AppendFault) -> i16 {
         AppendFault::Producer(ProducerError::Fenced { .. }) => INVALID_PRODUCER_EPOCH,
         AppendFault::Producer(ProducerError::OutOfOrder { .. }) => OUT_OF_ORDER_SEQUENCE_NUMBER,
         AppendFault::Producer(ProducerError::Duplicate { .. }) => DUPLICATE_SEQUENCE_NUMBER,
+        // The one word for it that producers know in an answer to their records.
+        AppendFault::Transaction(TransactionFault::Fenced) => INVALID_PRODUCER_EPOCH,
+        AppendFault::Transaction(fault) => of_transaction(*fault),
         AppendFault::Journal(e) => of_journal(*e),
+    }
+}
+
+/// Why a transaction does not go on.
+pub(super) fn of_transaction(fault: TransactionFault) -> i16 {
+    match fault {
+        TransactionFault::Name => INVALID_REQUEST,
+        TransactionFault::Timeout => INVALID_TRANSACTION_TIMEOUT,
+        TransactionFault::UnknownProducer => INVALID_PRODUCER_ID_MAPPING,
+        TransactionFault::Fenced => PRODUCER_FENCED,
+        TransactionFault::State => INVALID_TXN_STATE,
+        TransactionFault::Limit(_) => POLICY_VIOLATION,
+        TransactionFault::Metadata => OFFSET_METADATA_TOO_LARGE,
+        // Tried again.
+        TransactionFault::Journal(_) => COORDINATOR_NOT_AVAILABLE,
     }
 }
 

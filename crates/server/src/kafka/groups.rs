@@ -18,16 +18,21 @@ const CLASSIC: &str = "classic";
 impl Session {
     pub(super) fn find_coordinator(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: FindCoordinatorRequest = ask.read()?;
+        // Of groups and of transactions; there are others that we do not have.
+        let known = matches!(request.key_type, 0 | 1);
+        let error_code = if known { codes::NONE } else { codes::INVALID_REQUEST };
+        let error_message: Option<Box<str>> = (!known).then(|| "no coordinator of this kind".into());
         let one = |key: &str| Coordinator {
             key: key.into(),
             node_id: NODE_ID,
             host: self.host.clone(),
             port: self.port,
-            error_code: codes::NONE,
-            error_message: None,
+            error_code,
+            error_message: error_message.clone(),
         };
         let response = FindCoordinatorResponse {
-            error_message: None,
+            error_code,
+            error_message: error_message.clone(),
             node_id: NODE_ID,
             host: self.host.clone(),
             port: self.port,

@@ -12,6 +12,7 @@ mod offsets;
 mod produce;
 mod sasl;
 mod topics;
+mod transactions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -272,6 +273,10 @@ impl Session {
             21 => self.delete_records(ask),
             22 => self.init_producer_id(ask),
             23 => self.offset_for_leader_epoch(ask),
+            24 => self.add_partitions_to_txn(ask),
+            25 => self.add_offsets_to_txn(ask),
+            26 => self.end_txn(ask),
+            28 => self.txn_offset_commit(ask),
             32 => self.describe_configs(ask),
             33 => self.alter_configs(ask),
             35 => self.describe_log_dirs(ask),
@@ -282,14 +287,18 @@ impl Session {
             47 => self.offset_delete(ask),
             60 => self.describe_cluster(ask),
             61 => self.describe_producers(ask),
+            65 => self.describe_transactions(ask),
+            66 => self.list_transactions(ask),
             _ => Err(Malformed::Value("an API that was not advertised")),
         }
     }
 }
 
 /// The APIs that are answered.
-const ANSWERED: &[i16] =
-    &[0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 35, 36, 37, 42, 44, 47, 60, 61];
+const ANSWERED: &[i16] = &[
+    0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35, 36, 37, 42,
+    44, 47, 60, 61, 65, 66,
+];
 
 #[cfg(test)]
 mod tests {

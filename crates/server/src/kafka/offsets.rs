@@ -5,13 +5,14 @@ use std::sync::Arc;
 use waypost_broker::topology::Access;
 use waypost_kafka::messages::offsets::*;
 use waypost_kafka::wire::Malformed;
+use waypost_stream::groups::NAME_BYTES_MAX;
 use waypost_stream::streams::Committed;
 
 use super::{Answer, Ask, Session, codes};
 
 impl Session {
     pub(super) fn group_code(&self, group: &str) -> i16 {
-        if group.is_empty() {
+        if group.is_empty() || group.len() > NAME_BYTES_MAX {
             codes::INVALID_GROUP_ID
         } else if self.may(Access::Read, group) {
             codes::NONE
@@ -72,8 +73,9 @@ impl Session {
     pub(super) fn offset_fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: OffsetFetchRequest = ask.read()?;
         if ask.version >= 8 {
-            let groups = request.groups.iter().map(|g| self.fetch_group(g)).collect();
-            return Ok(ask.now(&OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }));
+            let groups = request.groups.iter().map(|g| self.fetch_group(g, request.require_stable)).collect();
+            let lsn = self.streams().offsets_lsn();
+            return Ok(ask.after(lsn, &OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }));
         }
         let as_new = |t: OffsetFetchRequestTopic| OffsetFetchRequestTopics {
             name: t.name,
@@ -84,7 +86,7 @@ impl Session {
             topics: request.topics.map(|topics| topics.into_iter().map(as_new).collect()),
             ..OffsetFetchRequestGroup::default()
         };
-        let found = self.fetch_group(&group);
+        let found = self.fetch_group(&group, request.require_stable);
         let as_old = |p: OffsetFetchResponsePartitions| OffsetFetchResponsePartition {
             partition_index: p.partition_index,
             committed_offset: p.committed_offset,
@@ -97,10 +99,12 @@ impl Session {
             partitions: t.partitions.into_iter().map(as_old).collect(),
         });
         let topics = topics.collect();
-        Ok(ask.now(&OffsetFetchResponse { topics, error_code: found.error_code, ..OffsetFetchResponse::default() }))
+        let response = OffsetFetchResponse { topics, error_code: found.error_code, ..OffsetFetchResponse::default() };
+        Ok(ask.after(self.streams().offsets_lsn(), &response))
     }
 
-    fn fetch_group(&self, group: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    /// `stable`: not what a transaction that is open may change.
+    fn fetch_group(&self, group: &OffsetFetchRequestGroup, stable: bool) -> OffsetFetchResponseGroup {
         let mut answer = OffsetFetchResponseGroup {
             group_id: group.group_id.clone(),
             error_code: self.group_code(&group.group_id),
@@ -109,41 +113,40 @@ impl Session {
         if answer.error_code != codes::NONE {
             return answer;
         }
-        let shown = |partition_index: i32, committed: Option<Committed>| match committed {
-            Some(c) => OffsetFetchResponsePartitions {
-                partition_index,
-                committed_offset: c.offset,
-                committed_leader_epoch: c.leader_epoch,
-                metadata: Some(c.metadata),
-                error_code: codes::NONE,
-            },
-            None => OffsetFetchResponsePartitions { partition_index, committed_offset: -1, ..Default::default() },
+        let wanted = match &group.topics {
+            Some(topics) => topics.iter().flat_map(|t| t.partition_indexes.iter().map(|p| (&*t.name, *p))).collect(),
+            None => Vec::new(),
         };
-        match &group.topics {
-            Some(topics) => {
-                for topic in topics {
-                    let of =
-                        |p: &i32| shown(*p, self.streams().committed(&self.vhost, &group.group_id, &topic.name, *p));
-                    let partitions = topic.partition_indexes.iter().map(of).collect();
-                    let name = topic.name.clone();
-                    answer.topics.push(OffsetFetchResponseTopics { name, partitions, ..Default::default() });
-                }
+        let found = match &group.topics {
+            Some(_) => {
+                let of = |topic: &str, p| self.streams().committed(&self.vhost, &group.group_id, topic, p);
+                wanted.into_iter().map(|(topic, p)| (Arc::from(topic), p, of(topic, p))).collect()
             }
-            None => {
-                for (topic, number, committed) in self.streams().all_committed(&self.vhost, &group.group_id) {
-                    let partition = shown(number, Some(committed));
-                    match answer.topics.last_mut().filter(|t| *t.name == *topic) {
-                        Some(known) => known.partitions.push(partition),
-                        None => answer.topics.push(OffsetFetchResponseTopics {
-                            name: (*topic).into(),
-                            partitions: vec![partition],
-                            ..Default::default()
-                        }),
-                    }
-                }
+            None => self.all_of_group(&group.group_id, stable),
+        };
+        for (topic, number, committed) in found {
+            let unstable = stable && self.streams().is_unstable(&self.vhost, &group.group_id, &topic, number);
+            let partition = if unstable { unstable_offset(number) } else { shown(number, committed) };
+            match answer.topics.last_mut().filter(|t| *t.name == *topic) {
+                Some(known) => known.partitions.push(partition),
+                None => answer.topics.push(OffsetFetchResponseTopics {
+                    name: (*topic).into(),
+                    partitions: vec![partition],
+                    ..Default::default()
+                }),
             }
         }
         answer
+    }
+
+    /// Everything that a group has committed; `pending`: or is about to.
+    fn all_of_group(&self, group: &str, pending: bool) -> Vec<(Arc<str>, i32, Option<Committed>)> {
+        let all = self.streams().all_committed(&self.vhost, group).into_iter();
+        let mut all: std::collections::BTreeMap<_, _> = all.map(|(t, p, c)| ((t, p), Some(c))).collect();
+        for key in self.streams().unstable(&self.vhost, group).into_iter().filter(|_| pending) {
+            all.entry(key).or_insert(None);
+        }
+        all.into_iter().map(|((topic, partition), committed)| (topic, partition, committed)).collect()
     }
 
     pub(super) fn offset_delete(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
@@ -177,4 +180,22 @@ impl Session {
         let topics = topics.collect();
         Ok(ask.after(lsn, &OffsetDeleteResponse { topics, ..OffsetDeleteResponse::default() }))
     }
+}
+
+fn shown(partition_index: i32, committed: Option<Committed>) -> OffsetFetchResponsePartitions {
+    match committed {
+        Some(c) => OffsetFetchResponsePartitions {
+            partition_index,
+            committed_offset: c.offset,
+            committed_leader_epoch: c.leader_epoch,
+            metadata: Some(c.metadata),
+            error_code: codes::NONE,
+        },
+        None => OffsetFetchResponsePartitions { partition_index, committed_offset: -1, ..Default::default() },
+    }
+}
+
+fn unstable_offset(partition_index: i32) -> OffsetFetchResponsePartitions {
+    let error_code = codes::UNSTABLE_OFFSET_COMMIT;
+    OffsetFetchResponsePartitions { partition_index, committed_offset: -1, error_code, ..Default::default() }
 }

@@ -1,17 +1,14 @@
-//! Produce, and the ids of producers.
+//! Produce.
 
 use std::time::Duration;
 
 use waypost_broker::topology::Access;
 use waypost_kafka::messages::records::{PartitionProduceResponse, ProduceResponse, TopicProduceResponse};
-use waypost_kafka::messages::transactions::{InitProducerIdRequest, InitProducerIdResponse};
 use waypost_kafka::produce::{ProducePartition, ProduceRequest};
 use waypost_kafka::wire::Malformed;
-use waypost_model::{Lsn, Millis};
+use waypost_model::Lsn;
 use waypost_stream::batch::Batch;
-use waypost_stream::config::TopicConfig;
-use waypost_stream::partition::{AppendFault, Appended};
-use waypost_stream::streams::{Cell, Topic};
+use waypost_stream::streams::Topic;
 
 use super::{Answer, Ask, Session, codes};
 
@@ -25,19 +22,22 @@ impl Session {
     pub(super) async fn produce(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request = ProduceRequest::read(ask.body, ask.version)?;
         let held_back = !self.may_publish(request.timeout_ms).await;
+        let id = request.transactional_id.as_deref();
+        let refused_id = id.map_or(codes::NONE, |id| self.transactional_id_code(Access::Write, id));
         let (mut lsn, mut response) = (None, ProduceResponse::default());
         for topic in &request.topics {
             let found = self.topic(&topic.name);
             let allowed = self.may(Access::Write, &topic.name);
             let refused = match &found {
                 _ if !matches!(request.acks, -1..=1) => codes::INVALID_REQUIRED_ACKS,
+                _ if refused_id != codes::NONE => refused_id,
                 _ if held_back => codes::REQUEST_TIMED_OUT,
                 _ if !allowed => codes::TOPIC_AUTHORIZATION_FAILED,
                 None => codes::UNKNOWN_TOPIC_OR_PARTITION,
                 Some(_) => codes::NONE,
             };
             let partitions = topic.partitions.iter().map(|partition| match &found {
-                Some(topic) if refused == codes::NONE => self.append(ask, topic, partition, &mut lsn),
+                Some(topic) if refused == codes::NONE => self.append(ask, id, topic, partition, &mut lsn),
                 _ => failed(partition.index, refused, None),
             });
             response.responses.push(TopicProduceResponse {
@@ -65,6 +65,7 @@ impl Session {
     fn append(
         &self,
         ask: &Ask<'_>,
+        transactional_id: Option<&str>,
         topic: &Topic,
         partition: &ProducePartition,
         lsn: &mut Option<Lsn>,
@@ -82,8 +83,11 @@ impl Session {
         if batch.codec() == ZSTD && ask.version < ZSTD_SINCE {
             return failed(index, codes::UNSUPPORTED_COMPRESSION_TYPE, None);
         }
-        let config = topic.config();
-        match append(self, &cell, &batch, &config, self.node.clock.now()) {
+        if batch.is_transactional() && transactional_id.is_none() {
+            return failed(index, codes::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, None);
+        }
+        let (config, now) = (topic.config(), self.node.clock.now());
+        match self.streams().append(topic, (index, &cell), transactional_id, &batch, &config, now) {
             Ok(appended) => {
                 if !config.durable_by_os {
                     *lsn = (*lsn).max(appended.lsn);
@@ -99,36 +103,6 @@ impl Session {
             Err(fault) => failed(index, codes::of_append(&fault), Some(&fault.to_string())),
         }
     }
-
-    pub(super) fn init_producer_id(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
-        let request: InitProducerIdRequest = ask.read()?;
-        let failed = |error_code| InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
-        if request.transactional_id.is_some() {
-            // Transactions are not there yet.
-            return Ok(ask.now(&failed(codes::INVALID_REQUEST)));
-        }
-        Ok(match self.streams().new_producer_id() {
-            Ok((producer_id, lsn)) => {
-                ask.after(lsn, &InitProducerIdResponse { producer_id, ..InitProducerIdResponse::default() })
-            }
-            Err(_) => ask.now(&failed(codes::KAFKA_STORAGE_ERROR)),
-        })
-    }
-}
-
-fn append(
-    session: &Session,
-    cell: &std::sync::Arc<Cell>,
-    batch: &Batch<'_>,
-    config: &TopicConfig,
-    now: Millis,
-) -> Result<Appended, AppendFault> {
-    let streams = session.streams();
-    let appended = cell.append(batch, config, &**streams.journal(), now)?;
-    if let Some(lsn) = appended.lsn {
-        streams.appended(cell, lsn);
-    }
-    Ok(appended)
 }
 
 fn failed(index: i32, error_code: i16, message: Option<&str>) -> PartitionProduceResponse {

@@ -44,10 +44,14 @@ pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Has groups do what is due, until `stop` says so.
+/// Has groups and transactions do what is due, until `stop` says so.
 pub(super) async fn regroup(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     loop {
         let next = node.groups.tick(node.clock.now());
+        if node.streams.transactions_due(node.clock.now()) {
+            let node = Arc::clone(&node);
+            let _ = tokio::task::spawn_blocking(move || node.streams.expire_transactions(node.clock.now())).await;
+        }
         let (soon, idle) = (node.clock.now().plus(1), node.clock.now().plus(1_000));
         let until = node.clock.instant(next.map_or(idle, |at| at.clamp(soon, idle)));
         tokio::select! {

@@ -23,6 +23,8 @@ use group::Group;
 
 /// Most groups of a node.
 pub const GROUPS_MAX: usize = 100_000;
+/// Longest name of a group, bytes: it is part of the keys of what is kept of it.
+pub const NAME_BYTES_MAX: usize = 1_024;
 /// Most members of a group.
 pub const MEMBERS_MAX: usize = 5_000;
 /// Shortest and longest silence that a member may ask for, milliseconds.
@@ -216,6 +218,31 @@ impl Groups {
         match self.with(vhost, group, |g| g.may_commit(member, instance, generation, now)) {
             Err(GroupFault::UnknownGroup) if generation < 0 => Ok(()),
             Err(GroupFault::UnknownGroup) => Err(GroupFault::IllegalGeneration),
+            other => other,
+        }
+    }
+
+    /// Whether a member of that generation may commit with a transaction. Whoever does not say that it is a member may:
+    /// older producers could not.
+    ///
+    /// # Errors
+    /// [`GroupFault`].
+    pub fn may_commit_with(
+        &self,
+        vhost: &str,
+        group: &str,
+        member: &str,
+        instance: Option<&str>,
+        generation: i32,
+        now: Millis,
+    ) -> Result<(), GroupFault> {
+        if generation < 0 && member.is_empty() && instance.is_none() {
+            return Ok(());
+        }
+        match self.with(vhost, group, |g| g.may_commit(member, instance, generation, now)) {
+            Err(GroupFault::UnknownGroup) => Err(GroupFault::IllegalGeneration),
+            // The generation is the present one.
+            Err(GroupFault::RebalanceInProgress) => Ok(()),
             other => other,
         }
     }

@@ -20,10 +20,12 @@ use waypost_model::{AttrFlags, Attrs, Batch as Messages, Lsn, Millis, QueueId, R
 
 pub use index::Entry;
 pub use producers::{ProducerError, ProducerInfo};
+pub(crate) use transactions::Ending;
 pub use transactions::{Aborted, Marker};
 
 use crate::batch::{Batch, BatchError, stamp};
 use crate::config::TopicConfig;
+use crate::transactions::TransactionFault;
 use index::Index;
 use producers::{Checked, Producers};
 use transactions::Transactions;
@@ -53,6 +55,9 @@ pub enum AppendFault {
     /// Its producer may not write it.
     #[error(transparent)]
     Producer(#[from] ProducerError),
+    /// It belongs to a transaction that does not have it.
+    #[error(transparent)]
+    Transaction(#[from] TransactionFault),
     /// The journal takes nothing.
     #[error(transparent)]
     Journal(#[from] AppendError),
@@ -135,6 +140,13 @@ pub struct Offsets {
     pub end: u64,
 }
 
+/// A batch that has its place, see [`Partition::lay`].
+#[derive(Debug)]
+struct Laid {
+    entry: Entry,
+    messages: Arc<Messages>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Partition {
@@ -209,7 +221,7 @@ impl Partition {
     /// Where it begins and ends.
     #[must_use]
     pub fn offsets(&self) -> Offsets {
-        let last_stable = self.transactions.first_open().unwrap_or(u64::MAX).min(self.durable);
+        let last_stable = self.transactions.first_unstable(self.durable).unwrap_or(u64::MAX).min(self.durable);
         Offsets { start: self.start, high_watermark: self.durable, last_stable, end: self.end }
     }
 
@@ -245,6 +257,9 @@ impl Partition {
         if append_time.is_none() && !config.takes_time(batch.max_timestamp(), now) {
             return Err(AppendFault::Timestamp);
         }
+        if !batch.is_transactional() && self.transactions.open_since(batch.producer_id()).is_some() {
+            return Err(TransactionFault::State.into());
+        }
         match self.producers.check(batch)? {
             Checked::Duplicate(base_offset) => {
                 // It counts as written once the first one of them is on disk.
@@ -262,34 +277,20 @@ impl Partition {
         Ok(Appended { base_offset: base, lsn: Some(lsn), append_time })
     }
 
-    /// Ends a producer's transaction here.
-    ///
-    /// # Errors
-    /// A stale epoch, a journal that takes nothing.
-    pub fn end_transaction(
-        &mut self,
-        producer_id: i64,
-        producer_epoch: i16,
-        marker: Marker,
-        journal: &dyn Journal,
-        now: Millis,
-    ) -> Result<Lsn, AppendFault> {
-        self.producers.check_epoch(producer_id, producer_epoch)?;
-        let bytes = marker.batch(producer_id, producer_epoch, now);
-        let (batch, _) = Batch::split(&bytes)?;
-        let base = self.end;
-        let lsn = self.write(&batch, None, journal)?;
-        self.producers.marked(producer_id, producer_epoch, now);
-        self.transactions.end(producer_id, marker, base);
-        Ok(lsn)
-    }
-
     fn write(
         &mut self,
         batch: &Batch<'_>,
         append_time: Option<Millis>,
         journal: &dyn Journal,
     ) -> Result<Lsn, AppendFault> {
+        let (op, laid) = self.lay(batch, append_time);
+        let lsn = journal.append(vec![op])?;
+        self.laid(laid, lsn);
+        Ok(lsn)
+    }
+
+    /// A batch at the end of the log: what the journal is to be told. Nothing is changed before [`Partition::laid`].
+    fn lay(&self, batch: &Batch<'_>, append_time: Option<Millis>) -> (Op, Laid) {
         let (base, last) = (self.end, self.end + u64::try_from(batch.last_delta()).unwrap_or(0));
         let time = append_time.unwrap_or_else(|| Millis(u64::try_from(batch.max_timestamp()).unwrap_or(0)));
         let mut messages = Vec::with_capacity(NO_PROPERTIES.len() + batch.bytes().len());
@@ -307,14 +308,18 @@ impl Partition {
             attrs: Attrs { flags: AttrFlags::PERSISTENT, ..Attrs::default() },
             at: time,
         };
-        let lsn = journal.append(vec![Op::Enqueue(enqueue)])?;
         let bytes = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
-        self.index.push(Entry { base, last, time, bytes });
-        self.end = last + 1;
+        (Op::Enqueue(enqueue), Laid { entry: Entry { base, last, time, bytes }, messages })
+    }
+
+    /// The journal has taken it.
+    fn laid(&mut self, laid: Laid, lsn: Lsn) {
+        let Laid { entry, messages } = laid;
+        self.index.push(entry);
+        self.end = entry.last + 1;
         self.since_snapshot = self.since_snapshot.saturating_add(1);
         self.pending.push_back((lsn, self.end));
-        self.keep_tail(last, messages);
-        Ok(lsn)
+        self.keep_tail(entry.last, messages);
     }
 
     fn keep_tail(&mut self, last: u64, messages: Arc<Messages>) {
@@ -348,6 +353,7 @@ impl Partition {
             self.pending.pop_front();
             self.durable = end;
         }
+        self.transactions.settle(self.durable);
         self.durable > before
     }
 

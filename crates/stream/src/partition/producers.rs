@@ -123,14 +123,6 @@ impl Producers {
         }
     }
 
-    /// Whether a producer of that epoch may end a transaction.
-    pub fn check_epoch(&self, id: i64, epoch: i16) -> Result<(), ProducerError> {
-        match self.all.get(&id) {
-            Some(known) if epoch < known.epoch => Err(ProducerError::Fenced { epoch, current: known.epoch }),
-            _ => Ok(()),
-        }
-    }
-
     /// A batch was written.
     pub fn appended(&mut self, batch: &Batch<'_>, offset: u64, now: Millis) {
         if batch.producer_id() == NOBODY {

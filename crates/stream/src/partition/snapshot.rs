@@ -71,6 +71,7 @@ impl Partition {
             let time = Millis(u64::try_from(batch.max_timestamp()).unwrap_or(0));
             self.producers.marked(batch.producer_id(), batch.producer_epoch(), time);
             self.transactions.end(batch.producer_id(), marker, base);
+            self.transactions.settle(self.durable);
             return;
         }
         self.producers.replay(batch, base);

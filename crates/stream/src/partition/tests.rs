@@ -67,6 +67,13 @@ impl World {
         self.append_of(&produced(count, attributes, 1_000_000, (id, epoch, sequence))).map(|a| a.base_offset)
     }
 
+    fn end(&mut self, id: i64, epoch: i16, marker: Marker) -> bool {
+        let Some((op, ending)) = self.partition.end(id, epoch, marker, NOW).unwrap() else { return false };
+        let lsn = self.journal.append(vec![op]).unwrap();
+        self.partition.ended(ending, lsn);
+        true
+    }
+
     /// Everything that was appended is on disk.
     fn sync(&mut self) -> bool {
         let all = self.journal.ops.lock().unwrap().len() as u64;
@@ -160,18 +167,21 @@ fn an_open_transaction_hides_what_follows_from_those_who_read_committed() {
     assert_eq!(w.partition.offsets().last_stable, 1);
     assert_eq!(w.lasts(0, usize::MAX, Isolation::ReadCommitted), [0]);
     assert_eq!(w.lasts(0, usize::MAX, Isolation::ReadUncommitted), [0, 2, 3, 4]);
-    w.partition.end_transaction(5, 0, Marker::Abort, &w.journal, NOW).unwrap();
+    assert!(w.end(5, 0, Marker::Abort));
+    assert_eq!(w.partition.offsets().last_stable, 1, "a crash could undo the marker");
     w.sync();
     assert_eq!(w.partition.offsets().last_stable, 4);
     assert_eq!(w.partition.aborted(0, 4), [Aborted { producer_id: 5, first: 1, last: 5 }]);
     assert_eq!((w.partition.aborted(0, 1), w.partition.aborted(6, 9)), (vec![], vec![]));
-    w.partition.end_transaction(6, 0, Marker::Commit, &w.journal, NOW).unwrap();
+    assert!(w.end(6, 0, Marker::Commit));
     w.sync();
     assert_eq!(w.partition.offsets(), Offsets { start: 0, high_watermark: 7, last_stable: 7, end: 7 });
     assert_eq!(w.partition.aborted(0, 7).len(), 1);
-    // A marker of an old epoch ends nothing.
-    w.by(6, 1, 0, 1, TRANSACTIONAL).unwrap();
-    assert!(w.partition.end_transaction(6, 0, Marker::Commit, &w.journal, NOW).is_err());
+    // Where nothing is open nothing is written.
+    assert!(!w.end(6, 0, Marker::Commit));
+    // What is not part of the transaction may not come between.
+    w.by(6, 0, 1, 1, TRANSACTIONAL).unwrap();
+    assert_eq!(w.by(6, 0, 2, 1, 0), Err(AppendFault::Transaction(TransactionFault::State)));
 }
 
 #[test]
@@ -183,7 +193,7 @@ fn recovery_finds_the_same_partition() {
         w.append(1 + n % 2);
     }
     w.by(5, 2, 0, 2, TRANSACTIONAL).unwrap();
-    w.partition.end_transaction(5, 2, Marker::Abort, &w.journal, NOW).unwrap();
+    assert!(w.end(5, 2, Marker::Abort));
     w.by(5, 2, 2, 1, TRANSACTIONAL).unwrap();
     w.sync();
     let mut runs: Vec<RecoveredRun> = Vec::new();

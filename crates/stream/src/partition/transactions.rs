@@ -1,10 +1,12 @@
 //! Transactions as one partition sees them: which are open, which were aborted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use waypost_model::Millis;
+use waypost_model::journal::Op;
+use waypost_model::{Lsn, Millis};
 
-use crate::batch::{Batch, control};
+use super::{Laid, Partition};
+use crate::batch::{Batch, BatchError, control};
 
 /// How a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,9 @@ pub(super) struct Transactions {
     pub open: BTreeMap<i64, u64>,
     /// In order of their markers.
     pub aborted: Vec<Aborted>,
+    /// Those whose marker is on its way to the disk: first record, marker. Until it is there, they count as open: a crash
+    /// may still undo the marker.
+    ending: VecDeque<(u64, u64)>,
 }
 
 impl Transactions {
@@ -66,15 +71,25 @@ impl Transactions {
     /// A marker was written at `offset`.
     pub fn end(&mut self, producer_id: i64, marker: Marker, offset: u64) {
         // A producer that wrote nothing here may end its transaction all the same.
-        if let Some(first) = self.open.remove(&producer_id)
-            && marker == Marker::Abort
-        {
+        let Some(first) = self.open.remove(&producer_id) else { return };
+        self.ending.push_back((first, offset));
+        if marker == Marker::Abort {
             self.aborted.push(Aborted { producer_id, first, last: offset });
         }
     }
 
-    pub fn first_open(&self) -> Option<u64> {
-        self.open.values().min().copied()
+    /// The first record of a transaction that is open, or whose end is not durable, while `durable` is one behind the
+    /// last durable record.
+    pub fn first_unstable(&self, durable: u64) -> Option<u64> {
+        let ending = self.ending.iter().filter(|(_, marker)| *marker >= durable).map(|(first, _)| first);
+        self.open.values().chain(ending).min().copied()
+    }
+
+    /// Everything before `durable` is durable, markers included.
+    pub fn settle(&mut self, durable: u64) {
+        while self.ending.front().is_some_and(|(_, marker)| *marker < durable) {
+            self.ending.pop_front();
+        }
     }
 
     pub fn open_since(&self, producer_id: i64) -> Option<u64> {
@@ -89,5 +104,47 @@ impl Transactions {
 
     pub fn forget_before(&mut self, start: u64) {
         self.aborted.retain(|a| a.last >= start);
+    }
+}
+
+/// The end of a transaction here, not counted yet.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    laid: Laid,
+    producer_id: i64,
+    producer_epoch: i16,
+    marker: Marker,
+    now: Millis,
+}
+
+impl Partition {
+    /// The marker that ends a producer's transaction here, and what the journal is to be told of it; nothing, where none
+    /// is open. It counts with [`Partition::ended`], and nothing else may be appended before.
+    ///
+    /// # Errors
+    /// None that a marker of ours can have.
+    pub(crate) fn end(
+        &self,
+        producer_id: i64,
+        producer_epoch: i16,
+        marker: Marker,
+        now: Millis,
+    ) -> Result<Option<(Op, Ending)>, BatchError> {
+        if self.transactions.open_since(producer_id).is_none() {
+            return Ok(None);
+        }
+        let bytes = marker.batch(producer_id, producer_epoch, now);
+        let (batch, _) = Batch::split(&bytes)?;
+        let (op, laid) = self.lay(&batch, None);
+        Ok(Some((op, Ending { laid, producer_id, producer_epoch, marker, now })))
+    }
+
+    /// The journal has taken it.
+    pub(crate) fn ended(&mut self, ending: Ending, lsn: Lsn) {
+        let Ending { laid, producer_id, producer_epoch, marker, now } = ending;
+        let offset = laid.entry.base;
+        self.laid(laid, lsn);
+        self.producers.marked(producer_id, producer_epoch, now);
+        self.transactions.end(producer_id, marker, offset);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
@@ -81,6 +81,11 @@ impl Cell {
         f(&mut lock(&self.partition))
     }
 
+    /// Holds the partition. Whoever holds several has taken them in order of their queues.
+    pub(super) fn hold(&self) -> MutexGuard<'_, Partition> {
+        lock(&self.partition)
+    }
+
     /// Whether its topic was deleted.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -88,10 +93,7 @@ impl Cell {
     }
 
     /// Appends a batch. [`super::Streams::appended`] is to be told.
-    ///
-    /// # Errors
-    /// [`AppendFault`].
-    pub fn append(
+    pub(super) fn append(
         &self,
         batch: &Batch<'_>,
         config: &TopicConfig,

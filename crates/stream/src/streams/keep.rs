@@ -6,7 +6,7 @@ use waypost_model::QueueId;
 use waypost_model::journal::Op;
 
 use super::{Cell, Topic};
-use crate::codec::Writer;
+use crate::codec::{Malformed, Reader, Writer};
 use crate::config::TopicConfig;
 
 pub(super) const KEYS: std::ops::RangeInclusive<u8> = 0xd0..=0xdf;
@@ -15,6 +15,8 @@ pub(super) const START: u8 = 0xd1;
 pub(super) const SNAPSHOT: u8 = 0xd2;
 pub(super) const OFFSET: u8 = 0xd3;
 pub(super) const NUMBERS: u8 = 0xd4;
+pub(super) const TRANSACTION: u8 = 0xd8;
+pub(super) const PENDING_OFFSET: u8 = 0xd9;
 pub(super) const FORMAT: u64 = 1;
 
 fn topic_key(topic: &Topic) -> Box<[u8]> {
@@ -68,4 +70,17 @@ pub(super) fn snapshot(queue: QueueId, snapshot: Box<[u8]>) -> Op {
 pub(super) fn numbers(producer_ids: u64, queues: u64) -> Op {
     let value = Writer::default().number(FORMAT).number(producer_ids).number(queues).finish();
     Op::Define { key: Box::new([NUMBERS]), value: Some(value) }
+}
+
+/// What a transactional id is at; `None`: it is forgotten.
+pub(super) fn transaction(vhost: &str, id: &str, state: Option<Box<[u8]>>) -> Op {
+    let key = Writer::beginning(&[TRANSACTION]).bytes(vhost.as_bytes()).bytes(id.as_bytes()).finish();
+    Op::Define { key, value: state }
+}
+
+/// The vhost and the transactional id of such a definition.
+pub(super) fn read_transaction_key(key: &[u8]) -> Result<(&str, &str), Malformed> {
+    let mut r = Reader(key.get(1..).ok_or(Malformed)?);
+    let names = (r.text()?, r.text()?);
+    r.end().map(|()| names)
 }

@@ -1,15 +1,19 @@
 //! All topics of a node.
 //!
-//! Locks: the list of topics, then one partition. Nothing is read from disk while either is held.
+//! Locks: the list of topics, then one partition; for transactions see `coordinator`. Nothing is read from disk while either is held.
 
 mod cell;
+mod coordinator;
 mod keep;
 mod offsets;
 mod open;
+mod pending;
 mod producer_ids;
 #[cfg(test)]
 mod tests;
 mod topic;
+#[cfg(test)]
+mod transaction_tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +28,7 @@ pub use open::{OpenError, Share};
 pub use topic::{Topic, TopicId};
 
 use crate::config::{ConfigFault, TopicConfig};
+use coordinator::Transactions;
 use offsets::Offsets;
 use producer_ids::ProducerIds;
 
@@ -75,6 +80,9 @@ pub struct Streams {
     topics: RwLock<Topics>,
     offsets: Mutex<Offsets>,
     producer_ids: Mutex<ProducerIds>,
+    transactions: Mutex<Transactions>,
+    /// When transactional ids were last looked through, milliseconds.
+    looked_through: AtomicU64,
     /// The lowest ticket that a partition waits for; `u64::MAX` is none. Partitions with something under way.
     busy: Mutex<Vec<Arc<Cell>>>,
     waits_for: AtomicU64,
@@ -260,6 +268,12 @@ impl Streams {
                     let _ = self.journal.append(ops);
                 }
             }
+        }
+        // Once an hour: they live for a week.
+        let before = self.looked_through.load(Ordering::Relaxed);
+        if now.0 >= before.saturating_add(3_600_000) {
+            self.looked_through.store(now.0, Ordering::Relaxed);
+            self.forget_transactional_ids(now);
         }
     }
 

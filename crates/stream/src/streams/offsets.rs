@@ -6,6 +6,7 @@ use std::sync::Arc;
 use waypost_model::journal::{AppendError, Op};
 use waypost_model::{Lsn, Millis};
 
+use super::pending::Pending;
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
 
@@ -41,36 +42,44 @@ pub enum OffsetsFault {
     Journal(#[from] AppendError),
 }
 
-type Key = (Arc<str>, i32);
+pub(super) type Key = (Arc<str>, i32);
 
 #[derive(Debug, Default)]
 pub(super) struct Offsets {
     /// By vhost and group.
-    groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, Committed>>,
-    count: usize,
+    pub(super) groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, Committed>>,
+    /// Those of open transactions.
+    pub(super) pending: Pending,
+    pub(super) count: usize,
+    /// What must be durable before anybody is told: the last end of a transaction that had offsets.
+    pub(super) lsn: Option<Lsn>,
 }
 
-fn key(vhost: &str, group: &str, topic: &str, partition: i32) -> Box<[u8]> {
+pub(super) fn key(vhost: &str, group: &str, topic: &str, partition: i32) -> Box<[u8]> {
     let w = Writer::beginning(&[keep::OFFSET]).bytes(vhost.as_bytes()).bytes(group.as_bytes());
     w.bytes(topic.as_bytes()).number(partition as u64).finish()
 }
 
-fn value(c: &Committed) -> Box<[u8]> {
+pub(super) fn value(c: &Committed) -> Box<[u8]> {
     let w = Writer::default().number(keep::FORMAT).number(c.offset as u64).number(c.leader_epoch as u64);
     w.number(c.at.0).bytes(c.metadata.as_bytes()).finish()
+}
+
+pub(super) fn read_value(value: &[u8]) -> Result<Committed, Malformed> {
+    let mut v = Reader(value);
+    if v.number()? != keep::FORMAT {
+        return Err(Malformed);
+    }
+    let (offset, leader_epoch, at) = (v.number()? as i64, v.number()? as i32, Millis(v.number()?));
+    let committed = Committed { offset, leader_epoch, metadata: v.text()?.into(), at };
+    v.end().map(|()| committed)
 }
 
 impl Offsets {
     pub fn recover(&mut self, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
         let mut k = Reader(key.get(1..).ok_or(Malformed)?);
         let (vhost, group, topic, partition) = (k.text()?, k.text()?, k.text()?, k.number()? as i32);
-        let mut v = Reader(value);
-        if v.number()? != keep::FORMAT {
-            return Err(Malformed);
-        }
-        let (offset, leader_epoch, at) = (v.number()? as i64, v.number()? as i32, Millis(v.number()?));
-        let committed = Committed { offset, leader_epoch, metadata: v.text()?.into(), at };
-        v.end()?;
+        let committed = read_value(value)?;
         let group = self.groups.entry((vhost.into(), group.into())).or_default();
         self.count += usize::from(group.insert((topic.into(), partition), committed).is_none());
         k.end()
@@ -91,6 +100,7 @@ impl Offsets {
             });
         }
         self.groups.retain(|_, offsets| !offsets.is_empty());
+        ops.extend(self.pending.forget_topic(vhost, topic));
         self.count -= ops.len();
         ops
     }

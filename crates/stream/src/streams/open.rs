@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered, RecoveredRun};
 use waypost_model::{QueueId, Route, Seq};
 
+use super::coordinator::Transactions;
 use super::offsets::Offsets;
 use super::producer_ids::ProducerIds;
 use super::{Cell, Streams, Topic, TopicId, Topics, keep};
@@ -71,6 +72,7 @@ struct Notes<'a> {
     starts: BTreeMap<QueueId, u64>,
     snapshots: BTreeMap<QueueId, &'a [u8]>,
     offsets: Offsets,
+    transactions: Transactions,
     producer_ids: u64,
     queues: u64,
 }
@@ -90,6 +92,8 @@ impl<'a> Notes<'a> {
                 Some(&keep::START) => drop(notes.starts.insert(queue_of(key)?, Reader(value).number()?)),
                 Some(&keep::SNAPSHOT) => drop(notes.snapshots.insert(queue_of(key)?, value)),
                 Some(&keep::OFFSET) => notes.offsets.recover(key, value)?,
+                Some(&keep::PENDING_OFFSET) => notes.offsets.recover_pending(key, value)?,
+                Some(&keep::TRANSACTION) => notes.transactions.recover(key, value)?,
                 Some(&keep::NUMBERS) => {
                     let mut reader = Reader(value);
                     if reader.number()? != keep::FORMAT {
@@ -141,6 +145,8 @@ impl Streams {
             topics: RwLock::new(topics),
             offsets: Mutex::new(notes.offsets),
             producer_ids: Mutex::new(producer_ids),
+            transactions: Mutex::new(notes.transactions),
+            looked_through: AtomicU64::new(0),
             busy: Mutex::default(),
             waits_for: AtomicU64::new(u64::MAX),
             seed,

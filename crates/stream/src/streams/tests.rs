@@ -10,15 +10,15 @@ use super::*;
 use crate::batch::{Batch, sample::produced};
 use crate::partition::{Isolation, Marker};
 
-const NOW: Millis = Millis(1_000_000);
+pub(super) const NOW: Millis = Millis(1_000_000);
 
-struct Node {
-    disk: FaultDisk,
-    engine: Arc<Engine>,
-    streams: Streams,
+pub(super) struct Node {
+    pub disk: FaultDisk,
+    pub engine: Arc<Engine>,
+    pub streams: Streams,
 }
 
-fn open(disk: FaultDisk) -> Node {
+pub(super) fn open(disk: FaultDisk) -> Node {
     let (engine, mut recovered) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
     let engine = Arc::new(engine);
     let share = Share::split_off(&mut recovered);
@@ -29,28 +29,28 @@ fn open(disk: FaultDisk) -> Node {
 }
 
 impl Node {
-    fn new() -> Node {
+    pub fn new() -> Node {
         open(FaultDisk::new(1))
     }
 
-    fn sync(&self) {
+    pub fn sync(&self) {
         let _ = self.engine.commit_once();
         self.streams.advance();
     }
 
     /// Stops without a word and starts again.
-    fn killed(self) -> Node {
+    pub fn killed(self) -> Node {
         self.disk.crash();
         let disk = self.disk.clone();
         drop(self);
         open(disk)
     }
 
-    fn topic(&self, name: &str, partitions: u32) -> Arc<Topic> {
+    pub fn topic(&self, name: &str, partitions: u32) -> Arc<Topic> {
         self.streams.create("/", name, partitions, TopicConfig::default()).unwrap().0
     }
 
-    fn append(&self, topic: &Topic, partition: i32, count: i32, producer: (i64, i16, i32), attributes: i16) -> u64 {
+    pub fn append(&self, topic: &Topic, partition: i32, count: i32, producer: (i64, i16, i32), attributes: i16) -> u64 {
         let cell = topic.partition(partition).unwrap();
         let bytes = produced(count, attributes, 1_000_000, producer);
         let batch = Batch::split(&bytes).unwrap().0;
@@ -61,7 +61,7 @@ impl Node {
         appended.base_offset
     }
 
-    fn read(&self, topic: &Topic, partition: i32, offset: u64) -> Vec<(i64, i64)> {
+    pub fn read(&self, topic: &Topic, partition: i32, offset: u64) -> Vec<(i64, i64)> {
         let cell = topic.partition(partition).unwrap();
         let span = cell.with(|p| p.read(offset, usize::MAX, Isolation::ReadUncommitted)).unwrap();
         let range = |piece| {
@@ -73,7 +73,7 @@ impl Node {
     }
 }
 
-const ANYBODY: (i64, i16, i32) = (-1, -1, -1);
+pub(super) const ANYBODY: (i64, i16, i32) = (-1, -1, -1);
 
 #[test]
 fn what_was_durable_is_there_after_a_crash() {
@@ -106,9 +106,10 @@ fn idempotence_and_transactions_survive_with_and_without_a_snapshot() {
         node.append(&topic, 0, 2, (9, 0, 0), 0);
         node.append(&topic, 0, 1, (5, 0, 0), TRANSACTIONAL);
         let cell = topic.partition(0).unwrap();
-        let end =
-            |p: &mut crate::partition::Partition| p.end_transaction(5, 0, Marker::Abort, &*node.streams.journal, NOW);
-        node.streams.appended(&cell, cell.with(end).unwrap());
+        let (op, ending) = cell.with(|p| p.end(5, 0, Marker::Abort, NOW)).unwrap().unwrap();
+        let lsn = node.streams.journal.append(vec![op]).unwrap();
+        cell.with(|p| p.ended(ending, lsn));
+        node.streams.appended(&cell, lsn);
         node.append(&topic, 0, 1, (5, 0, 1), TRANSACTIONAL);
         if snapshot {
             node.streams.close();
