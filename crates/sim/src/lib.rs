@@ -5,6 +5,7 @@ mod client;
 mod drain;
 mod exclusive;
 mod expiry;
+pub mod far;
 mod ledger;
 mod observe;
 mod plan;

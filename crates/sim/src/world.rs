@@ -11,6 +11,7 @@ use waypost_storage::fault::{FaultDisk, Faults};
 use waypost_storage::{CommitOutcome, Engine, EngineConfig};
 
 use crate::client::{Asked, Client};
+use crate::far::Far;
 use crate::ledger::Ledger;
 use crate::plan::{self, QueuePlan};
 use crate::rng::Rng;
@@ -32,6 +33,8 @@ pub struct World {
     pub(crate) rng: Rng,
     pub(crate) now: Millis,
     pub(crate) disk: FaultDisk,
+    /// Where the log is, in worlds whose disk is not the log.
+    pub(crate) far: Option<Far>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) tap: Arc<Tap>,
     pub(crate) broker: Arc<Broker>,
@@ -67,10 +70,14 @@ pub struct World {
 
 fn open(
     disk: &FaultDisk,
+    far: Option<&Far>,
     now: Millis,
     seed: u64,
 ) -> Result<(Arc<Engine>, Arc<Tap>, Arc<Broker>, Image, Vec<(QueueId, Seq)>, bool), Broken> {
-    let opened = Engine::open(Arc::new(disk.clone()), EngineConfig::small());
+    let opened = match far {
+        None => Engine::open(Arc::new(disk.clone()), EngineConfig::small()),
+        Some(far) => Engine::open_over(Arc::new(disk.clone()), Arc::new(far.log()), EngineConfig::small()),
+    };
     let (engine, recovered) = opened.map_err(|e| format!("the store cannot be opened: {e}"))?;
     let engine = Arc::new(engine);
     let image = Image::of(&recovered, &engine)?;
@@ -94,12 +101,14 @@ impl World {
         let mut rng = Rng::new(seed);
         let disk = FaultDisk::new(rng.bits());
         let now = Millis(1_700_000_000_000);
-        let (engine, tap, broker, ..) = open(&disk, now, seed)?;
+        let far = (seed % 3 == 2).then(|| Far::with_chance(seed));
+        let (engine, tap, broker, ..) = open(&disk, far.as_ref(), now, seed)?;
         let plans = plan::queues(&mut rng).into_iter().map(|q| (q.name, q)).collect();
         let mut world = World {
             rng,
             now,
             disk,
+            far,
             engine,
             tap,
             broker,
@@ -233,8 +242,19 @@ impl World {
         self.collect()
     }
 
+    /// What is on its way to a log elsewhere, or back, gets on.
+    fn get_on(&mut self) {
+        let steps = self.rng.below(3);
+        if let Some(far) = &self.far {
+            (0..steps).for_each(|_| far.step());
+        }
+    }
+
     /// The disk finishes a commit. `false` if there was nothing to do.
     pub(crate) fn commit(&mut self) -> Result<bool, Broken> {
+        if self.far.is_some() {
+            self.get_on();
+        }
         let outcome = self.engine.commit_once();
         self.trace.add(format!("commit {outcome:?}"));
         match outcome {
@@ -245,6 +265,7 @@ impl World {
                 Ok(true)
             }
             CommitOutcome::Stopped => self.restart("stopped").map(|()| true),
+            CommitOutcome::UnderWay => Ok(true),
             CommitOutcome::Idle | CommitOutcome::NoRoom => Ok(false),
         }
     }
@@ -307,6 +328,22 @@ impl World {
         Ok(all)
     }
 
+    /// A stop that waits for the disk, and for the log.
+    fn close(&self) -> bool {
+        let Some(far) = &self.far else { return self.engine.close().is_ok() };
+        far.calm();
+        loop {
+            while far.sent() > 0 {
+                far.step();
+            }
+            match self.engine.commit_once() {
+                CommitOutcome::Committed(_) | CommitOutcome::UnderWay => {}
+                CommitOutcome::Idle => return self.engine.close().is_ok(),
+                CommitOutcome::NoRoom | CommitOutcome::Stopped => return false,
+            }
+        }
+    }
+
     /// The process ends in some way and starts again.
     pub(crate) fn restart(&mut self, how: &'static str) -> Result<(), Broken> {
         *self.tally.steps.entry(how).or_default() += 1;
@@ -317,7 +354,7 @@ impl World {
             for id in self.clients.keys().copied().collect::<Vec<_>>() {
                 self.disconnect(id)?;
             }
-            clean = self.engine.close().is_ok();
+            clean = self.close();
         }
         let expected = self.tap.expected();
         let durable = self.engine.durable();
@@ -331,7 +368,10 @@ impl World {
         let downtime = self.rng.below(60) as u64;
         self.now = self.now.plus(downtime);
         self.full = false;
-        let (engine, tap, broker, image, next, was_clean) = open(&self.disk, self.now, seed)?;
+        if let Some(far) = &self.far {
+            far.chance(seed);
+        }
+        let (engine, tap, broker, image, next, was_clean) = open(&self.disk, self.far.as_ref(), self.now, seed)?;
         let kept = expected.check(&image)?;
         self.trace.add(format!("{how} at {durable:?}, {kept} appends more were kept, {downtime} ms later"));
         if clean && (!was_clean || kept > 0) {

@@ -10,6 +10,7 @@ use std::io;
 use crate::disk::{Disk, read_exact, write_all};
 use crate::hash::IdMap;
 use crate::index::{Index, QueueIndex};
+use crate::log::Position;
 use crate::segment::{FORMAT_VERSION, SegmentId};
 use crate::wire::{Malformed, Reader, put_bytes, put_u32, put_u64, put_varint};
 
@@ -21,13 +22,6 @@ const HEADER: usize = 24;
 
 /// Definitions by key.
 pub type Definitions = BTreeMap<Box<[u8]>, Box<[u8]>>;
-
-/// A place in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    pub segment: SegmentId,
-    pub offset: u64,
-}
 
 /// The part that is not per queue.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,27 +1,31 @@
-//! One step of the committer: take what is queued, write one frame, sync, move the watermark.
+//! One step of the committer: take what is queued, write one frame, hand it to the log, and see what the log answers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::time::Instant;
 use std::{io, mem};
 
 use waypost_model::Lsn;
 use waypost_model::journal::Op;
 
+use crate::answers::{Span, UnderWay};
 use crate::disk::{DiskFile, write_all};
 use crate::encoder::{Encoder, Pending, Place};
 use crate::engine::Shared;
 use crate::frame::FrameHeader;
+use crate::log::{LogFrame, Position};
 use crate::recovery::Tail;
-use crate::segment::{FOOTER_ENTRY, FRAMES_AT, Seal, Segment, SegmentHeader, put_footer_entry};
+use crate::segment::{FOOTER_ENTRY, FRAMES_AT, SEGMENT_HEADER, Seal, Segment, SegmentHeader, put_footer_entry};
 use crate::sync::lock;
 
 /// What a step of the committer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// Nothing was queued.
+    /// Nothing was queued, and the log owes no answer.
     Idle,
-    /// Everything up to this ticket is on disk.
+    /// The log owes an answer for a frame that it has been given.
+    UnderWay,
+    /// Everything up to this ticket is durable.
     Committed(Lsn),
     /// There is no room, not even in what is kept back. Nothing is lost; try again when there is.
     NoRoom,
@@ -29,26 +33,58 @@ pub enum CommitOutcome {
     Stopped,
 }
 
-/// The end of the log.
-pub struct Log {
+/// What became of the queued appends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// There were none, or the log takes no more now.
+    Nothing,
+    Appended,
+    NoRoom,
+}
+
+/// The end of the log, where frames are written.
+pub struct Writer {
     encoder: Encoder,
     pub active: Arc<Segment>,
     header: SegmentHeader,
+    header_bytes: [u8; SEGMENT_HEADER],
     pub end: u64,
-    synced: u64,
+    /// Where the last frame ends: here, or in the segment before.
+    log_end: Position,
+    /// Up to where the active segment's frames are durable.
+    pub synced: u64,
     last_crc: u32,
     footer: Vec<u8>,
     pub epoch: u32,
     /// Taken from the inbox and not yet written.
     taken: Vec<Pending>,
+    /// Frames that the log was given, up to the first that is durable together with all before it.
+    pub under_way: VecDeque<UnderWay>,
 }
 
-impl Log {
-    /// A log that goes on where recovery found its end, which has been synced.
-    pub fn new(tail: Tail, epoch: u32) -> Log {
-        let Tail { segment, header, end, last_crc, footer, .. } = tail;
-        let (encoder, taken) = (Encoder::default(), Vec::new());
-        Log { encoder, active: segment, header, end, synced: end, last_crc, footer, epoch, taken }
+impl Writer {
+    /// Goes on in a segment whose frames are durable, behind the last frame, which may lie in the segment before.
+    pub fn new(tail: Tail, log_end: Position, epoch: u32) -> Writer {
+        let Tail { segment, mut header, end, last_crc, footer, .. } = tail;
+        Writer {
+            encoder: Encoder::default(),
+            active: segment,
+            header_bytes: header.encode(),
+            header,
+            end,
+            log_end,
+            synced: end,
+            last_crc,
+            footer,
+            epoch,
+            taken: Vec::new(),
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// Whether the log takes no frame before it has answered.
+    pub fn is_blocked(&self, window: usize) -> bool {
+        self.under_way.len() >= window || self.under_way.iter().any(UnderWay::has_failed)
     }
 
     fn has_room(&self, frame: u64, table: u64) -> bool {
@@ -56,8 +92,9 @@ impl Log {
     }
 
     /// Goes on in another segment; the active one has been sealed.
-    fn activate(&mut self, active: Arc<Segment>, header: SegmentHeader) {
+    fn activate(&mut self, active: Arc<Segment>, mut header: SegmentHeader) {
         self.active = active;
+        self.header_bytes = header.encode();
         self.header = header;
         self.end = FRAMES_AT;
         self.synced = FRAMES_AT;
@@ -80,88 +117,104 @@ impl Log {
 impl Shared {
     /// One step of the committer.
     pub fn commit_once(&self) -> CommitOutcome {
-        let mut log = lock(&self.log);
+        let mut writer = lock(&self.writer);
         if self.is_stopped() {
             return CommitOutcome::Stopped;
         }
-        if log.taken.is_empty() {
-            self.inbox.take(self.cfg.frame_bytes_max(), &mut log.taken);
+        let result = self.append_next(&mut writer).and_then(|step| Ok((step, self.take_answers(&mut writer)?)));
+        let under_way = !writer.under_way.is_empty();
+        drop(writer);
+        let (step, durable) = match result {
+            Ok(done) => done,
+            Err(e) => {
+                self.stop("log", &e);
+                return CommitOutcome::Stopped;
+            }
+        };
+        if step != Step::Nothing {
+            self.inbox.set_stuck(step == Step::NoRoom);
         }
-        let Some(last) = log.taken.last().map(|p| p.lsn) else { return CommitOutcome::Idle };
-        let outcome = self.commit_taken(&mut log);
-        drop(log);
-        match outcome {
-            Ok(true) => {
-                self.inbox.set_stuck(false);
+        match (durable, step) {
+            (Some(last), _) => {
                 self.durable.store(last.0, Release);
                 self.inbox.committed();
                 CommitOutcome::Committed(last)
             }
-            Ok(false) => {
-                self.inbox.set_stuck(true);
-                CommitOutcome::NoRoom
-            }
-            Err(e) => {
-                self.stop("log", &e);
-                CommitOutcome::Stopped
-            }
+            (None, Step::NoRoom) => CommitOutcome::NoRoom,
+            (None, _) if under_way => CommitOutcome::UnderWay,
+            (None, _) => CommitOutcome::Idle,
         }
     }
 
-    fn commit_taken(&self, log: &mut Log) -> io::Result<bool> {
-        let taken = mem::take(&mut log.taken);
-        let result = self.write_frame(log, &taken);
-        if !matches!(result, Ok(Some(_))) {
-            log.taken = taken;
-            return result.map(|_| false);
+    fn append_next(&self, writer: &mut Writer) -> io::Result<Step> {
+        if writer.is_blocked(self.log.window()) {
+            return Ok(Step::Nothing);
         }
-        self.note(log, &taken);
-        // Freeing what was written, and the operations' effects, may come before the sync: a checkpoint that has seen
-        // them waits for it.
+        if writer.taken.is_empty() {
+            self.inbox.take(self.cfg.frame_bytes_max(), &mut writer.taken);
+        }
+        let taken = mem::take(&mut writer.taken);
+        let Some(last) = taken.last().map(|p| p.lsn) else { return Ok(Step::Nothing) };
+        let frame = match self.write_frame(writer, &taken) {
+            Ok(Some(frame)) => frame,
+            other => {
+                writer.taken = taken;
+                return other.map(|_| Step::NoRoom);
+            }
+        };
+        self.note(writer);
+        // Freeing what was written, and the operations' effects, may come before the frame is durable: a checkpoint that
+        // has seen them waits for it.
         self.apply(taken);
-        let started = Instant::now();
-        log.active.file.sync_data()?;
-        self.metrics.synced(started.elapsed());
-        log.synced = log.end;
-        Ok(true)
+        writer.under_way.push_back(UnderWay::new(frame, last));
+        Ok(Step::Appended)
     }
 
-    /// Writes the frame; `None` if there is no room for it.
-    fn write_frame(&self, log: &mut Log, taken: &[Pending]) -> io::Result<Option<FrameHeader>> {
-        let (frame, table) = log.encoder.plan(taken);
-        if !log.has_room(frame, table) && !self.make_room(log, frame, table)? {
+    /// Writes the frame and hands it to the log; `None` if there is no room for it.
+    fn write_frame(&self, writer: &mut Writer, taken: &[Pending]) -> io::Result<Option<Span>> {
+        let (frame, table) = writer.encoder.plan(taken);
+        if !writer.has_room(frame, table) && !self.make_room(writer, frame, table)? {
             return Ok(None);
         }
         let place = Place {
-            epoch: log.epoch,
-            segment: log.active.id.0,
-            offset: log.end,
-            prev: log.last_crc,
-            synced: log.synced,
+            epoch: writer.epoch,
+            segment: writer.active.id.0,
+            offset: writer.end,
+            prev: writer.last_crc,
+            synced: writer.synced,
         };
-        let header = log.encoder.encode(taken, place);
+        let header = writer.encoder.encode(taken, place);
         debug_assert_eq!(u64::from(header.len), frame, "what was planned is what is written");
-        write_all(&*log.active.file, log.end, &mut log.encoder.bytes())?;
+        write_all(&*writer.active.file, writer.end, &mut writer.encoder.bytes())?;
+        let (at, follows) = (Position { segment: writer.active.id, offset: writer.end }, writer.log_end);
+        let (segment_header, bytes) = (&writer.header_bytes, writer.encoder.bytes());
+        let frame = LogFrame { epoch: writer.epoch, at, follows, segment_header, bytes };
+        let span = Span { at, follows, end: frame.end() };
+        self.log.append(&frame, &writer.active.file);
+        writer.log_end = span.end;
+        self.count(&header, taken.len());
+        put_footer_entry(&mut writer.footer, writer.end, header.payload_at(), writer.encoder.table());
+        writer.last_crc = header.crc;
+        Ok(Some(span))
+    }
+
+    fn count(&self, frame: &FrameHeader, appends: usize) {
         self.metrics.commits.fetch_add(1, Relaxed);
-        self.metrics.appends.fetch_add(taken.len() as u64, Relaxed);
-        self.metrics.written_bytes.fetch_add(u64::from(header.len), Relaxed);
-        put_footer_entry(&mut log.footer, log.end, header.payload_at(), log.encoder.table());
-        log.last_crc = header.crc;
-        Ok(Some(header))
+        self.metrics.appends.fetch_add(appends as u64, Relaxed);
+        self.metrics.written_bytes.fetch_add(u64::from(frame.len), Relaxed);
     }
 
     /// Notes in the index where the frame's messages lie, and moves the end of the log behind the frame.
-    fn note(&self, log: &mut Log, taken: &[Pending]) {
+    fn note(&self, writer: &mut Writer) {
         let mut messages = 0;
-        log.encoder.ranges(log.active.id.0, log.end, |queue, range| {
+        writer.encoder.ranges(writer.active.id.0, writer.end, |queue, range| {
             messages += u64::from(range.count);
             self.index.enqueued(queue, range);
         });
-        log.active.note_frame(log.encoder.extent());
+        writer.active.note_frame(writer.encoder.extent());
         self.metrics.messages.fetch_add(messages, Relaxed);
-        debug_assert!(!taken.is_empty());
-        let [head, payload] = log.encoder.bytes();
-        log.end += (head.len() + payload.len()) as u64;
+        let [head, payload] = writer.encoder.bytes();
+        writer.end += (head.len() + payload.len()) as u64;
     }
 
     /// Carries out what is no message.
@@ -179,13 +232,13 @@ impl Shared {
     }
 
     /// Seals the active segment and goes on in the next; a frame that is larger than a segment gets a larger one.
-    fn make_room(&self, log: &mut Log, frame: u64, table: u64) -> io::Result<bool> {
+    fn make_room(&self, writer: &mut Writer, frame: u64, table: u64) -> io::Result<bool> {
         let needed = (FRAMES_AT + frame + FOOTER_ENTRY + table).next_multiple_of(4096);
-        if log.end == FRAMES_AT {
-            return no_room(log.active.grow(needed));
+        if writer.end == FRAMES_AT {
+            return no_room(writer.active.grow(needed));
         }
         let mut prepared = lock(&self.prepared);
-        let next = log.active.id.next();
+        let next = writer.active.id.next();
         if prepared.is_none() && !no_room(self.prepare(&mut prepared, next))? {
             return Ok(false);
         }
@@ -195,10 +248,10 @@ impl Shared {
         if needed > capacity && !no_room(segment.grow(needed))? {
             return Ok(false);
         }
-        log.seal()?;
-        log.active.set_sealed();
+        writer.seal()?;
+        writer.active.set_sealed();
         self.index.add_segment(Arc::clone(&segment));
-        log.activate(segment, *header);
+        writer.activate(segment, *header);
         self.set_active(next);
         *prepared = None;
         drop(prepared);

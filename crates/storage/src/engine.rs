@@ -11,16 +11,18 @@ use waypost_model::journal::{AppendError, BodyStore, Journal, Loaded, Op, Recove
 use waypost_model::{Batch, Lsn, QueueId, Seq};
 
 use crate::cache::ChunkCache;
-use crate::checkpoint::{CheckpointHead, Definitions, Position};
-use crate::commit::{CommitOutcome, Log, reseal};
+use crate::checkpoint::{CheckpointHead, Definitions};
+use crate::commit::{CommitOutcome, Writer, reseal};
 use crate::config::EngineConfig;
 use crate::disk::{Disk, discard, read_exact, write_all};
 use crate::error::OpenError;
+use crate::follow::follow;
 use crate::inbox::{Inbox, Weight};
 use crate::index::Index;
+use crate::log::{Frames, LocalLog, Log, Position};
 use crate::maintain::{Maintained, Maintenance, Prepared};
 use crate::metrics::{Metrics, MetricsSnapshot};
-use crate::recovery::{Opened, Tail, recover};
+use crate::recovery::{Opened, Tail, read_checkpoint, recover_from};
 use crate::scratch::Scratch;
 use crate::segment::{FRAMES_AT, Segment, SegmentId};
 use crate::sync::{lock, wait};
@@ -29,6 +31,8 @@ use crate::sync::{lock, wait};
 const MAINTENANCE_EVERY: Duration = Duration::from_millis(200);
 /// How long the committer waits for room on a full disk before it looks again.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
+/// How long a stop waits for a log that owes answers. Then it is an unclean one.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 type StopHook = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -38,8 +42,13 @@ pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub epoch: u32,
     pub inbox: Inbox,
-    /// Held by the committer from a frame's first effect to its sync. Locked before `prepared`, `spares` and the index.
-    pub log: Mutex<Log>,
+    /// What makes frames durable.
+    pub log: Arc<dyn Log>,
+    /// Whether the segments are a copy of a log that is kept elsewhere, which needs syncs only for checkpoints.
+    pub copies: bool,
+    /// Held by the committer from a frame's first effect until the log has it, and while it asks for answers. Locked
+    /// before `prepared`, `spares` and the index.
+    pub writer: Mutex<Writer>,
     pub prepared: Mutex<Option<Prepared>>,
     pub spares: Mutex<Vec<String>>,
     pub index: Index,
@@ -99,14 +108,15 @@ impl Shared {
     }
 
     fn run_committer(&self, on_durable: &(impl Fn(Lsn) + ?Sized)) {
-        while self.inbox.wait_work() {
+        let is_blocked = || lock(&self.writer).is_blocked(self.log.window());
+        while self.inbox.wait_work(is_blocked()) {
             match self.commit_once() {
                 CommitOutcome::Committed(lsn) => on_durable(lsn),
                 CommitOutcome::NoRoom => {
                     self.wake_maintenance();
                     self.inbox.wait_moment(NO_ROOM_PAUSE);
                 }
-                CommitOutcome::Idle => {}
+                CommitOutcome::Idle | CommitOutcome::UnderWay => {}
                 CommitOutcome::Stopped => return,
             }
         }
@@ -134,18 +144,37 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens a store, or makes one in an empty directory.
+    /// Opens a store, or makes one in an empty directory. Its log is its own directory.
     ///
     /// # Errors
     /// [`OpenError`]; nothing was written then unless writing itself failed.
     pub fn open(disk: Arc<dyn Disk>, cfg: EngineConfig) -> Result<(Engine, Recovered), OpenError> {
+        Engine::open_over(disk, Arc::new(LocalLog::default()), cfg)
+    }
+
+    /// Opens a store over a log: takes the log over, brings the store's segments in line with it, and goes on behind
+    /// its last frame. A log that is kept elsewhere is read from the store's last checkpoint on, so that a store that
+    /// has lost its directory cannot be opened over it.
+    ///
+    /// # Errors
+    /// [`OpenError`]. What an earlier writer of the log has under way is refused from then on.
+    pub fn open_over(
+        disk: Arc<dyn Disk>,
+        log: Arc<dyn Log>,
+        cfg: EngineConfig,
+    ) -> Result<(Engine, Recovered), OpenError> {
         let started = Instant::now();
         let cfg = cfg.clamped();
         let guard = disk.lock()?;
-        let mut opened = recover(&*disk)?;
+        let checkpoint = read_checkpoint(&*disk)?;
+        let head = checkpoint.as_ref().map(|c| &c.head);
+        let epoch = log.fence(head.map_or(0, |h| h.epoch)).map_err(OpenError::io("the log"))?;
+        let frames = follow(&*disk, &*log, head)?;
+        let mut opened = recover_from(&*disk, checkpoint)?;
         let recovered = std::mem::take(&mut opened.recovered);
         let cut_bytes = opened.cut_bytes;
-        let shared = Shared::start(disk, cfg, guard, opened).map_err(OpenError::io("the data directory"))?;
+        let shared = Shared::start((disk, log, frames), cfg, guard, epoch, opened);
+        let shared = shared.map_err(OpenError::io("the data directory"))?;
         shared.metrics.recovery_micros.store(started.elapsed().as_micros() as u64, Relaxed);
         Ok((Engine { shared: Arc::new(shared), threads: Mutex::default(), cut_bytes }, recovered))
     }
@@ -157,6 +186,12 @@ impl Engine {
     pub fn start_committer(&self, on_durable: impl Fn(Lsn) + Send + 'static) -> io::Result<()> {
         let mut threads = lock(&self.threads);
         self.shared.inbox.set_attached(true);
+        let shared = Arc::downgrade(&self.shared);
+        self.shared.log.on_answer(Box::new(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.inbox.answered();
+            }
+        }));
         let shared = Arc::clone(&self.shared);
         let run = move || {
             shared.run_committer(&on_durable);
@@ -211,17 +246,20 @@ impl Engine {
     /// Any I/O error, or that the store had stopped before; the next open recovers as after a crash then.
     pub fn close(&self) -> io::Result<()> {
         self.end_threads();
+        let deadline = Instant::now() + CLOSE_WAIT;
         loop {
             match self.shared.commit_once() {
                 CommitOutcome::Committed(_) => {}
                 CommitOutcome::Idle => break,
+                CommitOutcome::UnderWay if Instant::now() >= deadline => return Err(io::ErrorKind::TimedOut.into()),
+                CommitOutcome::UnderWay => self.shared.inbox.wait_answer(deadline - Instant::now()),
                 CommitOutcome::NoRoom => return Err(io::ErrorKind::StorageFull.into()),
                 CommitOutcome::Stopped => return Err(io::Error::other("the store has stopped")),
             }
         }
         self.shared.inbox.stop();
-        self.shared.checkpoint(&mut lock(&self.shared.maintenance), true)?;
-        Ok(())
+        let written = self.shared.checkpoint(&mut lock(&self.shared.maintenance), true)?;
+        written.map(drop).ok_or_else(|| io::ErrorKind::TimedOut.into())
     }
 
     fn end_threads(&self) {
@@ -275,14 +313,16 @@ impl Drop for Engine {
 
 impl Shared {
     fn start(
-        disk: Arc<dyn Disk>,
+        (disk, log, frames): (Arc<dyn Disk>, Arc<dyn Log>, Frames),
         cfg: EngineConfig,
         guard: Box<dyn Send + Sync>,
+        epoch: u32,
         opened: Opened,
     ) -> io::Result<Shared> {
         let head = opened.head.clone();
-        let epoch = head.as_ref().map_or(0, |h| h.epoch) + 1;
         let mut prepared = opened.prepared;
+        let log_end = opened.tail.as_ref().map(|t| Position { segment: t.segment.id, offset: t.end });
+        let log_end = log_end.unwrap_or(Position::START);
         let tail = match opened.tail {
             None => first_segment(&*disk, &cfg, epoch, SegmentId(1), &opened.index, None)?,
             Some(tail) => {
@@ -311,7 +351,9 @@ impl Shared {
         let shared = Shared {
             inbox: Inbox::new(cfg.queued_bytes_max, cfg.lazy_bytes_max, cfg.lazy_ms),
             active: AtomicU32::new(tail.segment.id.0),
-            log: Mutex::new(Log::new(tail, epoch)),
+            log,
+            copies: frames == Frames::Read,
+            writer: Mutex::new(Writer::new(tail, log_end, epoch)),
             prepared: Mutex::new(prepared),
             spares: Mutex::new(opened.spares),
             index: opened.index,

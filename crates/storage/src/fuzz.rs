@@ -31,7 +31,7 @@ pub fn fuzz_recover(data: &[u8]) {
         _ => {
             // A good header, so that the frames are looked at.
             let mut header = SegmentHeader { id: SegmentId(1), epoch: 1, capacity: SEGMENT_BYTES_MIN, crc: 0 };
-            let mut file = header.encode();
+            let mut file = header.encode().to_vec();
             file.resize(FRAMES_AT as usize, 0);
             file.extend_from_slice(bytes);
             disk.put(&SegmentId(1).file_name(), file);

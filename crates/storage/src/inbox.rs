@@ -1,6 +1,7 @@
 //! Appends on their way to the committer.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -75,11 +76,22 @@ struct State {
     attached: bool,
     asleep: bool,
     stopped: bool,
+    /// It stopped since another writer owns the log.
+    fenced: bool,
     closing: bool,
+    /// The log has answers that nobody has looked at.
+    answers: bool,
     /// Not even what is kept back has room left.
     stuck: bool,
     waiting_room: u32,
     waiting_done: u32,
+}
+
+impl State {
+    /// Why nothing is taken any more.
+    fn refusal(&self) -> AppendError {
+        if self.fenced { AppendError::Fenced } else { AppendError::Stopped }
+    }
 }
 
 /// The queue between the callers of `append` and the committer.
@@ -142,7 +154,7 @@ impl Inbox {
         let (last, len) = (s.last, s.queue.len() as u64);
         // Tickets in the queue are consecutive.
         let index = (lsn.0 + len).checked_sub(last + 1).filter(|i| *i < len);
-        let admitted = if s.stopped { Err(AppendError::Stopped) } else { Ok(()) };
+        let admitted = if s.stopped { Err(s.refusal()) } else { Ok(()) };
         let (ops, weight) = match admitted {
             Ok(()) => (ops, weight),
             Err(_) => (Vec::new(), Weight::default()),
@@ -162,7 +174,7 @@ impl Inbox {
 
     fn admit(&self, s: &State, weight: &Weight) -> Result<(), AppendError> {
         if s.stopped {
-            return Err(AppendError::Stopped);
+            return Err(s.refusal());
         }
         let full = self.full.load(Ordering::Relaxed) || s.stuck;
         if full && (weight.messages || (s.stuck && s.bytes >= self.bytes_max)) {
@@ -214,16 +226,19 @@ impl Inbox {
         }
     }
 
-    /// Waits until a commit is due; false when it is time to end.
-    pub fn wait_work(&self) -> bool {
+    /// Waits until a commit is due, unless one is `blocked`, or the log has answered; false when it is time to end.
+    pub fn wait_work(&self, blocked: bool) -> bool {
         let mut s = lock(&self.state);
         loop {
             if s.closing || s.stopped {
                 return false;
             }
+            if mem::take(&mut s.answers) {
+                return true;
+            }
             let waited = s.lazy_since.map(|t| t.elapsed());
             let due = waited.is_some_and(|w| w >= self.lazy) || s.bytes >= self.lazy_bytes_max;
-            let ready = matches!(s.queue.front(), Some((Slot::Filled(_), _)));
+            let ready = !blocked && matches!(s.queue.front(), Some((Slot::Filled(_), _)));
             if ready && (s.urgent || due) {
                 return true;
             }
@@ -231,6 +246,26 @@ impl Inbox {
             let rest = waited.filter(|_| ready).map(|w| self.lazy.saturating_sub(w));
             s = wait(&self.work, s, rest);
             s.asleep = false;
+        }
+    }
+
+    /// Notes that the log has answered.
+    pub fn answered(&self) {
+        let mut s = lock(&self.state);
+        s.answers = true;
+        if s.asleep {
+            self.work.notify_one();
+        }
+    }
+
+    /// Waits until the log has answered.
+    pub fn wait_answer(&self, at_most: Duration) {
+        let mut s = lock(&self.state);
+        if !mem::take(&mut s.answers) {
+            s.asleep = true;
+            s = wait(&self.work, s, Some(at_most));
+            s.asleep = false;
+            s.answers = false;
         }
     }
 
@@ -245,10 +280,19 @@ impl Inbox {
     /// Waits until all that was appended so far is committed; false if nobody will do that.
     pub fn wait_committed(&self, durable: impl Fn() -> Lsn) -> bool {
         let mut s = lock(&self.state);
-        let target = s.last;
+        let target = Lsn(s.last);
         s.urgent = true;
         self.work.notify_one();
-        while durable().0 < target {
+        self.wait_for(s, target, durable)
+    }
+
+    /// Waits until what has been taken up to `target` is committed; false if nobody will do that.
+    pub fn wait_durable(&self, target: Lsn, durable: impl Fn() -> Lsn) -> bool {
+        self.wait_for(lock(&self.state), target, durable)
+    }
+
+    fn wait_for<'a>(&'a self, mut s: MutexGuard<'a, State>, target: Lsn, durable: impl Fn() -> Lsn) -> bool {
+        while durable() < target {
             if !s.attached || s.stopped {
                 return false;
             }
@@ -295,6 +339,11 @@ impl Inbox {
 
     pub fn stop(&self) {
         self.update(|s| s.stopped = true);
+    }
+
+    /// Another writer owns the log: from now on that is what appends are told.
+    pub fn fence(&self) {
+        self.update(|s| (s.stopped, s.fenced) = (true, true));
     }
 
     pub fn close(&self) {

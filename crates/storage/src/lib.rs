@@ -1,4 +1,5 @@
-//! Waypost's local log: one write-ahead log per node for all shards, its index and its recovery.
+//! Waypost's store: one write-ahead log per node for all shards, its index and its recovery; and the [`Log`] that makes
+//! its frames durable, which is the local disk or something that is kept elsewhere.
 //!
 //! [`Engine`] implements the core's ports [`waypost_model::journal::Journal`] and
 //! [`waypost_model::journal::BodyStore`] over a [`Disk`]. It is driven by its own threads
@@ -9,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
 mod cache;
 mod checkpoint;
 mod chunk;
@@ -19,12 +21,14 @@ pub mod disk;
 mod encoder;
 mod engine;
 mod error;
+mod follow;
 mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 mod hash;
 mod inbox;
 mod index;
+pub mod log;
 mod maintain;
 mod metrics;
 mod parallel;
@@ -47,6 +51,8 @@ pub use disk::real::RealDisk;
 pub use disk::{Disk, DiskFile, LockError};
 pub use engine::Engine;
 pub use error::OpenError;
+pub use log::Log;
 pub use maintain::Maintained;
 pub use metrics::{MetricsSnapshot, SYNC_BUCKETS};
+pub use segment::SegmentId;
 pub use verify::{Report, verify, verify_dir};

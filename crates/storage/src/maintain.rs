@@ -1,13 +1,16 @@
 //! What goes on beside the commits: preparing segments, checkpoints, releasing, rewriting.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::{io, mem};
 
-use crate::checkpoint::{self, CheckpointHead, Position};
+use waypost_model::Lsn;
+
+use crate::checkpoint::{self, CheckpointHead};
 use crate::commit::is_full;
 use crate::disk::{DiskFile, discard};
 use crate::engine::Shared;
+use crate::log::Position;
 use crate::segment::{Segment, SegmentHeader, SegmentId, prepare};
 use crate::sync::lock;
 
@@ -76,15 +79,20 @@ impl Shared {
     fn round(&self, m: &mut Maintenance, done: &mut Maintained) -> io::Result<()> {
         done.prepared = self.prepare_ahead()?;
         self.recycle(m);
+        let mut checkpoint = |m: &mut Maintenance| {
+            let released = self.checkpoint(m, false)?;
+            done.checkpointed |= released.is_some();
+            done.released += released.unwrap_or(0);
+            io::Result::Ok(())
+        };
         if self.checkpoint_is_due(m) {
-            done.released = self.checkpoint(m, false)?;
-            done.checkpointed = true;
+            checkpoint(m)?;
         }
-        done.rewritten = self.rewrite(m)?;
-        if done.rewritten > 0 {
-            done.released += self.checkpoint(m, false)?;
-            done.checkpointed = true;
+        let rewritten = self.rewrite(m)?;
+        if rewritten > 0 {
+            checkpoint(m)?;
         }
+        done.rewritten = rewritten;
         self.keep_reserve(m)
     }
 
@@ -134,11 +142,12 @@ impl Shared {
             || self.index.segments().iter().any(|s| s.is_sealed() && s.live() == 0)
     }
 
-    /// Writes a checkpoint and releases the segments that it makes superfluous; says how many.
-    pub fn checkpoint(&self, m: &mut Maintenance, clean: bool) -> io::Result<u32> {
-        let position = {
-            let log = lock(&self.log);
-            Position { segment: log.active.id, offset: log.end }
+    /// Writes a checkpoint and releases the segments that it makes superfluous; says how many. `None` if the log owes
+    /// answers and nobody is there who would take them: then there is none yet.
+    pub fn checkpoint(&self, m: &mut Maintenance, clean: bool) -> io::Result<Option<u32>> {
+        let (position, file) = {
+            let writer = lock(&self.writer);
+            (Position { segment: writer.active.id, offset: writer.end }, Arc::clone(&writer.active.file))
         };
         let is_before = |id: SegmentId| id.is_cold() || id < position.segment;
         let (mut dead, mut needed) = (Vec::new(), Vec::new());
@@ -153,13 +162,15 @@ impl Shared {
             let definitions = lock(&self.definitions);
             checkpoint::encode(&head, &definitions, &self.index)
         };
-        // The committer holds the log from a frame's first effect on the index until its sync: whoever gets it now
-        // knows that all that was noted above is durable.
-        drop(lock(&self.log));
-        if self.is_stopped() {
-            return Err(io::Error::other("the store has stopped"));
+        if !self.wait_noted() {
+            return if self.is_stopped() { Err(io::Error::other("the store has stopped")) } else { Ok(None) };
+        }
+        // What lies before the position is read from here, not from the log.
+        if self.copies {
+            file.sync_data()?;
         }
         self.write_checkpoint(m, &bytes)?;
+        self.log.release(position);
         self.metrics.checkpoints.fetch_add(1, Relaxed);
         m.head = head;
         for id in &dead {
@@ -167,7 +178,14 @@ impl Shared {
         }
         self.metrics.released.fetch_add(dead.len() as u64, Relaxed);
         self.recycle(m);
-        Ok(dead.len() as u32)
+        Ok(Some(dead.len() as u32))
+    }
+
+    /// Waits until all is durable of which the index shows an effect; false if that will not be.
+    fn wait_noted(&self) -> bool {
+        // The committer holds the writer from a frame's first effect until it is noted as under way.
+        let last = lock(&self.writer).under_way.back().map(|f| f.last);
+        last.is_none_or(|last| self.inbox.wait_durable(last, || Lsn(self.durable.load(Acquire)))) && !self.is_stopped()
     }
 
     /// With a full disk, the reserve is given up for it.

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use waypost_model::journal::{Recovered, RecoveredRuns};
 
-use crate::checkpoint::{self, Checkpoint, CheckpointFault, CheckpointHead, Definitions, Position};
+use crate::checkpoint::{self, Checkpoint, CheckpointFault, CheckpointHead, Definitions};
 use crate::collect::{Collected, Live, Noted};
 use crate::disk::{Disk, DiskFile, read_exact};
 use crate::error::OpenError;
 use crate::frame::LogOp;
 use crate::index::Index;
+use crate::log::Position;
 use crate::parallel::in_parallel;
 use crate::restore::restore;
 use crate::scan::{find_witness, scan};
@@ -63,17 +64,27 @@ struct Recovery<'a> {
 /// # Errors
 /// [`OpenError`].
 pub fn recover(disk: &dyn Disk) -> Result<Opened, OpenError> {
+    recover_from(disk, read_checkpoint(disk)?)
+}
+
+/// Reads the checkpoint of a directory; `None` if there is none.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn read_checkpoint(disk: &dyn Disk) -> Result<Option<Checkpoint>, OpenError> {
+    checkpoint::read(disk).map_err(|fault| match fault {
+        CheckpointFault::Io(source) => OpenError::io(checkpoint::CHECKPOINT)(source),
+        CheckpointFault::Version(version) => OpenError::Version { file: checkpoint::CHECKPOINT.into(), version },
+        CheckpointFault::Damaged(Malformed(what)) => OpenError::damaged(checkpoint::CHECKPOINT, 0, what),
+    })
+}
+
+/// Reads a directory that has this checkpoint.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn recover_from(disk: &dyn Disk, found: Option<Checkpoint>) -> Result<Opened, OpenError> {
     let names = disk.list().map_err(OpenError::io("the data directory"))?;
-    let found = match checkpoint::read(disk) {
-        Ok(c) => c,
-        Err(CheckpointFault::Io(source)) => return Err(OpenError::io(checkpoint::CHECKPOINT)(source)),
-        Err(CheckpointFault::Version(version)) => {
-            return Err(OpenError::Version { file: checkpoint::CHECKPOINT.into(), version });
-        }
-        Err(CheckpointFault::Damaged(Malformed(what))) => {
-            return Err(OpenError::damaged(checkpoint::CHECKPOINT, 0, what));
-        }
-    };
     let Some(Checkpoint { head, definitions, queues }) = found else {
         return new_directory(disk, &names);
     };

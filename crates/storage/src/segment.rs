@@ -13,8 +13,10 @@ use crate::wire::{Reader, put_u32, put_u64};
 pub const FORMAT_VERSION: u32 = 2;
 /// Where the first frame lies.
 pub const FRAMES_AT: u64 = 128;
+/// Bytes of a segment's header.
+pub const SEGMENT_HEADER: usize = 64;
 /// Where the seal lies.
-const SEAL_AT: u64 = 64;
+const SEAL_AT: u64 = SEGMENT_HEADER as u64;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"WPSG");
 const SEAL_MAGIC: u32 = u32::from_le_bytes(*b"WPSL");
 
@@ -95,17 +97,19 @@ pub enum HeaderFault {
 
 impl SegmentHeader {
     /// The header's bytes; `crc` is set.
-    pub fn encode(&mut self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(SEAL_AT as usize);
+    pub fn encode(&mut self) -> [u8; SEGMENT_HEADER] {
+        let mut out = Vec::with_capacity(SEGMENT_HEADER);
         put_u32(&mut out, HEADER_MAGIC);
         put_u32(&mut out, FORMAT_VERSION);
         put_u32(&mut out, self.id.0);
         put_u32(&mut out, self.epoch);
         put_u64(&mut out, self.capacity);
-        out.resize(SEAL_AT as usize - 4, 0);
+        out.resize(SEGMENT_HEADER - 4, 0);
         self.crc = crc32c::crc32c(&out);
         put_u32(&mut out, self.crc);
-        out
+        let mut header = [0; SEGMENT_HEADER];
+        header.copy_from_slice(&out);
+        header
     }
 
     /// Reads the header of the segment `id`.
@@ -113,9 +117,9 @@ impl SegmentHeader {
     /// # Errors
     /// [`HeaderFault`].
     pub fn parse(bytes: &[u8], id: SegmentId) -> Result<SegmentHeader, HeaderFault> {
-        let head = bytes.get(..SEAL_AT as usize).ok_or(HeaderFault::Damaged)?;
-        let crc = crc32c::crc32c(&head[..SEAL_AT as usize - 4]);
-        if head[SEAL_AT as usize - 4..] != crc.to_le_bytes() {
+        let head = bytes.get(..SEGMENT_HEADER).ok_or(HeaderFault::Damaged)?;
+        let crc = crc32c::crc32c(&head[..SEGMENT_HEADER - 4]);
+        if head[SEGMENT_HEADER - 4..] != crc.to_le_bytes() {
             return Err(HeaderFault::Damaged);
         }
         let mut r = Reader::new(head);
@@ -143,6 +147,14 @@ pub struct Seal {
 }
 
 impl Seal {
+    /// Takes a seal away. Nothing is synced.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub fn erase(file: &dyn DiskFile) -> io::Result<()> {
+        write_all(file, SEAL_AT, &mut [&[0; SEGMENT_HEADER]])
+    }
+
     /// The seal's bytes.
     pub fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
