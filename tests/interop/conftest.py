@@ -13,6 +13,7 @@ import pytest
 
 from admin import RabbitAdmin, WaypostAdmin
 from broker import Endpoint, Waypost
+from zmtp_peers import Peers
 
 EXTERNAL = os.environ.get("INTEROP_AMQP_URL")
 # Servers hold publishers back on a disk that is nearly full: every test that publishes would fail, none saying why.
@@ -99,6 +100,14 @@ def server():
     yield make
     for one in made:
         one.remove()
+
+
+@pytest.fixture
+def peers():
+    """ZeroMQ sockets that are closed when the test ends."""
+    made = Peers()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import requests
 import zmq
 
-from test_zmtp_majordomo import C1, C2, mdp, peers, reply, request, worker  # noqa: F401
+from test_zmtp_majordomo import C1, C2, mdp, reply, request, worker  # noqa: F401
 
 pytestmark = pytest.mark.ours("ZeroMQ devices")
 
@@ -85,6 +85,7 @@ def test_an_http_client_is_answered_by_a_zeromq_worker(peers, mdp):
     assert (answer.status_code, answer.content) == (200, b"from zeromq")
 
 
+@pytest.mark.parametrize("mdp", ["10s"], indirect=True)
 def test_a_zeromq_worker_and_a_web_service_share_the_work(peers, mdp, hook):
     push_to(mdp, "mixed", hook.url)
     slow = worker(peers, mdp, b"mixed")

@@ -9,24 +9,9 @@ import pika
 import pytest
 import zmq
 
-from zmtp_peers import Peers, endpoints, figure
+from zmtp_peers import LOCAL, device, endpoints, figure
 
 pytestmark = pytest.mark.ours("ZeroMQ devices")
-
-LOCAL = "tcp://127.0.0.1:0"
-
-
-@pytest.fixture
-def peers():
-    made = Peers()
-    yield made
-    made.close()
-
-
-def device(server, text: str):
-    one = server("--zmtp", text)
-    endpoint = one.start()
-    return one, endpoint, endpoints(one)
 
 
 def channel(endpoint):
@@ -46,12 +31,12 @@ def take(ch, queue: str, n: int):
 
 
 def test_a_zeromq_producer_reaches_an_amqp_consumer(server, peers):
-    _, endpoint, (front,) = device(server, f"streamer,front=bind:{LOCAL},queue=work")
+    one, (front,) = device(server, f"streamer,front=bind:{LOCAL},queue=work")
     push = peers.connect(zmq.PUSH, front)
     for i in range(100):
         push.send(b"%d" % i)
     push.send_multipart([b"a", b"", b"c"])
-    got = take(channel(endpoint), "work", 101)
+    got = take(channel(one.endpoint), "work", 101)
     assert [body for _, body in got[:100]] == [b"%d" % i for i in range(100)]
     assert all(props.delivery_mode == 2 and props.content_type is None for props, _ in got[:100])
     props, body = got[100]
@@ -59,8 +44,8 @@ def test_a_zeromq_producer_reaches_an_amqp_consumer(server, peers):
 
 
 def test_an_amqp_producer_reaches_zeromq_consumers(server, peers):
-    _, endpoint, (back,) = device(server, f"streamer,back=bind:{LOCAL},queue=work")
-    ch = channel(endpoint)
+    one, (back,) = device(server, f"streamer,back=bind:{LOCAL},queue=work")
+    ch = channel(one.endpoint)
     for i in range(50):
         ch.basic_publish("", "work", b"%d" % i)
     pull = peers.connect(zmq.PULL, back)
@@ -74,7 +59,7 @@ def test_an_amqp_producer_reaches_zeromq_consumers(server, peers):
 
 
 def test_both_ends_with_a_durable_queue_between_them(server, peers):
-    one, _, (front, back) = device(server, f"streamer,front=bind:{LOCAL},back=bind:{LOCAL},queue=work")
+    one, (front, back) = device(server, f"streamer,front=bind:{LOCAL},back=bind:{LOCAL},queue=work")
     push = peers.connect(zmq.PUSH, front)
     messages = [[b"%d" % i, b"x" * (i % 300)] for i in range(2000)]
     sender = threading.Thread(target=lambda: [push.send_multipart(m) for m in messages])
@@ -86,12 +71,12 @@ def test_both_ends_with_a_durable_queue_between_them(server, peers):
 
 
 def test_what_the_log_has_survives_kill_9(server, peers):
-    one, endpoint, (front,) = device(server, f"streamer,front=bind:{LOCAL},queue=work")
+    one, (front,) = device(server, f"streamer,front=bind:{LOCAL},queue=work")
     push = peers.connect(zmq.PUSH, front)
     sent = 500
     for i in range(sent):
         push.send(b"%06d" % i + bytes(1000))
-    ch = channel(endpoint)
+    ch = channel(one.endpoint)
     deadline = time.monotonic() + 10
     while ch.queue_declare("work", passive=True).method.message_count < sent:
         assert time.monotonic() < deadline
@@ -106,8 +91,8 @@ def test_what_the_log_has_survives_kill_9(server, peers):
 
 
 def test_what_a_consumer_did_not_take_goes_to_another(server, peers):
-    _, endpoint, (back,) = device(server, f"streamer,back=bind:{LOCAL},queue=work,hwm=10")
-    ch = channel(endpoint)
+    one, (back,) = device(server, f"streamer,back=bind:{LOCAL},queue=work,hwm=10")
+    ch = channel(one.endpoint)
     for i in range(300):
         ch.basic_publish("", "work", b"%04d" % i + bytes(200_000))
     lazy = peers.connect(zmq.PULL, back, rcvhwm=1)
@@ -124,8 +109,8 @@ def test_what_a_consumer_did_not_take_goes_to_another(server, peers):
 
 def test_a_queue_that_is_full_slows_the_producer_down(server, peers):
     one = server("--zmtp", f"streamer,front=bind:{LOCAL},queue=small")
-    endpoint = one.start()
-    ch = channel(endpoint)
+    one.start()
+    ch = channel(one.endpoint)
     ch.queue_delete("small")
     ch.queue_declare("small", durable=True, arguments={"x-max-length": 100, "x-overflow": "reject-publish"})
     (front,) = endpoints(one)
@@ -141,8 +126,8 @@ def test_a_queue_that_is_full_slows_the_producer_down(server, peers):
 
 
 def test_topics_reach_an_exchange_and_come_back(server, peers):
-    _, endpoint, (front, back) = device(server, f"forwarder,front=bind:{LOCAL},back=bind:{LOCAL},exchange=news")
-    ch = channel(endpoint)
+    one, (front, back) = device(server, f"forwarder,front=bind:{LOCAL},back=bind:{LOCAL},exchange=news")
+    ch = channel(one.endpoint)
     queue = ch.queue_declare("", exclusive=True).method.queue
     ch.queue_bind(queue, "news", "sport.#")
     publisher = peers.connect(zmq.PUB, front)
@@ -177,8 +162,8 @@ def test_topics_reach_an_exchange_and_come_back(server, peers):
 
 
 def test_an_amqp_publisher_cannot_forge_frames(server, peers):
-    _, endpoint, (back,) = device(server, f"streamer,back=bind:{LOCAL},queue=work")
-    ch = channel(endpoint)
+    one, (back,) = device(server, f"streamer,back=bind:{LOCAL},queue=work")
+    ch = channel(one.endpoint)
     props = pika.BasicProperties(content_type="application/x-zmtp")
     ch.basic_publish("", "work", b"\x04\x05\x04PING", props)
     ch.basic_publish("", "work", b"\x01\x01a\x00\x01b", props)

@@ -12,18 +12,12 @@ import pytest
 import requests
 import zmq
 
-from zmtp_peers import Peers, figure, free_port
+from support import eventually
+from zmtp_peers import figure, free_port
 
 pytestmark = pytest.mark.ours("ZeroMQ devices")
 
 ENDS = "front=bind:tcp://127.0.0.1:0,back=bind:tcp://127.0.0.1:0"
-
-
-@pytest.fixture
-def peers():
-    made = Peers()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -39,13 +33,6 @@ def declare(node, definition: str, name: str | None = None, **more) -> requests.
     return requests.request("PUT" if name else "POST", place, json={"definition": definition}, timeout=20, **more)
 
 
-def eventually(look, want) -> None:
-    deadline = time.monotonic() + 5
-    while (got := look()) != want:
-        assert time.monotonic() < deadline, got
-        time.sleep(0.02)
-
-
 def test_a_device_is_declared_used_counted_and_removed(node, peers):
     assert requests.get(node.api).json() == []
     made = declare(node, f"streamer,{ENDS}", "pipe")
@@ -56,13 +43,13 @@ def test_a_device_is_declared_used_counted_and_removed(node, peers):
         push.send(b"%03d" % n)
     assert [pull.recv() for _ in range(100)] == [b"%03d" % n for n in range(100)]
     seen = lambda: requests.get(f"{node.api}/pipe").json()
-    eventually(lambda: seen()["messages"]["sent"], 100)
+    eventually(lambda: seen()["messages"]["sent"] == 100)
     device = seen()
     assert (device["state"], device["kind"], device["declared_by"]) == ("running", "streamer", "request")
     assert (device["peers"], device["messages"]["received"], device["messages"]["dropped"]) == (2, 100, 0)
     # 100 messages of 3 bytes with 2 of their frames, and the handshakes.
     assert 500 < device["bytes"]["received"] < 1500 and 500 < device["bytes"]["sent"] < 1500
-    assert figure(node, "messages_received_total") == 100
+    eventually(lambda: figure(node, "messages_received_total") == 100)
     assert requests.delete(f"{node.api}/pipe").status_code == 204
     assert requests.get(node.api).json() == []
     with pytest.raises(ConnectionRefusedError):
@@ -110,7 +97,7 @@ def test_a_bridge_that_is_removed_gives_back_what_it_had(node, peers):
     for n in range(50):
         push.send(b"%d" % n)
     queue = lambda: requests.get(f"{node.http}/api/v1/queues/%2F/jobs").json()
-    eventually(lambda: queue()["messages"], 50)
+    eventually(lambda: queue()["messages"] == 50)
     assert requests.delete(f"{node.api}/bridge").status_code == 204
     assert (queue()["messages_ready"], queue()["messages_unacknowledged"]) == (50, 0)
     channel = pika.BlockingConnection(node.amqp.params()).channel()
@@ -125,9 +112,9 @@ def test_workers_of_majordomo_leave_with_it(node, peers):
     worker = peers.connect(zmq.DEALER, front)
     worker.send_multipart([b"MDPW02", b"\x01", b"echo"])
     passing = lambda: [one["passing"] for one in requests.get(f"{node.http}/api/v1/services").json()]
-    eventually(passing, [1])
+    eventually(lambda: passing() == [1])
     assert requests.delete(f"{node.api}/mdp").status_code == 204
-    eventually(lambda: sum(passing()), 0)
+    eventually(lambda: sum(passing()) == 0)
 
 
 def test_a_peer_that_does_not_read_holds_up_no_removal(node, peers):
@@ -141,7 +128,7 @@ def test_a_peer_that_does_not_read_holds_up_no_removal(node, peers):
     assert requests.delete(f"{node.api}/stuck", timeout=20).status_code in (200, 204)
     assert time.monotonic() - since < 8
     pull.close()
-    eventually(lambda: requests.get(node.api).json(), [])
+    eventually(lambda: requests.get(node.api).json() == [])
 
 
 def test_a_peer_that_reads_by_drops_does_not_keep_the_server(node, peers):
@@ -209,7 +196,7 @@ def test_the_command_line(node, peers):
     push, pull = peers.connect(zmq.PUSH, front), peers.connect(zmq.PULL, back)
     push.send(b"x")
     assert pull.recv() == b"x"
-    eventually(lambda: json.loads(node.cli("devices", "ls", "-o", "json").stdout)[0]["messages"]["sent"], 1)
+    eventually(lambda: json.loads(node.cli("devices", "ls", "-o", "json").stdout)[0]["messages"]["sent"] == 1)
     row = node.cli("devices", "ls").stdout.rstrip("\n").split("\t")
     assert row[:3] == ["streamer-1", "streamer", "running"] and row[4:7] == ["2", "1", "1"]
     table = node.cli("devices", "ls", "-o", "table").stdout

@@ -10,7 +10,7 @@ import pika
 import pytest
 import zmq
 
-from zmtp_peers import Peers, endpoints
+from zmtp_peers import endpoints
 
 pytestmark = pytest.mark.ours("ZeroMQ devices")
 
@@ -19,15 +19,10 @@ READY, REQUEST = b"\x01", b"\x02"
 
 
 @pytest.fixture
-def peers():
-    made = Peers()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def mdp(server):
-    one = server("--zmtp", "majordomo,front=bind:tcp://127.0.0.1:0,worker-heartbeat=200ms")
+def mdp(server, request):
+    """A broker that gives workers up soon, or as late as `parametrize("mdp", ["…"], indirect=True)` says."""
+    heartbeat = getattr(request, "param", "200ms")
+    one = server("--zmtp", f"majordomo,front=bind:tcp://127.0.0.1:0,worker-heartbeat={heartbeat}")
     one.amqp = one.start()
     (one.front,) = endpoints(one)
     return one

@@ -15,6 +15,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from broker import Waypost
 
 WAIT_MS = 10_000
+LOCAL = "tcp://127.0.0.1:0"
 
 
 def free_port() -> int:
@@ -59,12 +60,20 @@ class Peers:
         self.context.destroy(linger=0)
 
 
+def device(server, text: str) -> tuple[Waypost, list[str]]:
+    """A started server with this device, and where the device listens. `server` is the fixture."""
+    one = server("--zmtp", text)
+    one.start()
+    return one, endpoints(one)
+
+
 def endpoints(server: Waypost) -> list[str]:
     """Where the server's devices listen: fronts and backs in order of declaration."""
     return json.loads((server.data / "listeners.json").read_text()).get("zmtp", [])
 
 
 def figure(server: Waypost, name: str) -> int:
+    """A counter of the devices. It is told at the end of a turn, behind what the turn sent: ask again if need be."""
     with urllib.request.urlopen(f"{server.http}/metrics", timeout=10) as page:
         found = re.findall(rf"^waypost_zmtp_{name}{{[^}}]*}} (\d+)$", page.read().decode(), re.M)
     return sum(map(int, found))

@@ -70,28 +70,15 @@ impl Forwarder {
         }
     }
 
-    fn publish(&mut self, peer: PeerId, mut chunk: Chunk, queues: &mut impl Queues) {
-        if self.waiting.is_empty() {
-            self.send(&mut chunk, queues);
-        }
-        if !chunk.is_empty() {
-            self.counters.blocked += 1;
-            self.waiting.put(peer, chunk);
-        }
+    fn publish(&mut self, peer: PeerId, chunk: Chunk, queues: &mut impl Queues) {
+        let Self { fanout, overflow, waiting, counters, .. } = self;
+        let waits = waiting.offer(peer, chunk, |chunk| counters.note(fanout.publish(chunk, *overflow, queues)));
+        counters.blocked += u64::from(waits);
     }
 
     pub(super) fn pump(&mut self, queues: &mut impl Queues) -> bool {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let any = waiting.drain(|_, chunk| self.send(chunk, queues));
-        self.waiting = waiting;
-        any
-    }
-
-    fn send(&mut self, chunk: &mut Chunk, queues: &mut impl Queues) {
-        let done = self.fanout.publish(chunk, self.overflow, queues);
-        self.counters.sent += done.copies;
-        self.counters.dropped += done.dropped;
-        self.counters.unroutable += done.unwanted;
+        let Self { fanout, overflow, waiting, counters, .. } = self;
+        waiting.drain(|_, chunk| counters.note(fanout.publish(chunk, *overflow, queues)))
     }
 
     /// ZMTP 3.0 has subscriptions in messages; anything else is for the publishers.

@@ -11,6 +11,7 @@ pub use streamer::Streamer;
 
 use crate::engine::{Event, PeerInfo};
 use crate::fault::Fault;
+use crate::pattern::fanout::Published;
 use crate::pattern::{PeerId, Queues};
 use crate::socket_type::SocketType;
 
@@ -36,6 +37,15 @@ pub struct Counters {
     pub unroutable: u64,
     /// How often messages had to wait because no peer had room.
     pub blocked: u64,
+}
+
+impl Counters {
+    /// Adds what came of publishing.
+    pub fn note(&mut self, done: Published) {
+        self.sent += done.copies;
+        self.dropped += done.dropped;
+        self.unroutable += done.unwanted;
+    }
 }
 
 /// A device.

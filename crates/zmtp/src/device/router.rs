@@ -56,27 +56,15 @@ impl Router {
     }
 
     fn request(&mut self, peer: PeerId, chunk: &Chunk, queues: &mut impl Queues) {
-        let Some(mut wrapped) = self.routes.wrap(peer, chunk) else { return };
-        if self.waiting.is_empty() {
-            self.send(&mut wrapped, queues);
-        }
-        if !wrapped.is_empty() {
-            self.counters.blocked += 1;
-            self.waiting.put(peer, wrapped);
-        }
+        let Some(wrapped) = self.routes.wrap(peer, chunk) else { return };
+        let Self { balancer, waiting, counters, .. } = self;
+        counters.blocked +=
+            u64::from(waiting.offer(peer, wrapped, |chunk| counters.sent += balancer.send(chunk, queues)));
     }
 
     pub(super) fn pump(&mut self, queues: &mut impl Queues) -> bool {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let any = waiting.drain(|_, chunk| self.send(chunk, queues));
-        self.waiting = waiting;
-        any
-    }
-
-    fn send(&mut self, chunk: &mut Chunk, queues: &mut impl Queues) {
-        let before = chunk.messages();
-        self.balancer.send(chunk, queues);
-        self.counters.sent += u64::from(before - chunk.messages());
+        let Self { balancer, waiting, counters, .. } = self;
+        waiting.drain(|_, chunk| counters.sent += balancer.send(chunk, queues))
     }
 }
 

@@ -5,7 +5,6 @@ use crate::engine::Event;
 use crate::pattern::balance::Balancer;
 use crate::pattern::fair::FairQueue;
 use crate::pattern::{PeerId, Queues};
-use crate::wire::chunk::Chunk;
 
 /// A streamer.
 #[derive(Debug, Default)]
@@ -17,32 +16,20 @@ pub struct Streamer {
 
 impl Streamer {
     pub(super) fn receive(&mut self, end: End, peer: PeerId, event: Event, queues: &mut impl Queues) {
-        let Event::Messages(mut chunk) = event else { return };
+        let Event::Messages(chunk) = event else { return };
         self.counters.received += u64::from(chunk.messages());
         if end == End::Back {
             // A PULL has nothing to say.
             self.counters.unroutable += u64::from(chunk.messages());
             return;
         }
-        if self.waiting.is_empty() {
-            self.send(&mut chunk, queues);
-        }
-        if !chunk.is_empty() {
-            self.counters.blocked += 1;
-            self.waiting.put(peer, chunk);
-        }
+        let Self { balancer, waiting, counters } = self;
+        counters.blocked +=
+            u64::from(waiting.offer(peer, chunk, |chunk| counters.sent += balancer.send(chunk, queues)));
     }
 
     pub(super) fn pump(&mut self, queues: &mut impl Queues) -> bool {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let any = waiting.drain(|_, chunk| self.send(chunk, queues));
-        self.waiting = waiting;
-        any
-    }
-
-    fn send(&mut self, chunk: &mut Chunk, queues: &mut impl Queues) {
-        let before = chunk.messages();
-        self.balancer.send(chunk, queues);
-        self.counters.sent += u64::from(before - chunk.messages());
+        let Self { balancer, waiting, counters } = self;
+        waiting.drain(|_, chunk| counters.sent += balancer.send(chunk, queues))
     }
 }

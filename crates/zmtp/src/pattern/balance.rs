@@ -36,21 +36,24 @@ impl Balancer {
         &self.peers
     }
 
-    /// Sends messages, each to the next peer that has room, until there is none. What is left stays in `chunk`.
-    pub fn send(&mut self, chunk: &mut Chunk, queues: &mut impl Queues) {
+    /// Sends messages, each to the next peer that has room, until there is none. What is left stays in `chunk`. Returns how
+    /// many went.
+    pub fn send(&mut self, chunk: &mut Chunk, queues: &mut impl Queues) -> u64 {
+        let before = chunk.messages();
         while !chunk.is_empty() {
             let available = self.peers.iter().filter(|&&peer| queues.room(peer) > 0).count();
             match available {
-                0 => return,
+                0 => break,
                 // As they are, in one piece.
                 1 => {
-                    let Some(peer) = self.next_with_room(queues) else { return };
+                    let Some(peer) = self.next_with_room(queues) else { break };
                     let run = chunk.split_to(queues.room(peer));
                     queues.push(peer, run);
                 }
                 _ => self.deal(chunk, queues),
             }
         }
+        u64::from(before - chunk.messages())
     }
 
     /// One message, to one peer; `None` if nobody has room. For REQ, which remembers whom it asked.

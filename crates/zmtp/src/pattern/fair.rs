@@ -33,6 +33,17 @@ impl FairQueue {
         self.waiting.iter().map(|(_, chunk)| u64::from(chunk.messages())).sum()
     }
 
+    /// Gives what came from a peer to `send`, unless others wait already; what it leaves waits. Returns whether anything
+    /// has to.
+    pub fn offer(&mut self, peer: PeerId, mut chunk: Chunk, send: impl FnOnce(&mut Chunk)) -> bool {
+        if self.is_empty() {
+            send(&mut chunk);
+        }
+        let waits = !chunk.is_empty();
+        self.put(peer, chunk);
+        waits
+    }
+
     /// Adds what came from a peer.
     pub fn put(&mut self, peer: PeerId, chunk: Chunk) {
         if !chunk.is_empty() {

@@ -15,15 +15,14 @@ use super::convert::Forms;
 use super::inlet::Inlet;
 use super::link::{Link, Place};
 use super::outlet::{Form, Outlet};
-use super::queue::Ends;
+use super::sides::{Ends, Sides};
 use crate::zmtp::machine::Machine;
 use crate::zmtp::peers::Peers;
 
 /// The device.
 pub(crate) struct ExchangeBridge {
     exchange: Box<str>,
-    inlet: Option<Inlet>,
-    outlet: Option<Outlet>,
+    sides: Sides,
     fanout: Fanout,
     overflow: Overflow,
     /// That of the run before, so that runs with the same key share it.
@@ -54,8 +53,7 @@ impl ExchangeBridge {
         let outlet = ends.back.then(|| outlet(place, exchange)).transpose()?;
         Ok(ExchangeBridge {
             exchange: exchange.into(),
-            inlet,
-            outlet,
+            sides: Sides { inlet, outlet },
             fanout: Fanout::default(),
             overflow,
             route: Arc::new(Route::new(exchange, "")),
@@ -67,7 +65,7 @@ impl ExchangeBridge {
 
     /// Publishes runs of messages with the same key.
     fn publish(&mut self, chunk: &Chunk) {
-        let Some(inlet) = &mut self.inlet else { return };
+        let Some(inlet) = &mut self.sides.inlet else { return };
         let mut batch = BatchBuilder::default();
         for message in chunk.each() {
             let Some((key, props, body)) = self.forms.for_exchange(message) else {
@@ -158,12 +156,7 @@ fn outlet(place: &Place, exchange: &str) -> Result<Outlet, Refusal> {
 
 impl Machine for ExchangeBridge {
     fn start(&mut self, waker: &Arc<mio::Waker>) {
-        if let Some(inlet) = &mut self.inlet {
-            inlet.link().wake_by(waker);
-        }
-        if let Some(outlet) = &mut self.outlet {
-            outlet.link().wake_by(waker);
-        }
+        self.sides.wake_by(waker);
     }
 
     fn announce(&mut self, _: End, _: PeerId) {}
@@ -197,43 +190,33 @@ impl Machine for ExchangeBridge {
     }
 
     fn pump(&mut self, peers: &mut Peers) -> bool {
-        let Some(outlet) = &mut self.outlet else { return false };
+        let Some(outlet) = &mut self.sides.outlet else { return false };
         let (fanout, overflow, counters) = (&mut self.fanout, self.overflow, &mut self.counters);
-        outlet.publish(|chunk| {
-            let done = fanout.publish(chunk, overflow, peers);
-            counters.sent += done.copies;
-            counters.dropped += done.dropped;
-            counters.unroutable += done.unwanted;
-        })
+        outlet.publish(|chunk| counters.note(fanout.publish(chunk, overflow, peers)))
     }
 
     fn wants(&self, end: End, _: PeerId) -> bool {
-        end == End::Back || self.inlet.as_ref().is_none_or(Inlet::has_room)
+        self.sides.wants(end)
     }
 
     fn is_blocked(&self) -> bool {
-        self.outlet.as_ref().is_some_and(Outlet::has_ready)
+        self.sides.is_blocked()
     }
 
     fn is_settled(&self) -> bool {
-        self.inlet.as_ref().is_none_or(Inlet::is_settled)
+        self.sides.is_settled()
     }
 
     fn counters(&self) -> Counters {
-        let unroutable = self.inlet.as_ref().map_or(0, |inlet| inlet.unroutable);
-        Counters { unroutable: self.counters.unroutable + unroutable, ..self.counters }
+        self.sides.counters(self.counters)
     }
 
     fn turn(&mut self, _: &mut Peers, now: Millis) -> bool {
         self.now = now;
-        let mut any = self.inlet.as_mut().is_some_and(|inlet| inlet.turn(now));
-        if let Some(outlet) = &mut self.outlet {
-            any |= outlet.turn(Form::Exchange) > 0;
-        }
-        any
+        self.sides.turn(now, Form::Exchange)
     }
 
     fn deadline(&self) -> Option<Millis> {
-        self.inlet.as_ref().and_then(Inlet::deadline)
+        self.sides.deadline()
     }
 }

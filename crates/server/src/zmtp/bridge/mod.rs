@@ -7,8 +7,10 @@ mod link;
 mod majordomo;
 mod outlet;
 mod queue;
+mod sides;
 
 pub(super) use exchange::ExchangeBridge;
 pub(super) use link::Place;
 pub(super) use majordomo::MajordomoBridge;
-pub(super) use queue::{Ends, QueueBridge};
+pub(super) use queue::QueueBridge;
+pub(super) use sides::Ends;

@@ -14,25 +14,18 @@ use super::convert::Forms;
 use super::inlet::Inlet;
 use super::link::{Link, Place};
 use super::outlet::{Form, Outlet};
+use super::sides::{Ends, Sides};
 use crate::zmtp::machine::Machine;
 use crate::zmtp::peers::Peers;
 
 /// The device.
 pub(crate) struct QueueBridge {
-    inlet: Option<Inlet>,
-    outlet: Option<Outlet>,
+    sides: Sides,
     balancer: Balancer,
     route: Arc<Route>,
     forms: Forms,
     now: Millis,
     counters: Counters,
-}
-
-/// Which ends a bridge has.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ends {
-    pub(crate) front: bool,
-    pub(crate) back: bool,
 }
 
 impl QueueBridge {
@@ -45,8 +38,7 @@ impl QueueBridge {
         let inlet = ends.front.then(|| Inlet::open(place, AttrFlags::PERSISTENT)).transpose()?;
         let outlet = ends.back.then(|| Outlet::open(place, Link::open(place)?, queue)).transpose()?;
         Ok(QueueBridge {
-            inlet,
-            outlet,
+            sides: Sides { inlet, outlet },
             balancer: Balancer::default(),
             route: Arc::new(Route::new("", queue)),
             forms: Forms::persistent(),
@@ -76,12 +68,7 @@ fn declare(place: &Place, queue: &str) -> Result<(), Refusal> {
 
 impl Machine for QueueBridge {
     fn start(&mut self, waker: &Arc<mio::Waker>) {
-        if let Some(inlet) = &mut self.inlet {
-            inlet.link().wake_by(waker);
-        }
-        if let Some(outlet) = &mut self.outlet {
-            outlet.link().wake_by(waker);
-        }
+        self.sides.wake_by(waker);
     }
 
     // A peer that is not there gets nothing: what it did not take would come late.
@@ -100,7 +87,7 @@ impl Machine for QueueBridge {
             if let Some(peer) = peers.get_mut(peer) {
                 peer.out.clear();
             }
-            if let Some(outlet) = &mut self.outlet {
+            if let Some(outlet) = &mut self.sides.outlet {
                 outlet.detach(peer);
             }
         }
@@ -109,7 +96,7 @@ impl Machine for QueueBridge {
     fn receive(&mut self, end: End, _: PeerId, event: Event, _: &mut Peers) -> Result<(), Fault> {
         let Event::Messages(chunk) = event else { return Ok(()) };
         self.counters.received += u64::from(chunk.messages());
-        match &mut self.inlet {
+        match &mut self.sides.inlet {
             Some(inlet) if end == End::Front => {
                 let mut batch = BatchBuilder::with_capacity(chunk.len() * 2, chunk.messages() as usize);
                 for message in chunk.each() {
@@ -124,48 +111,40 @@ impl Machine for QueueBridge {
     }
 
     fn pump(&mut self, peers: &mut Peers) -> bool {
-        let Some(outlet) = &mut self.outlet else { return false };
+        let Some(outlet) = &mut self.sides.outlet else { return false };
         let (balancer, counters) = (&mut self.balancer, &mut self.counters);
         outlet.pump(|chunk, given| {
-            let before = chunk.messages();
-            balancer.send(chunk, &mut Recorder { peers, given });
-            counters.sent += u64::from(before - chunk.messages());
+            counters.sent += balancer.send(chunk, &mut Recorder { peers, given });
         })
     }
 
     fn wants(&self, end: End, _: PeerId) -> bool {
-        end == End::Back || self.inlet.as_ref().is_none_or(Inlet::has_room)
+        self.sides.wants(end)
     }
 
     fn is_blocked(&self) -> bool {
-        self.outlet.as_ref().is_some_and(Outlet::has_ready)
+        self.sides.is_blocked()
     }
 
     fn is_settled(&self) -> bool {
-        // What is in the queue stays there; what was read must get there.
-        self.inlet.as_ref().is_none_or(Inlet::is_settled)
+        self.sides.is_settled()
     }
 
     fn counters(&self) -> Counters {
-        let unroutable = self.inlet.as_ref().map_or(0, |inlet| inlet.unroutable);
-        Counters { unroutable: self.counters.unroutable + unroutable, ..self.counters }
+        self.sides.counters(self.counters)
     }
 
     fn turn(&mut self, _: &mut Peers, now: Millis) -> bool {
         self.now = now;
-        let mut any = self.inlet.as_mut().is_some_and(|inlet| inlet.turn(now));
-        if let Some(outlet) = &mut self.outlet {
-            any |= outlet.turn(Form::Queue) > 0;
-        }
-        any
+        self.sides.turn(now, Form::Queue)
     }
 
     fn deadline(&self) -> Option<Millis> {
-        self.inlet.as_ref().and_then(Inlet::deadline)
+        self.sides.deadline()
     }
 
     fn left(&mut self, peer: PeerId, messages: u32) {
-        if let Some(outlet) = &mut self.outlet {
+        if let Some(outlet) = &mut self.sides.outlet {
             outlet.left(peer, messages);
         }
     }
