@@ -15,8 +15,9 @@ use super::record::{Kind, Record};
 use super::retain::{self, Sweep};
 use super::session;
 use super::space::Space;
-use super::stage::{Draft, Stage, Write};
+use super::stage::{Draft, Stage};
 use super::store::{By, Committed, State, Store};
+use super::write::Write;
 
 /// How often time is looked at for what it has made superfluous, milliseconds.
 const SWEEP_EVERY_MS: u64 = 600_000;

@@ -7,8 +7,8 @@ use waypost_model::{Millis, QueueId};
 use super::fault::Fault;
 use super::open::read;
 use super::record::{Kind, Record};
-use super::stage::{When, Write};
 use super::store::{By, Committed, Store};
+use super::write::{When, Write};
 use super::{Rule, difference};
 
 /// A version of a path, as listings show it.

@@ -19,6 +19,7 @@ mod stage;
 mod store;
 mod tell;
 mod watch;
+mod write;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,6 @@ pub use path::{checked as checked_path, join, routing_key, split};
 pub use record::Kind;
 pub use semver::VersionReq;
 pub use session::{Behavior, NewSession, Session};
-pub use stage::{Answer, When, Write};
 pub use store::{By, Chosen, Committed, Listing, Look, Store, Totals};
 pub use watch::{Changed, Watch, What};
+pub use write::{Answer, When, Write};

@@ -12,8 +12,8 @@ use super::fault::Fault;
 use super::limits::{AUTHOR_BYTES_MAX, Settings};
 use super::open::{self, OpenError, Share};
 use super::space::Space;
-use super::stage::Answer;
 use super::watch::{Hub, Watch, What};
+use super::write::Answer;
 
 /// Who writes, and why.
 #[derive(Debug, Clone, Copy, Default)]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use waypost_model::service::Health;
 use waypost_model::{Lsn, Millis, Refusal};
 
+use super::entry::{Check, CheckTicket, Entry};
 use super::limits::{CHECK_OUTPUT_MAX, CHECKS_PER_OWNER_MAX, DURATION_MAX_MS};
 use super::settle::Settled;
 use super::spec::{CheckKind, CheckSpec};
-use super::state::{Check, CheckTicket, Entry, State};
+use super::state::State;
 use super::timers::Subject;
 use super::{Registry, Services, persist};
 

@@ -3,8 +3,9 @@
 use waypost_model::Millis;
 use waypost_model::service::Health;
 
+use super::entry::{Entry, Flap};
 use super::limits::{PANIC_INSTANCES_MIN, PANIC_WINDOW_MS};
-use super::state::{Entry, Flap, Node, Service};
+use super::state::{Node, Service};
 use super::view::Why;
 
 /// What a fall costs.

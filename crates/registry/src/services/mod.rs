@@ -24,6 +24,7 @@
 
 mod choose;
 mod conditions;
+mod entry;
 mod feed;
 mod health;
 pub mod limits;
@@ -51,11 +52,11 @@ use waypost_model::service::{InstanceChange, ServiceName};
 use waypost_model::{Lsn, Millis};
 
 pub use self::choose::Load;
+pub use self::entry::{CheckRun, CheckTicket};
 pub use self::feed::{Event, Lost};
 pub use self::limits::Limits;
 pub use self::open::{LoadError, is_definition};
 pub use self::spec::{CheckKind, CheckSpec, Detail, HttpProbe, NodeSpec, Push, PushFormat, Registration, Source};
-pub use self::state::{CheckRun, CheckTicket};
 pub use self::tick::Due;
 pub use self::view::{CheckView, Listed, NodeView, ServiceEntry, ServiceList, ServiceView, Summary, Why};
 

@@ -7,11 +7,12 @@ use waypost_model::service::Health;
 use waypost_model::{Lsn, Millis, Refusal};
 
 use super::conditions::cut;
+use super::entry::Check;
 use super::health::worse;
 use super::limits::CHECKS_PER_OWNER_MAX;
 use super::register::beyond;
 use super::spec::{CheckKind, CheckSpec, NodeSpec, Source, check_list};
-use super::state::{Check, NEVER, Node, State, TenantShared};
+use super::state::{NEVER, Node, State, TenantShared};
 use super::timers::Subject;
 use super::{Registry, Services, persist};
 use crate::watch::Topic;
@@ -313,7 +314,7 @@ impl State {
     }
 
     fn agent_instances(&self, tenant: u32) -> Vec<u32> {
-        let of_agent = |(place, entry): (usize, &super::state::Entry)| {
+        let of_agent = |(place, entry): (usize, &super::entry::Entry)| {
             let ours = entry.source == Source::Agent && self.tenant_of(entry.service) == Some(tenant);
             ours.then_some(place as u32)
         };

@@ -164,10 +164,10 @@ impl Registry {
 struct Dangling;
 
 /// Checks with what they said before. A deadline begins anew.
-fn restored(state: &mut State, checks: Vec<(CheckSpec, Health)>, now: Millis) -> Box<[super::state::Check]> {
+fn restored(state: &mut State, checks: Vec<(CheckSpec, Health)>, now: Millis) -> Box<[super::entry::Check]> {
     let index = state.next_index();
     let restore = |(i, (spec, status)): (usize, (CheckSpec, Health))| {
-        let mut check = super::state::Check::new(Arc::new(spec), status);
+        let mut check = super::entry::Check::new(Arc::new(spec), status);
         check.critical_since = if status == Health::Critical { now } else { NEVER };
         check.modified = index;
         check.restart(now, state.jitter(index as u32, i), super::limits::RESTART_WITHIN_MS);

@@ -7,8 +7,9 @@ use waypost_model::Millis;
 use waypost_model::journal::Op;
 use waypost_model::service::{Health, Instance, ServiceName, Version};
 
+use super::entry::{Check, Entry};
 use super::spec::{CheckKind, CheckSpec, Detail, HttpProbe, NodeSpec, Push, PushFormat, Source};
-use super::state::{Check, Entry, Node};
+use super::state::Node;
 use waypost_model::record::{Malformed, Read, Reader, Writer};
 
 /// The version that stands in front of every value.

@@ -6,9 +6,10 @@ use waypost_model::journal::{AppendError, Op};
 use waypost_model::service::{Health, InstanceChange, is_service_name};
 use waypost_model::{Lsn, Millis, Refusal};
 
+use super::entry::{Check, Entry, Rare};
 use super::settle::Sign;
 use super::spec::{CheckSpec, Registration, Source};
-use super::state::{Check, Entry, NEVER, Rare, State};
+use super::state::{NEVER, State};
 use super::timers::Subject;
 use super::view::Why;
 use super::{Registered, Services, persist};

@@ -5,10 +5,11 @@ use std::hash::BuildHasher as _;
 use waypost_model::Millis;
 use waypost_model::service::{Health, InstanceChange};
 
+use super::entry::{Check, CheckRun, CheckTicket, Entry};
 use super::health::judge;
 use super::limits::EVICT_MIN_MS;
 use super::spec::{CheckKind, Source};
-use super::state::{Check, CheckRun, CheckTicket, Entry, NEVER, State};
+use super::state::{NEVER, State};
 use super::timers::Subject;
 use super::view::Why;
 

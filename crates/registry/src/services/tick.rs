@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use waypost_model::{Lsn, Millis};
 
+use super::entry::CheckRun;
 use super::limits::EMPTY_NAME_KEPT_MS;
 use super::settle::Settled;
-use super::state::{CheckRun, NEVER, State, Tenant};
+use super::state::{NEVER, State, Tenant};
 use super::timers::Subject;
 use super::{Registry, persist};
 
