@@ -10,5 +10,4 @@ pub mod context;
 pub mod effect;
 pub mod settings;
 pub mod shard;
-pub mod streams;
 pub mod topology;

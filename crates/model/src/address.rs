@@ -61,7 +61,10 @@ impl<'a> Address<'a> {
         let recipient = self.recipient.filter(|r| r.len() <= INSTANCE_ID_MAX);
         let near = self.near.filter(|z| z.len() <= WORD_MAX);
         let mut flags = 0;
-        let mut out = vec![VERSION, 0];
+        let parts = recipient.map_or(0, str::len) + near.map_or(0, str::len) + self.selector.len();
+        // What says which part is how long takes seven bytes at most.
+        let mut out = Vec::with_capacity(parts + 7);
+        out.extend([VERSION, 0]);
         if let Some(slot) = self.slot {
             flags |= KEYED;
             out.extend(slot.to_be_bytes());
@@ -77,7 +80,7 @@ impl<'a> Address<'a> {
             out.extend(zone.as_bytes());
         }
         out[1] = flags;
-        out.extend(self.selector.as_bytes().iter().take(SELECTOR_BYTES_MAX));
+        out.extend_from_slice(self.selector.as_bytes().get(..SELECTOR_BYTES_MAX).unwrap_or(self.selector.as_bytes()));
         Some(out.into())
     }
 

@@ -176,11 +176,8 @@ impl SelectorBuilder {
     /// # Errors
     /// [`SelectorError`].
     pub fn add(&mut self, name: &str, value: &str) -> Result<(), SelectorError> {
-        self.terms += 1;
+        self.one_more()?;
         self.bytes += name.len() + value.len() + 2;
-        if self.terms > SELECTOR_TERMS_MAX {
-            return wrong(format!("more than {SELECTOR_TERMS_MAX} conditions"));
-        }
         if self.bytes > SELECTOR_BYTES_MAX {
             return too_long();
         }
@@ -188,10 +185,7 @@ impl SelectorBuilder {
             "version" => once(&mut self.version, requirement(value)?, name),
             "zone" => once(&mut self.zone, word(name, value, WORD_MAX)?, name),
             "instance" => once(&mut self.instance, word(name, value, INSTANCE_ID_MAX)?, name),
-            "tag" => value.split(',').map(str::trim).try_for_each(|tag| {
-                self.tags.push(word(name, tag, WORD_MAX)?);
-                Ok(())
-            }),
+            "tag" => self.tags(value),
             "select" => self.select(value),
             _ => match name.strip_prefix("meta-") {
                 Some(key) if (1..=WORD_MAX).contains(&key.len()) => self.meta(key, value),
@@ -199,6 +193,26 @@ impl SelectorBuilder {
                 None => wrong(format!("`{}` is no condition", name.escape_debug())),
             },
         }
+    }
+
+    /// Counts a condition.
+    fn one_more(&mut self) -> Result<(), SelectorError> {
+        self.terms += 1;
+        if self.terms > SELECTOR_TERMS_MAX {
+            return wrong(format!("more than {SELECTOR_TERMS_MAX} conditions"));
+        }
+        Ok(())
+    }
+
+    /// Each tag is a condition of its own, whether it comes alone or in a list.
+    fn tags(&mut self, value: &str) -> Result<(), SelectorError> {
+        for (at, tag) in value.split(',').map(str::trim).enumerate() {
+            if at > 0 {
+                self.one_more()?;
+            }
+            self.tags.push(word("tag", tag, WORD_MAX)?);
+        }
+        Ok(())
     }
 
     fn select(&mut self, value: &str) -> Result<(), SelectorError> {

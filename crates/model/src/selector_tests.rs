@@ -118,6 +118,8 @@ fn what_is_no_selector_is_refused() {
     refused("zone=%zz", "hexadecimal");
     refused("zone=%ff", "UTF-8");
     refused(&"tag=a&".repeat(33), "more than 32");
+    refused(&format!("tag={}", vec!["a"; 33].join(",")), "more than 32");
+    assert!(Selector::parse(&format!("tag={}", vec!["a"; 32].join(","))).is_ok());
     refused(&format!("zone={}", "z".repeat(1 << 20)), "longer than 2048");
     let mut b = SelectorBuilder::default();
     assert!(b.add("select", &"a".repeat(1 << 20)).is_err());

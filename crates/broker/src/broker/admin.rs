@@ -12,7 +12,6 @@ mod access;
 mod connections;
 mod exchanges;
 mod overview;
-mod parameters;
 mod policies;
 mod queues;
 mod services;

@@ -9,6 +9,7 @@ use waypost_model::{ConnId, Millis, Outbox, Refusal};
 use super::admin::Actor;
 use super::peer::{Connection, Known, Peer, PeerInfo};
 use super::{Broker, waiting};
+use crate::shard::Placed;
 
 impl Broker {
     /// A peer of this process comes in, as somebody and into a vhost, without a handshake. It is in no list of
@@ -51,6 +52,15 @@ impl Broker {
         let mut conn = Connection::new(Arc::new(peer));
         conn.user = Some(user);
         conn.vhost = Some(vhost);
+        conn.keeps_place = true;
         Ok(conn)
+    }
+
+    /// Takes a message back that nobody was given yet, for a sender who wants it no more. Whether it still waited.
+    pub fn withdraw(&self, placed: &Placed, now: Millis) -> bool {
+        let mut w = self.work(now);
+        let withdrawn = self.with_shard(placed.queue.shard(), &mut w, |shard, cx| shard.withdraw(placed, cx));
+        self.carry_out(&mut w);
+        withdrawn
     }
 }

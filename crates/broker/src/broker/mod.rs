@@ -17,14 +17,13 @@ mod publish;
 pub mod replies;
 mod routes;
 mod services;
-mod streams;
 mod timers;
 mod transaction;
 mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
 use waypost_model::{Command, ConnId, Lsn, Millis, Outbox, ShardId, Turn};
@@ -35,9 +34,7 @@ pub use peer::{Connection, Known, Peer, PeerInfo};
 
 use crate::context::{Cx, MemoryBudget};
 use crate::effect::Effect;
-use crate::settings::QueueKind;
 use crate::shard::Shard;
-use crate::streams::Streams;
 use crate::topology::{Change, Topology};
 use timers::Timers;
 
@@ -59,8 +56,8 @@ pub struct Broker {
     waiting: waiting::Waiting,
     registrar: services::Registrar,
     directory: Mutex<services::Directory>,
-    /// Who keeps the queues that are streams.
-    streams: OnceLock<Arc<dyn Streams>>,
+    /// Room for messages to services that are handed over together.
+    spare: Mutex<Vec<services::Gathered>>,
     /// Effects that the journal had no room for.
     stuck: Mutex<Vec<Effect>>,
     /// What happened so far.
@@ -143,12 +140,20 @@ impl Broker {
                         self.publish(conn, &p, b, &mut w);
                     }
                 }
-                Command::Settle(s) => self.settle(conn, &s, &mut w),
+                Command::Settle(s) => {
+                    self.hand_gathered(conn, &mut w);
+                    self.settle(conn, &s, &mut w);
+                }
                 Command::Sent(s) => self.sent(&s, &mut w),
-                Command::Call { channel, token, call } => self.call(conn, channel, token, call, &mut w),
+                Command::Call { channel, token, call } => {
+                    self.hand_gathered(conn, &mut w);
+                    self.call(conn, channel, token, call, &mut w);
+                }
             }
             self.carry_out(&mut w);
         }
+        self.hand_gathered(conn, &mut w);
+        self.carry_out(&mut w);
     }
 
     /// The peer is gone: its consumers end, what it held goes back, what was its alone is deleted.
@@ -271,25 +276,13 @@ impl Broker {
         let lsn = if change.ops.is_empty() { None } else { Some(self.define(change.ops).map_err(not_stored)?) };
         for settings in change.created_queues {
             self.counters.queues_created.fetch_add(1, Ordering::Relaxed);
-            if settings.kind == QueueKind::Stream {
-                self.with_streams(|s| _ = s.configure(&settings));
-                continue;
-            }
             self.with_shard(settings.id.shard(), w, |s, cx| s.create_queue(settings, cx));
         }
         for settings in change.reconfigured {
-            if settings.kind == QueueKind::Stream {
-                self.with_streams(|s| _ = s.configure(&settings));
-                continue;
-            }
             self.with_shard(settings.id.shard(), w, |s, cx| s.configure(settings, cx));
         }
         for queue in change.deleted_queues {
             self.counters.queues_deleted.fetch_add(1, Ordering::Relaxed);
-            if queue.is_stream() {
-                self.with_streams(|s| s.delete(queue));
-                continue;
-            }
             self.with_shard(queue.shard(), w, |s, cx| s.delete_queue(queue, cx));
         }
         Ok(lsn)

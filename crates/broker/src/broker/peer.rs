@@ -9,8 +9,8 @@ use waypost_model::table::Table;
 use waypost_model::{ChannelId, ConnId, ConsumerId, Millis, Outbox};
 
 use super::routes::RouteCache;
-use super::services::{Claims, Variants};
-use crate::shard::ChannelCredit;
+use super::services::{Claims, Gathered, Variants};
+use crate::shard::{ChannelCredit, Placed};
 
 /// What the driver knows of a peer before it has said anything.
 #[derive(Debug, Clone)]
@@ -96,6 +96,12 @@ pub struct Connection {
     pub(super) claims: Claims,
     /// What its headers said about services.
     pub(super) variants: Variants,
+    /// Of a peer inside this process: where its last message to a service was put.
+    pub(super) placed: Option<Placed>,
+    /// Whether that is to be known.
+    pub(super) keeps_place: bool,
+    /// Messages to services that are to be handed over together, at the end of the turn at the latest.
+    pub(super) gathered: Option<Box<Gathered>>,
 }
 
 impl Connection {
@@ -110,6 +116,9 @@ impl Connection {
             ahead: false,
             claims: Claims::default(),
             variants: Variants::default(),
+            placed: None,
+            keeps_place: false,
+            gathered: None,
         }
     }
 
@@ -142,10 +151,16 @@ impl Connection {
         std::mem::take(&mut self.ahead)
     }
 
+    /// Where the last message to a service was put, for a peer inside this process that may want it back: see
+    /// [`super::Broker::withdraw`].
+    pub fn take_placed(&mut self) -> Option<Placed> {
+        self.placed.take()
+    }
+
     /// Consumers on all channels: drivers share out the byte window by it.
     #[must_use]
     pub fn consumers(&self) -> usize {
-        self.channels.values().map(|c| c.consumers.len() + c.streams.len()).sum()
+        self.channels.values().map(|c| c.consumers.len()).sum()
     }
 
     /// The channel, if it is open and was not refused.
@@ -166,8 +181,6 @@ pub(super) struct Channel {
     pub consumers: Vec<ConsumerId>,
     /// When that list is so long, those that are no more are taken off.
     pub prune_at: usize,
-    /// Its consumers of streams.
-    pub streams: Vec<ConsumerId>,
     /// Its consumer of direct replies.
     pub replies: Option<ConsumerId>,
     /// Prefetch of new consumers; 0 is no limit.

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use waypost_model::journal::AppendError;
 use waypost_model::{
-    AttrFlags, Attrs, Batch, ChannelId, Event, Lsn, Millis, Publish, QueueId, Refusal, Route, ShardId,
+    AttrFlags, Attrs, Batch, ChannelId, Event, Lsn, Millis, Publish, QueueId, Refusal, Route, Seq, ShardId,
 };
 
 use super::peer::Connection;
 use super::services::{Origin, ServiceRoute};
 use super::{Broker, Work, replies};
-use crate::shard::Incoming;
+use crate::shard::{Enqueued, Incoming};
 use crate::topology::{MessageRoute, Routed};
 
 /// Where messages with some route lead, as long as the topology does not change.
@@ -27,7 +27,7 @@ pub(super) enum Resolved {
     Reply(Box<str>),
 }
 
-/// Queues grouped by the shard that owns them, in order of shard; streams last.
+/// Queues grouped by the shard that owns them, in order of shard.
 pub(super) type Targets = Box<[(ShardId, Box<[QueueId]>)]>;
 
 /// Messages `from..to` of a batch on their way to queues.
@@ -50,12 +50,29 @@ pub(super) struct Verdict {
     pub error: Option<AppendError>,
     /// Whether the publisher is far ahead of the consumers of a queue.
     pub ahead: bool,
+    /// The place of the first, in one of the queues.
+    pub first: Seq,
+}
+
+impl From<Enqueued> for Verdict {
+    fn from(said: Enqueued) -> Verdict {
+        let Enqueued { lsn, accepted, error, ahead, first, missing: _ } = said;
+        Verdict { accepted, lsn, error, ahead, first }
+    }
 }
 
 impl Verdict {
+    /// There was nothing to take.
+    pub const NOTHING: Verdict = Verdict { accepted: 0, lsn: None, error: None, ahead: false, first: Seq(0) };
+
     /// All of a run was taken, and nothing is to be waited for.
     pub fn all(run: &Run<'_>) -> Verdict {
-        Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false }
+        Verdict { accepted: run.to - run.from, ..Verdict::NOTHING }
+    }
+
+    /// What one queue said to messages one after the other.
+    pub fn then(self, other: Verdict) -> Verdict {
+        Verdict { accepted: self.accepted + other.accepted, ..self.and(other) }
     }
 
     /// What several queues said, together.
@@ -65,22 +82,15 @@ impl Verdict {
             lsn: self.lsn.max(other.lsn),
             error: self.error.or(other.error),
             ahead: self.ahead || other.ahead,
+            first: other.first,
         }
     }
 }
 
-/// Stands for who keeps streams where targets are grouped by shard.
-const STREAMS: ShardId = ShardId(u8::MAX);
-const _: () = assert!(waypost_model::SHARDS <= STREAMS.0 as usize);
-
-fn place(queue: QueueId) -> ShardId {
-    if queue.is_stream() { STREAMS } else { queue.shard() }
-}
-
 pub(super) fn by_shard(mut queues: Vec<QueueId>) -> Targets {
-    queues.sort_unstable_by_key(|q| (place(*q), *q));
+    queues.sort_unstable_by_key(|q| (q.shard(), *q));
     queues.dedup();
-    queues.chunk_by(|a, b| place(*a) == place(*b)).map(|g| (place(g[0]), g.into())).collect()
+    queues.chunk_by(|a, b| a.shard() == b.shard()).map(|g| (g[0].shard(), g.into())).collect()
 }
 
 impl Broker {
@@ -91,9 +101,16 @@ impl Broker {
         self.note_publish(conn, p);
         let resolved = match self.resolve(conn, &p.route) {
             Ok(r) => r,
-            Err(refusal) => return self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal),
+            Err(refusal) => {
+                self.hand_gathered(conn, w);
+                return self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal);
+            }
         };
         let run = Run { route: &p.route, batch, from: p.from, to: p.to, attrs: p.attrs };
+        if !matches!(&*resolved, Resolved::Service(_)) {
+            // They may lead to the same queue.
+            self.hand_gathered(conn, w);
+        }
         match &*resolved {
             Resolved::Queues(targets) if !p.attrs.flags.has(AttrFlags::SENDER_SELECTED) => {
                 self.publish_run(conn, p, &run, targets, w);
@@ -108,7 +125,7 @@ impl Broker {
         let count = run.to - run.from;
         if targets.is_empty() {
             self.unroutable(conn, p, run);
-            self.confirm(conn, p, run, Verdict { accepted: count, lsn: None, error: None, ahead: false });
+            self.confirm(conn, p, run, Verdict::all(run));
             return;
         }
         self.counters.routed.fetch_add(u64::from(count), Ordering::Relaxed);
@@ -118,12 +135,8 @@ impl Broker {
 
     /// Hands a run to its queues, shard by shard.
     pub(super) fn enqueue(&self, targets: &Targets, run: &Run<'_>, due: Option<Millis>, w: &mut Work<'_>) -> Verdict {
-        let mut verdict = Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false };
+        let mut verdict = Verdict::all(run);
         for (shard, queues) in targets {
-            if *shard == STREAMS {
-                verdict = verdict.and(self.append_to_streams(queues, run, w));
-                continue;
-            }
             let incoming = Incoming {
                 route: Arc::clone(run.route),
                 batch: Arc::clone(run.batch),
@@ -134,8 +147,7 @@ impl Broker {
                 due,
             };
             let said = self.with_shard(*shard, w, |s, cx| s.enqueue(queues, incoming, cx));
-            verdict =
-                verdict.and(Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error, ahead: said.ahead });
+            verdict = verdict.and(said.into());
         }
         verdict
     }
@@ -237,7 +249,7 @@ impl Broker {
             Some(asker) => self.replies.deliver(&asker, run.route, run.batch, run.from, run.to),
             None => self.unroutable(conn, p, run),
         }
-        self.confirm(conn, p, run, Verdict { accepted: run.to - run.from, lsn: None, error: None, ahead: false });
+        self.confirm(conn, p, run, Verdict::all(run));
     }
 
     /// Where messages with `route` lead, from the connection's memory if nothing changed.

@@ -53,6 +53,8 @@ pub struct Enqueued {
     pub error: Option<AppendError>,
     /// A target has consumers and yet holds more than [`AHEAD_BYTES`]: its publishers do well to pause for a moment.
     pub ahead: bool,
+    /// The place of the first message in the last target.
+    pub first: Seq,
 }
 
 /// How far publishers may be ahead of the consumers of a queue before they are slowed. Enough for consumers never to

@@ -3,12 +3,23 @@
 use std::sync::Arc;
 
 use waypost_model::command::{Sent, Settle};
-use waypost_model::{ChannelId, ConnId, ConsumerId, Delivery, Event, Lsn, QueueId, Refusal, Reply, SHARDS};
+use waypost_model::{ChannelId, ConnId, ConsumerId, Delivery, Event, Lsn, QueueId, Refusal, Reply, Route, SHARDS, Seq};
 
 use super::consumer::{Consumer, NewConsumer};
-use super::mailbox::Verdict;
+use super::mailbox::{Bound, Verdict};
 use super::{Place, Shard, at, dispatch, run};
 use crate::context::Cx;
+
+/// Where a message was put.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// In which queue.
+    pub queue: QueueId,
+    /// At which place.
+    pub seq: Seq,
+    /// With what address, which says in which part of a mailbox it waits.
+    pub route: Arc<Route>,
+}
 
 /// A message that was asked for.
 #[derive(Debug, Clone)]
@@ -88,7 +99,12 @@ impl Shard {
         let reply = Reply::Consuming { consumer: id, tag: new.tag.clone(), no_ack: new.no_ack, reply_to: None };
         outbox.push(Event::Reply { channel, token, reply, after: None });
         let sharing = q.sharing();
-        let (claim, unlimited) = (new.instance.take(), new.no_ack || new.prefetch.is_none());
+        let claim = new.instance.take();
+        let bound = match (new.no_ack, new.prefetch) {
+            (true, _) => Bound::Unsent,
+            (false, None) => Bound::Soft,
+            (false, Some(_)) => Bound::Own,
+        };
         if claim.is_some() {
             q.mailbox_mut(cx);
         }
@@ -96,7 +112,7 @@ impl Shard {
         let slot = roster.add(Consumer::new(id, new), sharing);
         roster.elect(sharing);
         if let Some(mb) = q.mailbox.as_deref_mut() {
-            mb.seat_consumer(slot, claim.as_ref(), unlimited, cx.now);
+            mb.seat_consumer(slot, claim.as_ref(), bound, cx.now);
         }
         self.consumers.insert(id, Place { queue: index, slot });
         q.last_used = cx.now;
@@ -238,6 +254,14 @@ impl Shard {
         q.note_held(cx.now);
         q.reschedule(&mut self.core);
         id
+    }
+
+    /// Takes a message back that nobody was given yet: its sender wants it no more. Whether it still waited.
+    pub fn withdraw(&mut self, placed: &Placed, cx: &mut Cx<'_>) -> bool {
+        let Some((q, core)) = self.with_core(placed.queue) else {
+            return false;
+        };
+        q.withdraw(placed, core, cx)
     }
 
     /// A consumer may have got credit from outside: see [`ChannelCredit`].

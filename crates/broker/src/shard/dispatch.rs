@@ -19,8 +19,8 @@ pub(super) const ROUNDS: u32 = 8;
 /// A delivered run that is less than that part of its batch is copied.
 pub(super) const HELD_PART: u64 = 4;
 
-/// How many runs a consumer without acknowledgement may pin whole batches with: a peer that keeps up is spared the copy.
-const UNSENT_RUNS: usize = 8;
+/// How many batches a consumer without acknowledgement may pin as a whole: a peer that keeps up is spared the copy.
+const UNSENT_BATCHES: usize = 8;
 
 impl Queue {
     /// Offers fresh messages straight to consumers; what nobody takes comes back.
@@ -132,7 +132,7 @@ impl Queue {
         if c.no_ack {
             self.stats.delivered_no_ack += n;
             self.unsent += n;
-            if c.held.runs() >= UNSENT_RUNS {
+            if c.held.buffers() >= UNSENT_BATCHES && !c.held.pins(&run) {
                 run.tighten(HELD_PART);
             }
         } else {

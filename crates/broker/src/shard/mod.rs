@@ -46,7 +46,7 @@ use waypost_model::journal::{AppendError, Enqueue, Op};
 use waypost_model::{ChannelId, ConnId, ConsumerId, Event, Lsn, QueueId, Seq, ShardId};
 
 pub use accept::{AHEAD_BYTES, Enqueued, Incoming};
-pub use clients::Got;
+pub use clients::{Got, Placed};
 pub use consumer::{ChannelCredit, ConsumerArguments, NewConsumer};
 pub use mailbox::{Candidate, Chosen, Claimant, LANES_MAX, LaneInfo, MailboxExplanation, MailboxInfo, MemberInfo};
 pub use memory::QUEUE_MEMORY;
@@ -255,6 +255,7 @@ impl Shard {
         }
         for plan in plans.drain(..) {
             if let Some(q) = at(&mut self.queues, plan.index) {
+                done.first = q.next_seq;
                 done.accepted = done.accepted.min(q.accept(&run, plan, lsn, &mut self.core, cx));
                 done.ahead |= q.waiting_payload() > accept::AHEAD_BYTES && q.consumers() > 0;
             }

@@ -298,6 +298,14 @@ impl Ready {
         Some(taken)
     }
 
+    /// Takes the run that holds a place.
+    pub fn take_at(&mut self, place: u64) -> Option<Run> {
+        let (level, taken) = self.levels().find_map(|i| Some((i, self.level_mut(i).take_at(place)?)))?;
+        self.unindex(level, &taken);
+        self.count_out(level, &taken);
+        Some(taken)
+    }
+
     /// Takes everything, the most urgent first.
     pub fn take_all(&mut self) -> Vec<Run> {
         let mut all = Vec::new();

@@ -100,6 +100,11 @@ impl Run {
         }
     }
 
+    /// Whether both are in the same buffer.
+    pub fn shares(&self, other: &Run) -> bool {
+        matches!((&self.bytes, &other.bytes), (Bytes::Mem(a), Bytes::Mem(b)) if Arc::ptr_eq(a, b))
+    }
+
     /// The slots, if it is in memory.
     pub fn slots(&self) -> Option<&[Slot]> {
         match &self.bytes {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use waypost_model::command::{Outcome, Sent, Settle};
 use waypost_model::{ConsumerId, Event, Lsn, Millis};
 
-use super::mailbox::{Mailbox, Verdict};
+use super::clients::Placed;
+use super::mailbox::{Mailbox, Source, Verdict};
 use super::queue::{Core, Failed, Queue};
 use super::ready::Ready;
 use super::roster::Sharing;
@@ -175,6 +176,35 @@ impl Queue {
         self.dispatch(core, cx);
         self.drop_head(core, cx);
         self.reschedule(core);
+    }
+
+    /// See [`super::Shard::withdraw`].
+    pub fn withdraw(&mut self, placed: &Placed, core: &mut Core, cx: &mut Cx<'_>) -> bool {
+        let source = match self.mailbox.as_deref_mut() {
+            Some(mb) => mb.tag_of(&placed.route).source(),
+            None => Source::PLAIN,
+        };
+        let place = placed.seq;
+        let Some(mut run) = self.with_source(source, core, |r| r.take_at(place.0)).flatten() else {
+            return false;
+        };
+        // Those that came with it stay where they are.
+        if let Some(before) = u32::try_from(place.0 - run.first.0).ok().filter(|n| *n > 0) {
+            let front = run.split_front(before);
+            self.keep_again(source, front, core);
+        }
+        if run.count > 1 {
+            let one = run.split_front(1);
+            self.keep_again(source, std::mem::replace(&mut run, one), core);
+        }
+        self.stats.withdrawn += 1;
+        self.discard(run, core, cx);
+        self.after_return(core, cx);
+        true
+    }
+
+    fn keep_again(&mut self, source: Source, run: Run, core: &Core) {
+        let _ = self.with_source(source, core, |r| r.give_back(run));
     }
 
     /// Whether a consumer has ended and holds nothing more.

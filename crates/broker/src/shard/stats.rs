@@ -39,6 +39,8 @@ pub struct QueueStats {
     pub dead_lettered: u64,
     /// Were purged.
     pub purged: u64,
+    /// Were taken back by their senders before anybody got them.
+    pub withdrawn: u64,
 }
 
 impl QueueStats {
@@ -62,6 +64,7 @@ impl QueueStats {
             poisoned,
             dead_lettered,
             purged,
+            withdrawn,
         } = other;
         self.published += published;
         self.refused += refused;
@@ -79,6 +82,7 @@ impl QueueStats {
         self.poisoned += poisoned;
         self.dead_lettered += dead_lettered;
         self.purged += purged;
+        self.withdrawn += withdrawn;
     }
 }
 

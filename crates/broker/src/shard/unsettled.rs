@@ -25,15 +25,16 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 enum Runs {
-    /// Without acknowledgement: settled in the order of delivery, as it leaves for the socket.
-    InOrder(VecDeque<Delivered>),
+    /// Without acknowledgement: settled in the order of delivery, as it leaves for the socket. How often the buffer
+    /// changes from one run to the next, the first one counted.
+    InOrder(VecDeque<Delivered>, usize),
     /// Settled by place, in any order.
     ByPlace(BTreeMap<u64, Delivered>),
 }
 
 impl Held {
     pub fn in_order() -> Held {
-        Held { runs: Runs::InOrder(VecDeque::new()), messages: 0 }
+        Held { runs: Runs::InOrder(VecDeque::new(), 0), messages: 0 }
     }
 
     pub fn by_place() -> Held {
@@ -44,11 +45,19 @@ impl Held {
         self.messages
     }
 
-    /// How many runs.
-    pub fn runs(&self) -> usize {
+    /// How many buffers it pins, unless one comes again after others: then more.
+    pub fn buffers(&self) -> usize {
         match &self.runs {
-            Runs::InOrder(runs) => runs.len(),
+            Runs::InOrder(_, buffers) => *buffers,
             Runs::ByPlace(runs) => runs.len(),
+        }
+    }
+
+    /// Whether a run is in the buffer that the last one is in.
+    pub fn pins(&self, run: &Run) -> bool {
+        match &self.runs {
+            Runs::InOrder(runs, _) => runs.back().is_some_and(|last| last.run.shares(run)),
+            Runs::ByPlace(_) => false,
         }
     }
 
@@ -56,7 +65,10 @@ impl Held {
         self.messages += u64::from(run.count);
         let held = Delivered { run, since };
         match &mut self.runs {
-            Runs::InOrder(runs) => runs.push_back(held),
+            Runs::InOrder(runs, buffers) => {
+                *buffers += usize::from(runs.back().is_none_or(|last| !last.run.shares(&held.run)));
+                runs.push_back(held);
+            }
             Runs::ByPlace(runs) => {
                 runs.insert(held.run.first.0, held);
             }
@@ -66,18 +78,17 @@ impl Held {
     /// Takes the messages `n` that were delivered first; only where settled in order. Gives each run to `f`, with
     /// the time of its delivery.
     pub fn take_first(&mut self, mut n: u32, mut f: impl FnMut(Run, Millis)) {
-        let Runs::InOrder(runs) = &mut self.runs else {
+        let Runs::InOrder(runs, buffers) = &mut self.runs else {
             return;
         };
         while n > 0 {
             let Some(front) = runs.front_mut() else { break };
             let since = front.since;
             let taken = if n < front.run.count {
-                let taken = front.run.split_front(n);
-                front.run.tighten(REST_PART);
-                taken
+                front.run.split_front(n)
             } else {
                 let Some(front) = runs.pop_front() else { break };
+                *buffers -= usize::from(runs.front().is_none_or(|next| !next.run.shares(&front.run)));
                 front.run
             };
             n -= taken.count;
@@ -144,7 +155,10 @@ impl Held {
     pub fn take_all(&mut self) -> Vec<Run> {
         self.messages = 0;
         match &mut self.runs {
-            Runs::InOrder(runs) => std::mem::take(runs).into_iter().map(|d| d.run).collect(),
+            Runs::InOrder(runs, buffers) => {
+                *buffers = 0;
+                std::mem::take(runs).into_iter().map(|d| d.run).collect()
+            }
             Runs::ByPlace(runs) => std::mem::take(runs).into_values().map(|d| d.run).collect(),
         }
     }
@@ -152,7 +166,7 @@ impl Held {
     /// When the oldest of them was delivered.
     pub fn oldest(&self) -> Option<Millis> {
         match &self.runs {
-            Runs::InOrder(runs) => runs.front().map(|d| d.since),
+            Runs::InOrder(runs, _) => runs.front().map(|d| d.since),
             Runs::ByPlace(runs) => runs.values().map(|d| d.since).min(),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use waypost_broker::broker::Connection;
 use waypost_broker::broker::admin::Actor;
+use waypost_broker::shard::Placed;
 use waypost_model::{Batch, Call, ChannelId, Command, Event, Lsn, Outbox, Publish, Refusal, Route, Turn};
 
 use super::{Local, Message, attrs};
@@ -59,6 +60,20 @@ impl Publishers {
         message: &Message,
         mandatory: bool,
     ) -> Result<Posted, Refusal> {
+        self.publish_to_keep(vhost, route, message, mandatory).map(|(posted, _)| posted)
+    }
+
+    /// The same; tells beside where the message was put, if it went to a service, for [`Publishers::withdraw`].
+    ///
+    /// # Errors
+    /// As [`Publishers::publish`].
+    pub(crate) fn publish_to_keep(
+        &self,
+        vhost: &str,
+        route: &Arc<Route>,
+        message: &Message,
+        mandatory: bool,
+    ) -> Result<(Posted, Option<Placed>), Refusal> {
         let attrs = attrs(&message.props)?;
         let batch = Arc::new(Batch::single(&message.props.to_bytes(), &message.body));
         let mut publisher = self.take(vhost)?;
@@ -76,8 +91,9 @@ impl Publishers {
         publisher.execute(&self.local, Command::Publish(publish));
         match publisher.verdict() {
             Ok(posted) => {
+                let placed = publisher.conn.take_placed();
                 self.put_back(vhost, publisher);
-                Ok(posted)
+                Ok((posted, placed))
             }
             Err(refusal) => {
                 // A refusal ends the channel, and the rest of it is not worth keeping.
@@ -85,6 +101,11 @@ impl Publishers {
                 Err(refusal)
             }
         }
+    }
+
+    /// Takes a message back, if nobody was given it yet.
+    pub(crate) fn withdraw(&self, placed: &Placed) {
+        self.local.broker().withdraw(placed, self.local.clock.now());
     }
 
     fn take(&self, vhost: &str) -> Result<Publisher, Refusal> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use waypost_broker::broker::admin::Actor;
+use waypost_broker::shard::Placed;
 use waypost_model::props::ShortStr;
 use waypost_model::{Refusal, Route};
 
@@ -51,9 +52,11 @@ struct Asker {
 }
 
 /// A request that has been sent.
-#[derive(Debug)]
 pub(crate) struct Asked {
     hub: Arc<Hub>,
+    publishers: Arc<Publishers>,
+    /// Where the request waits, or has waited.
+    placed: Option<Placed>,
     correlation: ShortStr,
     number: u64,
     answer: oneshot::Receiver<Received>,
@@ -105,9 +108,14 @@ impl Requests {
         message.props.reply_to = Some(hub.reply_to.clone());
         let (number, answer) = hub.expect(&correlation)?;
         // From here on the entry goes when this does.
-        let asked = Asked { hub, correlation, number, answer };
-        match self.publishers.publish(vhost, route, &message, mandatory)? {
-            Posted::Taken(_) => Ok(asked),
+        let publishers = Arc::clone(&self.publishers);
+        let mut asked = Asked { hub, publishers, placed: None, correlation, number, answer };
+        let (posted, placed) = self.publishers.publish_to_keep(vhost, route, &message, mandatory)?;
+        match posted {
+            Posted::Taken(_) => {
+                asked.placed = placed;
+                Ok(asked)
+            }
             Posted::Unroutable => Err(AskError::Unroutable),
             Posted::Full => Err(AskError::Full),
         }
@@ -202,9 +210,12 @@ impl Asked {
     /// The answer; `None` if none came in time, or the server stops.
     ///
     /// # Cancel safety
-    /// When dropped, the answer is not waited for any more.
+    /// When dropped, the answer is not waited for any more, and the request is taken back if nobody was given it yet.
     pub(crate) async fn answer(mut self, timeout: Duration) -> Option<Received> {
-        tokio::time::timeout(timeout, &mut self.answer).await.ok()?.ok()
+        let answer = tokio::time::timeout(timeout, &mut self.answer).await;
+        // A request whose time is over dies of that by itself, where it can be seen.
+        self.placed = None;
+        answer.ok()?.ok()
     }
 
     /// Its correlation id.
@@ -218,6 +229,11 @@ impl Drop for Asked {
         let mut waiting = self.hub.lock();
         if waiting.askers.get(&self.correlation).is_some_and(|asker| asker.number == self.number) {
             waiting.askers.remove(&self.correlation);
+            drop(waiting);
+            // Nobody waits for the answer: nobody is to work on it, unless somebody does already.
+            if let Some(placed) = self.placed.take() {
+                self.publishers.withdraw(&placed);
+            }
         }
     }
 }

@@ -27,6 +27,15 @@ impl Posted {
     }
 }
 
+/// Waits until something holds.
+fn until(holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it does not come to hold");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A web service whose requests the test answers.
 struct Hook {
     url: String,
@@ -167,6 +176,53 @@ fn an_answer_can_be_fetched_later_and_once() {
     let (_, later) = server.call(&format!("POST {CART}/request?async"), "z");
     let elsewhere = later["location"].as_str().unwrap().replace("cart", "other");
     assert_eq!(server.call(&format!("GET {elsewhere}"), "").0, 404);
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn a_drain_tells_when_it_is_over() {
+    let server = Server::start();
+    assert_eq!(server.call(&format!("POST {CART}/send"), "one").0, 202);
+    let (_, list) = server.call("GET /api/v1/services", "");
+    let cart = &list[0];
+    assert_eq!((&cart["service"], &cart["instances"], &cart["waiting"]), (&json!("cart"), &json!(0), &json!(1)));
+    let hook = Hook::start();
+    server.push("i", &hook, &json!({}));
+    let posted = hook.next();
+    let drain = |wait: &str| server.call(&format!("GET {CART}/instances/i/drain{wait}"), "");
+    assert_eq!(server.call(&format!("POST {CART}/instances/i/drain"), "").0, 204);
+    let (status, is) = drain("?wait=100ms");
+    assert_eq!(
+        (status, &is["draining"], &is["in_flight"], &is["empty"]),
+        (200, &json!(true), &json!(1), &json!(false))
+    );
+    let over = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| drain("?wait=20s"));
+        std::thread::sleep(Duration::from_millis(100));
+        posted.answer("204 No Content", "");
+        waiter.join().unwrap().1
+    });
+    assert_eq!((&over["in_flight"], &over["empty"]), (&json!(0), &json!(true)));
+    assert_eq!(server.call(&format!("GET {CART}/instances/nobody/drain"), "").0, 404);
+    server.stop().0.unwrap();
+}
+
+#[test]
+fn a_request_goes_with_who_asked() {
+    let server = Server::start();
+    let mailbox = || server.call(&format!("GET {CART}/mailbox"), "").1["waiting"].clone();
+    for _ in 0..2 {
+        let mut socket = TcpStream::connect(&server.http).unwrap();
+        let head = format!("POST {CART}/request?timeout=60s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n");
+        socket.write_all(format!("{head}x").as_bytes()).unwrap();
+        until(|| mailbox() == 1);
+        drop(socket);
+        until(|| mailbox() == 0);
+    }
+    let (_, later) = server.call(&format!("POST {CART}/request?async"), "y");
+    assert_eq!(mailbox(), 1);
+    assert_eq!(server.call(&format!("DELETE {}", later["location"].as_str().unwrap()), "").0, 204);
+    until(|| mailbox() == 0);
     server.stop().0.unwrap();
 }
 

@@ -73,6 +73,26 @@ impl Broker {
         Ok(report)
     }
 
+    /// The services of a vhost that have a mailbox, each with how many messages wait there, in order of name.
+    #[must_use]
+    pub fn waiting(&self, vhost: &str) -> Vec<(Arc<str>, u64)> {
+        let mailboxes = self.topology_read().mailboxes(vhost);
+        let of = |s: &Arc<QueueSettings>| {
+            let waiting = self.lock(s.id.shard()).counts(s.id).map_or(0, |c| c.ready);
+            Some((s.service.clone()?, waiting))
+        };
+        let mut all: Vec<(Arc<str>, u64)> = mailboxes.iter().filter_map(of).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// How many messages an instance holds; `None` if it has never consumed.
+    #[must_use]
+    pub fn in_flight(&self, vhost: &str, service: &str, id: &str) -> Option<u32> {
+        let mailbox = self.topology_read().mailbox(vhost, service)?;
+        self.lock(mailbox.id.shard()).in_flight(mailbox.id, id)
+    }
+
     /// The queue that is a service's mailbox, as queues are reported.
     ///
     /// # Errors

@@ -12,8 +12,14 @@ use waypost_model::{Refusal, Route};
 
 use crate::settings::QueueSettings;
 
-/// Selectors of headers that a connection remembers, and routes with keys.
+/// Selectors of headers that a connection remembers.
 const VARIANTS_MAX: usize = 4096;
+
+/// Of those the last ones, found again without a search.
+const LATELY: usize = 64;
+
+/// Routes with keys that it remembers.
+const KEYED: usize = 4096;
 
 /// Where messages with some exchange and routing key go, as long as the topology does not change.
 #[derive(Debug)]
@@ -73,9 +79,34 @@ struct Variant {
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Variants {
     known: BTreeMap<Box<[u8]>, Arc<Variant>>,
-    /// By variant and slot.
-    keyed: BTreeMap<(usize, u16), Arc<Route>>,
+    /// The last that was asked for of each route, in places by their pointers.
+    lately: Vec<Option<Lately>>,
+    /// In places by variant and slot.
+    keyed: Vec<Option<Keyed>>,
     scratch: Vec<u8>,
+}
+
+/// What headers said the last time.
+#[derive(Debug, Clone)]
+struct Lately {
+    said: Box<[u8]>,
+    variant: Arc<Variant>,
+}
+
+/// The route of messages with a key.
+#[derive(Debug, Clone)]
+struct Keyed {
+    /// Known for as long as this is: both are forgotten together.
+    variant: usize,
+    slot: u16,
+    route: Arc<Route>,
+}
+
+/// A place for a pointer, and something beside.
+fn place(pointer: usize, beside: u16, size: usize) -> usize {
+    // Allocations lie apart by 16 bytes at least.
+    let x = ((pointer >> 4) as u64 ^ u64::from(beside) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (x >> 32) as usize % size
 }
 
 impl ServiceRoute {
@@ -189,6 +220,23 @@ impl Variants {
     }
 
     fn variant(&mut self, base: &Arc<ServiceRoute>, raw: &[u8]) -> Result<Arc<Variant>, Refusal> {
+        let at = place(Arc::as_ptr(base) as usize, 0, LATELY);
+        if let Some(Some(lately)) = self.lately.get(at)
+            && *lately.said == *self.scratch
+        {
+            return Ok(Arc::clone(&lately.variant));
+        }
+        let variant = self.search(base, raw)?;
+        if self.lately.is_empty() {
+            self.lately.resize(LATELY, None);
+        }
+        if let Some(lately) = self.lately.get_mut(at) {
+            *lately = Some(Lately { said: self.scratch.as_slice().into(), variant: Arc::clone(&variant) });
+        }
+        Ok(variant)
+    }
+
+    fn search(&mut self, base: &Arc<ServiceRoute>, raw: &[u8]) -> Result<Arc<Variant>, Refusal> {
         if let Some(known) = self.known.get(&*self.scratch) {
             return Ok(Arc::clone(known));
         }
@@ -215,15 +263,21 @@ impl Variants {
             (Deliver::All, None) => Ok(Wish { all: Some(Arc::clone(&v.selector)), ..wish(&v.route) }),
             (Deliver::Key, Some((letter, value))) => {
                 let slot = slot_of(&key_bytes(letter, value)?);
-                let id = (Arc::as_ptr(v) as usize, slot);
-                if let Some(known) = self.keyed.get(&id) {
-                    return Ok(wish(known));
+                let variant = Arc::as_ptr(v) as usize;
+                let at = place(variant, slot, KEYED);
+                if let Some(Some(known)) = self.keyed.get(at)
+                    && known.variant == variant
+                    && known.slot == slot
+                {
+                    return Ok(wish(&known.route));
                 }
                 let address = Address { slot: Some(slot), ..v.base.address(v.selector.text()) };
                 let route = with_address(&v.base.route, &address);
-                // The variant is known for as long as its routes are: both are forgotten together.
-                if self.keyed.len() < VARIANTS_MAX * 4 {
-                    self.keyed.insert(id, Arc::clone(&route));
+                if self.keyed.is_empty() {
+                    self.keyed.resize(KEYED, None);
+                }
+                if let Some(place) = self.keyed.get_mut(at) {
+                    *place = Some(Keyed { variant, slot, route: Arc::clone(&route) });
                 }
                 Ok(wish(&route))
             }
@@ -235,6 +289,7 @@ impl Variants {
     /// Routes lead elsewhere from now on.
     pub fn forget(&mut self) {
         self.known.clear();
+        self.lately.clear();
         self.keyed.clear();
     }
 }

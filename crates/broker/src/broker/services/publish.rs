@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use waypost_model::service::ServiceName;
-use waypost_model::{AttrFlags, Attrs, Event, Publish, QueueId, Refusal, Route};
+use waypost_model::{AttrFlags, Attrs, Event, Publish, Refusal, Route};
 
 use super::addressing::{ServiceRoute, Variants, Wish};
 use crate::broker::peer::Connection;
 use crate::broker::publish::{Run, Verdict, identity};
 use crate::broker::{Broker, Work};
 use crate::settings::QueueSettings;
-use crate::shard::Incoming;
+use crate::shard::{Incoming, Placed};
 
 /// Who sends, where messages reach services through other exchanges or queues.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +46,7 @@ impl Broker {
         Ok(read)
     }
 
-    /// A run of messages to a service.
+    /// A run of messages to a service. What is gathered of it is to be handed over by whoever calls.
     pub(in crate::broker) fn publish_service(
         &self,
         conn: &mut Connection,
@@ -56,13 +56,29 @@ impl Broker {
         w: &mut Work<'_>,
     ) {
         if p.attrs.flags.has(AttrFlags::SENDER_SELECTED) {
+            self.hand_gathered(conn, w);
             return self.publish_each(conn, p, run, w);
         }
-        if let Some(mailbox) = base.mailbox.as_ref().filter(|_| !run.attrs.flags.has(AttrFlags::HEADERS)) {
-            // The usual case needs no list.
-            let targets = (mailbox.id, base.plain());
-            return self.publish_whole(conn, p, run, targets, w);
+        let (taken, wrong) = self.gather(conn, p, run, base, w);
+        if taken == run.to {
+            return;
         }
+        self.hand_gathered(conn, w);
+        match wrong {
+            Some(refusal) => self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal.soft()),
+            None => self.publish_apart(conn, p, &Run { from: taken, ..*run }, base, w),
+        }
+    }
+
+    /// The same for what cannot be gathered.
+    fn publish_apart(
+        &self,
+        conn: &mut Connection,
+        p: &Publish,
+        run: &Run<'_>,
+        base: &Arc<ServiceRoute>,
+        w: &mut Work<'_>,
+    ) {
         let (parts, wrong) = wishes(&mut conn.variants, base, run);
         let taken = parts.last().map_or(run.from, |last| last.to);
         if !parts.is_empty() {
@@ -75,30 +91,6 @@ impl Broker {
         if let Some(refusal) = wrong {
             self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal.soft());
         }
-    }
-
-    /// A run whose messages all ask for the same.
-    fn publish_whole(
-        &self,
-        conn: &mut Connection,
-        p: &Publish,
-        run: &Run<'_>,
-        (mailbox, wish): (QueueId, Wish),
-        w: &mut Work<'_>,
-    ) {
-        self.counters.routed.fetch_add(u64::from(run.to - run.from), Ordering::Relaxed);
-        let incoming = Incoming {
-            route: wish.route,
-            batch: Arc::clone(run.batch),
-            from: run.from,
-            to: run.to,
-            attrs: run.attrs,
-            at: w.now,
-            due: None,
-        };
-        let said = self.with_shard(mailbox.shard(), w, |s, cx| s.enqueue(&[mailbox], incoming, cx));
-        let verdict = Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error, ahead: said.ahead };
-        self.confirm(conn, p, run, verdict);
     }
 
     /// Whether messages to a service would be refused, before anything is done.
@@ -154,6 +146,12 @@ impl Broker {
         w: &mut Work<'_>,
     ) {
         let verdicts = self.enqueue_parts(mailbox, run, parts, w);
+        if conn.keeps_place {
+            let last = verdicts.last().zip(parts.last());
+            conn.placed = last.and_then(|(v, part)| {
+                Some(Placed { queue: mailbox.id, seq: v.as_ref()?.first, route: Arc::clone(&part.wish.route) })
+            });
+        }
         let routed = |v: &Option<Verdict>, part: &Part| if v.is_some() { part.to - part.from } else { 0 };
         let count: u32 = verdicts.iter().zip(parts).map(|(v, part)| routed(v, part)).sum();
         self.counters.routed.fetch_add(u64::from(count), Ordering::Relaxed);
@@ -164,11 +162,7 @@ impl Broker {
             // The usual end: one word for all of them.
             let to = parts.last().map_or(run.from, |last| last.to);
             let all = Run { to, ..*run };
-            let verdict = verdicts.into_iter().flatten().reduce(|a, b| Verdict {
-                accepted: a.accepted + b.accepted,
-                lsn: a.lsn.max(b.lsn),
-                ..a.and(b)
-            });
+            let verdict = verdicts.into_iter().flatten().reduce(Verdict::then);
             return self.confirm(conn, p, &all, verdict.unwrap_or_else(|| Verdict::all(&all)));
         }
         for (verdict, part) in verdicts.into_iter().zip(parts) {
@@ -204,7 +198,7 @@ impl Broker {
                     None => s.enqueue(&[mailbox.id], incoming, cx),
                     Some(selector) => s.enqueue_all(mailbox.id, &incoming, selector, cx)?,
                 };
-                Some(Verdict { accepted: said.accepted, lsn: said.lsn, error: said.error, ahead: said.ahead })
+                Some(said.into())
             };
             parts.iter().map(one).collect()
         })
@@ -254,7 +248,7 @@ impl Broker {
         };
         let verdicts = self.enqueue_parts(&mailbox, run, &parts, w);
         let taken = verdicts.into_iter().flatten();
-        Ok(taken.reduce(|a, b| Verdict { accepted: a.accepted + b.accepted, ..a.and(b) }))
+        Ok(taken.reduce(Verdict::then))
     }
 }
 
@@ -277,7 +271,7 @@ fn wishes(variants: &mut Variants, base: &Arc<ServiceRoute>, run: &Run<'_>) -> (
 }
 
 /// Who waits too long is dead: `x-wait` is a time to live of its own.
-fn waiting(attrs: Attrs, wait_ms: Option<u32>) -> Attrs {
+pub(super) fn waiting(attrs: Attrs, wait_ms: Option<u32>) -> Attrs {
     let expiration = match (attrs.expiration, wait_ms) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

@@ -38,6 +38,7 @@ impl Shard {
                     missing: before.missing.max(said.missing),
                     error: before.error.or(said.error),
                     ahead: before.ahead || said.ahead,
+                    first: said.first,
                 },
             });
         }

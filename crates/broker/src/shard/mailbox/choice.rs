@@ -1,5 +1,6 @@
 //! Who gets a message.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use waypost_model::address::Address;
@@ -9,7 +10,7 @@ use waypost_model::{Millis, Route};
 use super::super::roster::Roster;
 use super::lane::{NOTHING, Slot};
 use super::member::Member;
-use super::{MIXED, MIXED_SCAN_MAX, Mailbox, Source};
+use super::{MIXED, MIXED_SCAN_AGAIN_MS, MIXED_SCAN_MAX, Mailbox, Source};
 
 /// A member of the own zone that is used to more than so many per cent lets others help.
 const CROWDED_PER_CENT: u64 = 80;
@@ -34,9 +35,11 @@ pub(super) type Only = Option<Option<u32>>;
 fn open(mb: &Mailbox, roster: &Roster, consumer: u32) -> Option<(i32, u64, u32)> {
     let c = roster.get(consumer).filter(|c| c.has_credit())?;
     let held = c.held.messages();
-    let room = mb.seat(consumer)?.room(held);
+    let seat = mb.seat(consumer)?;
     let limit = if c.no_ack { u32::MAX } else { c.prefetch };
-    (room > 0).then_some((c.priority, held, limit.min(mb.seat(consumer)?.soft.unwrap_or(u32::MAX))))
+    let alone = mb.is_alone();
+    let most = limit.min(seat.window(alone).unwrap_or(u32::MAX));
+    (seat.room(held, alone) > 0).then_some((c.priority, held, most))
 }
 
 impl Mailbox {
@@ -64,6 +67,16 @@ impl Mailbox {
         self.ranked |= rank != i32::MIN && rank != 0;
         if let (Some(c), Some(r)) = (self.costs.get_mut(m as usize), self.ranks.get_mut(m as usize)) {
             (*c, *r) = (cost, (rank, limit));
+        }
+        if cost == f32::INFINITY {
+            self.start_over(m);
+        }
+    }
+
+    /// A member has no credit, or is another one than before: what comes to the shared lane meanwhile goes past it.
+    pub(super) fn start_over(&mut self, m: u32) {
+        if let Some(member) = self.member_mut(m) {
+            (member.scanned, member.unfinished) = (None, false);
         }
     }
 
@@ -209,6 +222,7 @@ impl Mailbox {
         m: u32,
         roster: &Roster,
         only: Only,
+        now: Millis,
         front: impl Fn(&Mailbox, Source) -> Option<Arc<Route>> + 'q,
     ) -> Option<Source> {
         let member = self.member(m)?;
@@ -238,23 +252,46 @@ impl Mailbox {
             }
         }
         if member.lanes.has(MIXED) && self.free_heads.get(usize::from(MIXED)).is_some_and(|h| *h < best.0) {
-            best = self.mixed_for(m, best, &front);
+            best = self.most_urgent_mixed(m, best, now, &front);
         }
         (best.0 != NOTHING).then_some(best.1)
     }
 
-    fn mixed_for(
-        &self,
+    /// Looks through the shared lane, from where it was left when there was too much of it.
+    fn most_urgent_mixed(
+        &mut self,
         m: u32,
         best: (u64, Source),
+        now: Millis,
         front: &impl Fn(&Mailbox, Source) -> Option<Arc<Route>>,
     ) -> (u64, Source) {
         let Some(keyed) = self.lane(MIXED).and_then(|l| l.keyed.as_ref()) else {
             return best;
         };
-        let scanned = keyed.free.iter().take(MIXED_SCAN_MAX).take_while(|(head, _)| *head < best.0);
-        let found = scanned.into_iter().find(|(_, slot)| self.mixed_fits(m, *slot, front));
-        found.map_or(best, |(head, slot)| (*head, Source { lane: MIXED, slot: Some(*slot) }))
+        let from = self.member(m).and_then(|x| x.scanned).map_or(Bound::Unbounded, Bound::Excluded);
+        let most = MIXED_SCAN_MAX.min(self.scans);
+        let (mut looked, mut last, mut found) = (0, None, None);
+        for (head, slot) in keyed.free.range((from, Bound::Unbounded)).take_while(|(head, _)| *head < best.0) {
+            if looked == most {
+                break;
+            }
+            (looked, last) = (looked + 1, Some((*head, *slot)));
+            if self.mixed_fits(m, *slot, front) {
+                found = last;
+                break;
+            }
+        }
+        self.scans -= looked;
+        let more = found.is_none() && looked == most;
+        if more {
+            self.wake_by(Some(now.plus(MIXED_SCAN_AGAIN_MS)));
+        }
+        if let Some(member) = self.member_mut(m) {
+            // What comes to the head of a slot is offered to it while it has credit: only what is behind is new to it.
+            member.unfinished = more;
+            member.scanned = last.filter(|_| more).or(member.scanned);
+        }
+        found.map_or(best, |(head, slot)| (head, Source { lane: MIXED, slot: Some(slot) }))
     }
 
     fn mixed_fits(&self, m: u32, slot: u16, front: &impl Fn(&Mailbox, Source) -> Option<Arc<Route>>) -> bool {
@@ -278,7 +315,7 @@ impl Mailbox {
 
     /// What a member may be given at once: its own limit, and that of a consumer.
     pub(super) fn room_for(&self, m: u32, consumer: u32, held: u64, now: Millis) -> u32 {
-        let of_seat = self.seat(consumer).map_or(u32::MAX, |s| s.room(held));
+        let of_seat = self.seat(consumer).map_or(u32::MAX, |s| s.room(held, self.is_alone()));
         self.member(m).map_or(0, |x| x.room(now)).min(of_seat)
     }
 }

@@ -12,7 +12,8 @@ use super::super::ready::{Next, Ready};
 use super::super::run::Run;
 use super::choice::{Only, Wish};
 use super::lane::NOTHING;
-use super::{Mailbox, Mark, Source};
+use super::mixed::has_owners;
+use super::{Bound, MIXED_SCANS_MAX, Mailbox, Mark, Source};
 use crate::context::Cx;
 use crate::effect::DeathReason;
 
@@ -37,7 +38,7 @@ impl Queue {
         self.mailbox.get_or_insert_with(|| {
             let mut mb = Box::new(Mailbox::new(max_priority, sizes, cx.now));
             for (slot, c) in roster.iter().flat_map(|r| r.iter()).filter(|(_, c)| !c.is_stand_in()) {
-                mb.seat_consumer(slot, None, false, cx.now);
+                mb.seat_consumer(slot, None, Bound::Own, cx.now);
                 let held = u32::try_from(c.held.messages()).unwrap_or(u32::MAX);
                 mb.adopt(slot, held, c.ended);
             }
@@ -152,17 +153,17 @@ impl Queue {
         only: Only,
         cx: &Cx<'_>,
     ) -> Option<(u32, u32)> {
-        let want = match source.slot {
-            Some(_) => run.count,
-            None => {
-                let peers = mb.peers(source.lane);
-                if peers > 1 { (run.count / peers.saturating_mul(ROUNDS)).max(1) } else { run.count }
-            }
-        };
+        let peers = if has_owners(source) { 1 } else { mb.peers(source.lane).max(1) };
         let holder = mb.holder_of(source);
         let taken = self.roster.as_deref_mut().and_then(|roster| {
             let consumer = holder.or_else(|| mb.consumer_of(m, roster, only))?;
             let c = roster.get_mut(consumer).filter(|c| c.has_credit())?;
+            let want = match (peers, c.no_ack) {
+                (1, _) => run.count,
+                // How fast it is does not show in what it holds: equal shares are as good as any, and large.
+                (_, true) => run.count.div_ceil(peers),
+                (_, false) => (run.count / peers.saturating_mul(ROUNDS)).max(1),
+            };
             let want = want.min(mb.room_for(m, consumer, c.held.messages(), cx.now));
             let n = if want > 0 { c.take_credit(run, want) } else { 0 };
             (n > 0).then_some((consumer, n))
@@ -192,6 +193,7 @@ impl Queue {
         };
         mb.sync(Source::PLAIN, &self.ready, core.durable, Mark::Dirty);
         let only = self.begin(&mut mb, cx);
+        mb.scans = MIXED_SCANS_MAX;
         loop {
             while let Some(m) = mb.next_member() {
                 self.serve(&mut mb, m, only, core, cx);
@@ -224,7 +226,7 @@ impl Queue {
                 return;
             }
             let plain = &self.ready;
-            let Some(source) = mb.most_urgent_for(m, roster, only, |mb, s| front_route(mb, plain, s)) else {
+            let Some(source) = mb.most_urgent_for(m, roster, only, cx.now, |mb, s| front_route(mb, plain, s)) else {
                 return;
             };
             if self.give(mb, source, Some(m), only, core, cx) == Gave::Nothing {
@@ -348,5 +350,6 @@ impl Mailbox {
         if let Some(cost) = self.costs.get_mut(m as usize) {
             *cost = f32::INFINITY;
         }
+        self.start_over(m);
     }
 }

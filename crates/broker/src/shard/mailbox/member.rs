@@ -95,6 +95,12 @@ pub(super) struct Member {
     pub lanes: Lanes,
     /// Where it is on the list of those who may have got credit, if it is.
     pub dirty: Option<u32>,
+    /// It is among [`super::Mailbox::candidates`].
+    pub counted: bool,
+    /// Up to where it has looked through the shared lane since it got credit.
+    pub scanned: Option<(u64, u16)>,
+    /// There is more of it to look through.
+    pub unfinished: bool,
 }
 
 /// What became of a member that kept failing.
@@ -125,6 +131,9 @@ impl Member {
             zone: 0,
             lanes: Lanes::default(),
             dirty: None,
+            counted: false,
+            scanned: None,
+            unfinished: false,
         }
     }
 
@@ -213,12 +222,27 @@ impl Member {
     }
 }
 
+/// What bounds what a consumer may hold, beside bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in super::super) enum Bound {
+    /// Its prefetch, or nothing: it is no instance.
+    #[default]
+    Own,
+    /// The soft window: it acknowledges, and has no prefetch.
+    Soft,
+    /// The soft window while there are others: it does not acknowledge, so that what it holds is on its way to it.
+    Unsent,
+}
+
 /// A consumer's place among members.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     pub member: u32,
-    /// Messages that a consumer without prefetch may hold; `None` where there is another limit.
-    pub soft: Option<u32>,
+    pub bound: Bound,
+    /// Messages that it may hold where its window is soft.
+    pub soft: u32,
+    /// It has held that many since it last held nothing.
+    pub was_full: bool,
     /// Since when it has held that many.
     pub full_since: Option<Millis>,
     /// Slots of keys that are its own and have messages waiting, the most urgent first: head, lane, slot.
@@ -228,6 +252,9 @@ pub(super) struct Seat {
 /// What a consumer without prefetch may hold at first.
 pub(super) const SOFT_WINDOW: u32 = 32;
 
+/// What it may get to hold that does not acknowledge, by taking all that it is given.
+const UNSENT_WINDOW_MAX: u32 = 512;
+
 /// The most that it may get to hold.
 const SOFT_WINDOW_MAX: u32 = 1 << 20;
 
@@ -235,25 +262,55 @@ const SOFT_WINDOW_MAX: u32 = 1 << 20;
 pub(super) const SILENT_MS: u64 = 1000;
 
 impl Seat {
-    pub fn room(&self, held: u64) -> u32 {
-        match self.soft {
+    pub fn new(member: u32, bound: Bound) -> Seat {
+        Seat { member, bound, soft: SOFT_WINDOW, ..Seat::default() }
+    }
+
+    /// The soft window, if it counts. Whoever is alone and does not acknowledge takes nothing away from anybody.
+    pub fn window(&self, alone: bool) -> Option<u32> {
+        match self.bound {
+            Bound::Own => None,
+            Bound::Soft => Some(self.soft),
+            Bound::Unsent => (!alone).then_some(self.soft),
+        }
+    }
+
+    pub fn room(&self, held: u64, alone: bool) -> u32 {
+        match self.window(alone) {
             Some(soft) => soft.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX)),
             None => u32::MAX,
         }
     }
 
+    /// It holds `held` messages from now on.
+    pub fn holds(&mut self, held: u64, alone: bool, now: Millis) {
+        if self.window(alone).is_some_and(|soft| held >= u64::from(soft)) {
+            self.full_since = Some(now);
+            self.was_full = true;
+        }
+    }
+
+    /// Some of what it held is settled; `rest` tells how much is left.
+    pub fn released(&mut self, rest: u32) {
+        self.full_since = None;
+        if rest == 0 && std::mem::take(&mut self.was_full) && self.bound == Bound::Unsent {
+            // It reads as fast as it is written to: larger pieces cost less.
+            self.soft = self.soft.max((self.soft * 2).min(UNSENT_WINDOW_MAX));
+        }
+    }
+
     /// Whether it may hold more from now on; when to ask again.
     pub fn widen(&mut self, held: u64, now: Millis) -> (bool, Option<Millis>) {
-        let (Some(soft), Some(since)) = (self.soft, self.full_since) else {
+        let Some(since) = self.full_since else {
             return (false, None);
         };
         if since.plus(SILENT_MS) > now {
             return (false, Some(since.plus(SILENT_MS)));
         }
-        let full = held >= u64::from(soft);
+        let full = held >= u64::from(self.soft);
         self.full_since = None;
-        if full && soft < SOFT_WINDOW_MAX {
-            self.soft = Some(soft * 2);
+        if full && self.soft < SOFT_WINDOW_MAX {
+            self.soft *= 2;
         }
         (full, None)
     }

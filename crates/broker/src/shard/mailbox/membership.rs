@@ -6,7 +6,7 @@ use waypost_model::Millis;
 use waypost_model::service::{Instance, Standing};
 
 use super::lane::{Lane, Serves};
-use super::member::{Member, SOFT_WINDOW, Seat};
+use super::member::{Bound, Member, Seat};
 use super::{Mailbox, REFRESH_MS};
 
 /// Who a consumer says it is.
@@ -22,8 +22,8 @@ pub struct Claimant {
 
 impl Mailbox {
     /// A consumer takes its place, as an instance or for itself.
-    pub fn seat_consumer(&mut self, consumer: u32, claim: Option<&Claimant>, unlimited: bool, now: Millis) {
-        let soft = (claim.is_some() && unlimited).then_some(SOFT_WINDOW);
+    pub fn seat_consumer(&mut self, consumer: u32, claim: Option<&Claimant>, bound: Bound, now: Millis) {
+        let bound = if claim.is_some() { bound } else { Bound::Own };
         let m = match claim {
             Some(claim) => self.instance(claim, now),
             None => self.add_member(Member::new(None, Standing::PASSING, 0, now)),
@@ -33,7 +33,7 @@ impl Mailbox {
             self.seats.resize_with(at + 1, || None);
         }
         if let Some(place) = self.seats.get_mut(at) {
-            *place = Some(Seat { member: m, soft, ..Seat::default() });
+            *place = Some(Seat::new(m, bound));
         }
         if let Some(member) = self.member_mut(m) {
             member.consumers.push(consumer);
@@ -69,6 +69,7 @@ impl Mailbox {
                 in_flight: member.in_flight,
                 lanes: std::mem::take(&mut member.lanes),
                 dirty: member.dirty,
+                counted: member.counted,
                 ..Member::new(None, claim.standing, claim.incarnation, now)
             };
         }
@@ -161,10 +162,11 @@ impl Mailbox {
             self.unlist(lane, m);
         }
         self.clean(m);
-        if let Some(member) = self.members.get_mut(m as usize).and_then(Option::take)
-            && let Some(i) = member.instance
-        {
-            self.by_id.remove(&i.id);
+        if let Some(member) = self.members.get_mut(m as usize).and_then(Option::take) {
+            self.candidates -= usize::from(member.counted);
+            if let Some(i) = member.instance {
+                self.by_id.remove(&i.id);
+            }
         }
         if let Some(cost) = self.costs.get_mut(m as usize) {
             *cost = f32::INFINITY;
@@ -204,7 +206,18 @@ impl Mailbox {
             self.unlist(lane, m);
             self.list(lane, m);
         }
+        self.count(m);
+        self.start_over(m);
         self.mark_member(m);
+    }
+
+    /// Keeps count of those who may get messages.
+    fn count(&mut self, m: u32) {
+        if let Some(member) = self.members.get_mut(m as usize).and_then(Option::as_mut) {
+            let is = member.is_candidate();
+            let was = std::mem::replace(&mut member.counted, is);
+            self.candidates = self.candidates + usize::from(is) - usize::from(was);
+        }
     }
 
     /// Puts the members on the lists of a lane.

@@ -12,6 +12,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `lane` | lanes, slots, urgency |
+//! | `mixed` | which slot of the shared lane is whose |
 //! | `member` | members: latency, slow start, ejection; seats: soft windows |
 //! | `choice` | who gets a message |
 //! | `sync` | which message is at the head of each source |
@@ -28,6 +29,7 @@ mod flow;
 mod lane;
 mod member;
 mod membership;
+mod mixed;
 mod outcome;
 mod report;
 mod sync;
@@ -36,7 +38,7 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use waypost_model::address::{Address, KEY_SLOTS, slot_of};
+use waypost_model::address::Address;
 use waypost_model::selector::Selector;
 use waypost_model::{Lsn, Millis, Route};
 
@@ -47,6 +49,7 @@ use super::ready::Ready;
 use super::run::{NEVER, Sizes};
 pub(super) use lane::Source;
 use lane::{Keyed, Lane, NOTHING, Serves, Slot};
+pub(super) use member::Bound;
 use member::{Member, Seat};
 pub(super) use outcome::Verdict;
 pub(super) use sync::Mark;
@@ -57,8 +60,14 @@ pub const LANES_MAX: u16 = 1024;
 /// The lane that they share.
 const MIXED: u16 = LANES_MAX;
 
-/// So many of its slots are looked at for a member that has credit.
+/// So many of its slots are looked at for a member that has credit before others get their turn; later it goes on.
 const MIXED_SCAN_MAX: usize = 256;
+
+/// So many for all members together.
+const MIXED_SCANS_MAX: usize = 4096;
+
+/// How much later, ms.
+const MIXED_SCAN_AGAIN_MS: u64 = 2;
 
 /// Lanes whose selectors hold compiled regular expressions; messages with further ones share a lane.
 const HEAVY_LANES_MAX: usize = 64;
@@ -124,11 +133,16 @@ pub(super) struct Mailbox {
     members: Vec<Option<Member>>,
     free_members: Vec<u32>,
     by_id: BTreeMap<Box<str>, u32>,
+    /// How many members may get messages.
+    candidates: usize,
     /// By a consumer's place in the roster.
     seats: Vec<Option<Seat>>,
     lanes: Vec<Lane>,
     /// By canonical selector; recipients behind a zero byte.
     by_text: BTreeMap<Box<str>, u16>,
+    mixed: mixed::MixedSlots,
+    /// How many more slots of the shared lane may be looked at now.
+    scans: usize,
     /// The most urgent deliverable message of each lane, without keys and with keys that are nobody's.
     heads: Vec<u64>,
     free_heads: Vec<u64>,
@@ -140,6 +154,8 @@ pub(super) struct Mailbox {
     zones: Vec<Box<str>>,
     /// Routes that were looked at lately, in places by their pointers.
     recent: Vec<Option<(Arc<Route>, Tag)>>,
+    /// Lanes whose selectors were looked up lately, in places by what these say.
+    lately: [u16; RECENT],
     pub sums: Sums,
     pub dirty_sources: Vec<Source>,
     pub dirty_members: Vec<u32>,
@@ -170,9 +186,12 @@ impl Mailbox {
             members: Vec::new(),
             free_members: Vec::new(),
             by_id: BTreeMap::new(),
+            candidates: 0,
             seats: Vec::new(),
             lanes: Vec::new(),
             by_text: BTreeMap::new(),
+            mixed: mixed::MixedSlots::default(),
+            scans: 0,
             heads: Vec::new(),
             free_heads: Vec::new(),
             costs: Vec::new(),
@@ -180,6 +199,7 @@ impl Mailbox {
             ranked: false,
             zones: Vec::new(),
             recent: Vec::new(),
+            lately: [0; RECENT],
             sums: Sums::default(),
             dirty_sources: Vec::new(),
             dirty_members: Vec::new(),
@@ -214,6 +234,11 @@ impl Mailbox {
 
     fn seat_mut(&mut self, consumer: u32) -> Option<&mut Seat> {
         self.seats.get_mut(consumer as usize)?.as_mut()
+    }
+
+    /// Whether nobody else could take what somebody is given.
+    fn is_alone(&self) -> bool {
+        self.candidates <= 1
     }
 
     fn lane(&self, lane: u16) -> Option<&Lane> {
@@ -255,13 +280,13 @@ impl Mailbox {
             let text = format!("\0{id}");
             let found = self.by_text.get(&*text).copied();
             let lane = found.or_else(|| self.new_lane(text.into(), Serves::Recipient(id.into())));
-            return lane.map_or_else(|| mixed(a), |lane| (lane, NO_SLOT));
+            return lane.map_or_else(|| self.mixed_for(a), |lane| (lane, NO_SLOT));
         }
         if a.selector.is_empty() {
             return (0, slot);
         }
-        if let Some(lane) = self.by_text.get(a.selector) {
-            return (*lane, slot);
+        if let Some(lane) = self.lane_of(a.selector) {
+            return (lane, slot);
         }
         let what = match Selector::parse(a.selector) {
             Ok(s) if s.is_heavy() && self.heavy() >= HEAVY_LANES_MAX => None,
@@ -271,8 +296,38 @@ impl Mailbox {
         };
         match what.and_then(|w| self.new_lane(a.selector.into(), w)) {
             Some(lane) => (lane, slot),
-            None => mixed(a),
+            None => self.mixed_for(a),
         }
+    }
+
+    /// The lane of a selector, if it has one.
+    fn lane_of(&mut self, selector: &str) -> Option<u16> {
+        let (words, rest) = selector.as_bytes().as_chunks::<8>();
+        let first = rest.iter().fold(0, |hash, b| hash << 8 | u64::from(*b));
+        let spread = |hash: u64, word: &[u8; 8]| {
+            let x = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            x ^ (x >> 32)
+        };
+        let hash = spread(words.iter().fold(first, spread), &[0; 8]);
+        let place = self.lately.get_mut(hash as usize % RECENT)?;
+        // Whatever stood there: the lane itself says whose it is.
+        let is = |l: &&Lane| matches!(&l.what, Serves::Selector(s) if s.text() == selector);
+        if self.lanes.get(usize::from(*place)).filter(is).is_some() {
+            return Some(*place);
+        }
+        let lane = *self.by_text.get(selector)?;
+        *place = lane;
+        Some(lane)
+    }
+
+    /// A slot of the shared lane.
+    fn mixed_for(&mut self, a: &Address<'_>) -> (u16, u16) {
+        let keyed = self.lanes.get(usize::from(MIXED)).and_then(|l| l.keyed.as_deref());
+        let (slot, forgot) = self.mixed.slot(a, keyed);
+        if forgot {
+            self.recent.clear();
+        }
+        (MIXED, slot)
     }
 
     fn heavy(&self) -> usize {
@@ -437,14 +492,4 @@ fn place_of(route: &Arc<Route>) -> usize {
     // Allocations lie apart by 16 bytes at least.
     let at = Arc::as_ptr(route) as usize as u64 >> 4;
     (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % RECENT
-}
-
-/// The slot of the shared lane for a message: keyed ones keep apart from others.
-fn mixed(a: &Address<'_>) -> (u16, u16) {
-    let hash = slot_of(a.recipient.unwrap_or(a.selector).as_bytes());
-    let slot = match a.slot {
-        None => hash,
-        Some(slot) => KEY_SLOTS + (hash.wrapping_mul(31) ^ slot) % KEY_SLOTS,
-    };
-    (MIXED, slot)
 }

@@ -6,7 +6,8 @@ use waypost_model::{Lsn, Millis};
 
 use super::super::ready::Ready;
 use super::super::run::Run;
-use super::{Mailbox, Mark, Source, Tag};
+use super::mixed::has_owners;
+use super::{Mailbox, Mark, Tag};
 use crate::effect::Effect;
 use crate::settings::QueueSettings;
 
@@ -41,10 +42,9 @@ impl Mailbox {
     /// A consumer that held `held` messages gets a run.
     pub(super) fn holds(&mut self, consumer: u32, run: &Run, held: u64, now: Millis) {
         let n = u64::from(run.count);
+        let alone = self.is_alone();
         if let Some(seat) = self.seat_mut(consumer) {
-            if seat.soft.is_some_and(|soft| held + n >= u64::from(soft)) {
-                seat.full_since = Some(now);
-            }
+            seat.holds(held + n, alone, now);
             let m = seat.member;
             let full = seat.full_since;
             if let Some(member) = self.member_mut(m) {
@@ -52,15 +52,19 @@ impl Mailbox {
             }
             self.wake_by(full.map(|since| since.plus(super::member::SILENT_MS)));
         }
-        let Source { lane, slot } = run.tag.source();
-        let Some(l) = self.lane_mut(lane) else {
+        let source = run.tag.source();
+        let Some(l) = self.lane_mut(source.lane) else {
             return;
         };
         l.unsettled += n;
-        let Some(slot) = slot else {
+        let Some(slot) = source.slot else {
             return;
         };
         let keyed = l.keyed.get_or_insert_default();
+        if !has_owners(source) {
+            keyed.slots.entry(slot).or_default().unsettled += n;
+            return;
+        }
         keyed.note_last(slot, consumer);
         let s = keyed.slots.entry(slot).or_default();
         if s.unsettled == 0
@@ -83,12 +87,14 @@ impl Mailbox {
         now: Millis,
         (settings, effects): (&Arc<QueueSettings>, &mut Vec<Effect>),
     ) {
-        let Some(seat) = self.seat_mut(consumer) else {
+        let Some(m) = self.seat(consumer).map(|s| s.member) else {
             return;
         };
-        seat.full_since = None;
-        let m = seat.member;
         self.judge(m, count, verdict, now, settings, effects);
+        let rest = self.member(m).map_or(0, |x| x.in_flight);
+        if let Some(seat) = self.seat_mut(consumer) {
+            seat.released(rest);
+        }
         self.mark_member(m);
         let source = tag.source();
         let n = u64::from(count);

@@ -102,6 +102,14 @@ impl Shard {
         Some(q.mailbox.as_deref()?.info(q))
     }
 
+    /// How many messages an instance holds; `None` if it does not consume, and has not.
+    #[must_use]
+    pub fn in_flight(&self, id: waypost_model::QueueId, instance: &str) -> Option<u32> {
+        let mailbox = self.queue(id)?.mailbox.as_deref()?;
+        let member = mailbox.by_id.get(instance)?;
+        mailbox.member(*member).map(|x| x.in_flight)
+    }
+
     /// Where a message with a route would go in a mailbox, and why; nothing happens.
     pub fn mailbox_explain(
         &mut self,

@@ -242,6 +242,9 @@ impl Mailbox {
             next = next.min(again.unwrap_or(NEVER));
         }
         for (m, member) in (0u32..).zip(&self.members) {
+            if member.as_ref().is_some_and(|x| x.unfinished) {
+                marked.push(m);
+            }
             match member.as_ref().and_then(|x| x.ejected) {
                 Some(e) if e.probe_at <= now => marked.push(m),
                 Some(e) => next = next.min(e.probe_at),

@@ -152,20 +152,39 @@ fn without_prefetch_there_is_a_soft_window_that_grows_in_silence() {
     assert_eq!(w.got().len(), 1);
 }
 
+fn unacknowledged() -> Seat {
+    Seat { prefetch: None, no_ack: true, ..Seat::default() }
+}
+
 #[test]
 fn what_needs_no_acknowledgement_is_in_flight_until_it_has_left() {
     let mut w = mailbox(|_| {});
-    let seat = Seat { prefetch: None, no_ack: true, ..Seat::default() };
-    let c = w.join(instance("i"), seat);
+    let c = w.join(instance("i"), unacknowledged());
+    // There is nobody to take it away from.
     w.send(&["m"; 40], "");
-    assert_eq!(w.got().len(), 32);
+    assert_eq!(w.got().len(), 40);
     w.sent(c, 5, 0);
-    assert_eq!(w.got().len(), 5);
     let other = w.join(instance("other"), prefetch(100));
-    assert_eq!(count(&w, other), 3);
+    assert_eq!(count(&w, other), 0);
     // What has not left returns.
     w.lose(c);
-    assert_eq!(count(&w, other), 32);
+    assert_eq!(count(&w, other), 35);
+}
+
+#[test]
+fn with_others_beside_it_a_window_holds_that_grows_with_what_leaves() {
+    let mut w = mailbox(|_| {});
+    let c = w.join(instance("i"), unacknowledged());
+    let other = w.join(instance("other"), unacknowledged());
+    w.send(&["m"; 200], "instance=i");
+    assert_eq!(count(&w, c), 32);
+    w.sent(c, 5, 0);
+    assert_eq!(count(&w, c), 5);
+    w.sent(c, 32, 0);
+    assert_eq!(count(&w, c), 64);
+    // The others are gone: it is alone again.
+    w.lose(other);
+    assert_eq!(count(&w, c), 99);
 }
 
 #[test]

@@ -58,6 +58,33 @@ fn more_selectors_than_lanes_share_one_that_is_looked_through() {
 }
 
 #[test]
+fn a_free_instance_gets_what_is_for_it_however_much_waits_for_others() {
+    let mut w = mailbox(|_| {});
+    let others = usize::from(LANES_MAX) + 2000;
+    for i in 0..others {
+        w.send(&["other"], &format!("zone=nowhere-{i}"));
+    }
+    w.send(&["one", "two"], "zone=here");
+    let first = w.join(instance("a here"), prefetch(1));
+    w.join(instance("b here"), prefetch(1));
+    assert_eq!(bodies(&w), [""; 0], "there is too much to look through at once");
+    for _ in 0..20 {
+        w.advance(2);
+        w.tick();
+    }
+    // No message of them has to wait for another one.
+    assert_eq!(bodies(&w), ["one", "two"]);
+    w.send(&["three"], "zone=here");
+    w.ack(first, others as u64, 1);
+    w.ack(first, others as u64 + 1, 1);
+    for _ in 0..20 {
+        w.advance(2);
+        w.tick();
+    }
+    assert_eq!(bodies(&w), ["three"]);
+}
+
+#[test]
 fn lanes_that_nobody_needs_make_room() {
     let mut w = mailbox(|_| {});
     let everybody = w.join(instance("i eu"), prefetch(1));

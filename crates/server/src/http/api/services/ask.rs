@@ -84,17 +84,23 @@ impl Ask<'_> {
             return Err(Failure::bad("`waypost-reply-to` is set by the server; to have answers elsewhere, use send"));
         }
         let timeout = terms.timeout.unwrap_or(TIMEOUT).min(TIMEOUT_MAX);
-        // A request that nobody waits for any more is not delivered.
-        let ms = u32::try_from(millis(timeout)).unwrap_or(u32::MAX);
-        let own = props.expiration.as_ref().and_then(|e| e.as_str()?.parse::<u32>().ok());
-        props.expiration = ShortStr::new(own.map_or(ms, |own| own.min(ms)).to_string());
-        let deadline = self.cx.node.clock.now().plus(u64::from(ms));
+        let deadline = self.cx.node.clock.now().plus(millis(timeout));
         let mut headers = props.headers.take().unwrap_or_default();
         if headers.get(DEADLINE).is_none() {
             headers.set(DEADLINE, Value::I64(i64::try_from(deadline.0).unwrap_or(i64::MAX)));
         }
         props.headers = Some(headers);
-        let message = self.message(request, props).await?;
+        let mut message = self.message(request, props, timeout).await?;
+        // It may have waited for room, and the body for its sender.
+        let timeout = Duration::from_millis(deadline.since(self.cx.node.clock.now()));
+        if timeout.is_zero() {
+            return Err(no_answer(service));
+        }
+        // A request that nobody waits for any more is not delivered.
+        let ms = u32::try_from(millis(timeout)).unwrap_or(u32::MAX);
+        let props = &mut message.props;
+        let own = props.expiration.as_ref().and_then(|e| e.as_str()?.parse::<u32>().ok());
+        props.expiration = ShortStr::new(own.map_or(ms, |own| own.min(ms)).to_string());
         let answers = &self.cx.node.http.answers;
         let place = if terms.is_async { Some(answers.reserve(self, service)?) } else { None };
         let requests = &self.cx.node.clients.requests;

@@ -1,7 +1,7 @@
 //! Sending a message to a service.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
@@ -28,7 +28,7 @@ const HOLD_STEP: Duration = Duration::from_millis(50);
 impl Ask<'_> {
     pub(super) async fn send(&self, service: &str, request: Request<Incoming>) -> Result<Answer, Failure> {
         let (route, props, terms) = self.address(service, &request, &["mandatory"])?;
-        let message = self.message(request, props).await?;
+        let message = self.message(request, props, HOLD_MAX).await?;
         let posted = self.cx.node.clients.publishers.publish(&self.vhost, &route, &message, terms.mandatory);
         match posted.map_err(refused)? {
             Posted::Taken(lsn) => {
@@ -53,17 +53,22 @@ impl Ask<'_> {
         Ok((Arc::new(Route::new(SERVICES, service)), props, terms))
     }
 
-    /// The request's body as a message, once there is room for it.
-    pub(super) async fn message(&self, request: Request<Incoming>, props: PropsOwned) -> Result<Message, Failure> {
+    /// The request's body as a message, once there is room for it; `patience` is how long that may take.
+    pub(super) async fn message(
+        &self,
+        request: Request<Incoming>,
+        props: PropsOwned,
+        patience: Duration,
+    ) -> Result<Message, Failure> {
         let broker = &self.cx.node.broker;
-        let mut held = Duration::ZERO;
+        let (began, patience) = (Instant::now(), patience.min(HOLD_MAX));
         while broker.publishing_paused() {
-            if held >= HOLD_MAX {
+            let left = patience.saturating_sub(began.elapsed());
+            if left.is_zero() {
                 let why = "memory or disk run short: messages are not taken for now";
                 return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(5));
             }
-            self.cx.patience(HOLD_STEP).await;
-            held += HOLD_STEP;
+            self.cx.patience(left.min(HOLD_STEP)).await;
         }
         let config = &self.cx.node.config;
         let max = config.http.body_max.0.min(config.amqp.message_bytes_max.0);

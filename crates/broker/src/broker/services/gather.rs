@@ -1,0 +1,277 @@
+//! Messages to one mailbox that come in a row, handed over together.
+//!
+//! A peer that sends to many selectors in turn makes runs of one message, and each would be a delivery of its own. So
+//! what a turn brings for a mailbox is gathered, grouped by what it asks for, and enqueued group by group: first
+//! deliveries keep their order within a lane, and lanes do not wait for each other.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use waypost_model::{Attrs, Batch, BatchBuilder, ChannelId, Event, Publish, Refusal, Route};
+
+use super::addressing::{ServiceRoute, Wish};
+use super::publish::waiting;
+use crate::broker::peer::Connection;
+use crate::broker::publish::{Run, Verdict};
+use crate::broker::{Broker, Work};
+use crate::settings::{Overflow, QueueSettings};
+use crate::shard::{Incoming, Placed, Shard};
+
+/// Messages of more bytes than that, on average, are not copied to lie beside each other.
+const COPIED_BYTES_MAX: u64 = 1024;
+
+/// Places of the table of groups, by route.
+const PLACES: usize = 1024;
+
+/// So many neighbours are handed over before others are taken.
+const ITEMS_MAX: usize = 1024;
+
+/// What is kept for the next that gathers: few do at the same time.
+const SPARE_MAX: usize = 4;
+
+/// No item, no group.
+const NONE: u32 = u32::MAX;
+
+/// What a connection has gathered.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Gathered {
+    mailbox: Option<Arc<QueueSettings>>,
+    batch: Option<Arc<Batch>>,
+    items: Vec<Item>,
+    groups: Vec<Group>,
+    /// The last group of a route, by the route's place; what is out of date is found to be another's.
+    places: Vec<u32>,
+}
+
+/// Neighbours that ask for the same.
+#[derive(Debug)]
+struct Item {
+    channel: ChannelId,
+    /// The confirm number of the last of them.
+    confirm: Option<u64>,
+    from: u32,
+    to: u32,
+    group: u32,
+    /// The next of its group.
+    next: u32,
+}
+
+/// Those that ask for the same, neighbours or not.
+#[derive(Debug)]
+struct Group {
+    route: Arc<Route>,
+    attrs: Attrs,
+    first: u32,
+    last: u32,
+    items: u32,
+    messages: u32,
+    verdict: Option<Verdict>,
+}
+
+impl Gathered {
+    /// Whether a message can be kept with those that are here.
+    fn takes(&self, mailbox: &QueueSettings, batch: &Arc<Batch>) -> bool {
+        let same = self.batch.as_ref().is_none_or(|known| Arc::ptr_eq(known, batch));
+        same && self.items.len() < ITEMS_MAX && self.mailbox.as_ref().is_none_or(|known| known.id == mailbox.id)
+    }
+
+    fn add(&mut self, p: &Publish, (from, to): (u32, u32), wish: &Wish) {
+        let attrs = waiting(p.attrs, wish.wait_ms);
+        let confirm = p.confirm.map(|last| last - u64::from(p.to - to));
+        let group = self.group(&wish.route, attrs);
+        let Some(g) = self.groups.get_mut(group as usize) else { return };
+        g.messages += to - from;
+        let last = self.items.last_mut();
+        if let Some(item) = last.filter(|i| i.group == group && i.to == from && i.channel == p.channel)
+            && item.confirm.is_some() == confirm.is_some()
+        {
+            (item.to, item.confirm) = (to, confirm);
+            return;
+        }
+        let at = self.items.len() as u32;
+        let before = std::mem::replace(&mut g.last, at);
+        g.items += 1;
+        match self.items.get_mut(before as usize) {
+            Some(item) => item.next = at,
+            None => g.first = at,
+        }
+        self.items.push(Item { channel: p.channel, confirm, from, to, group, next: NONE });
+    }
+
+    /// The group of messages with this route, the last one if there are several: they stay in order.
+    fn group(&mut self, route: &Arc<Route>, attrs: Attrs) -> u32 {
+        let is = |g: &Group| Arc::ptr_eq(&g.route, route) && g.attrs == attrs;
+        if self.places.is_empty() {
+            self.places.resize(PLACES, NONE);
+        }
+        // Allocations lie apart by 16 bytes at least.
+        let hash = (Arc::as_ptr(route) as usize as u64 >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let place = (hash >> 32) as usize % PLACES;
+        let known = self.places.get(place).copied().unwrap_or(NONE);
+        if self.groups.get(known as usize).is_some_and(is) {
+            return known;
+        }
+        let group = self.groups.len() as u32;
+        if let Some(p) = self.places.get_mut(place) {
+            *p = group;
+        }
+        let route = Arc::clone(route);
+        self.groups.push(Group { route, attrs, first: NONE, last: NONE, items: 0, messages: 0, verdict: None });
+        group
+    }
+
+    /// Ready for more, with the room that it has.
+    fn clear(&mut self) {
+        (self.mailbox, self.batch) = (None, None);
+        self.items.clear();
+        self.groups.clear();
+    }
+}
+
+impl Group {
+    /// Hands the messages to their mailbox: as one run, if they lie beside each other or are small enough to be copied.
+    fn hand(
+        &self,
+        items: &[Item],
+        batch: &Arc<Batch>,
+        mut put: impl FnMut(&Arc<Batch>, u32, u32) -> Verdict,
+    ) -> Verdict {
+        let mut own = std::iter::successors(items.get(self.first as usize), |item| items.get(item.next as usize));
+        if self.items == 1 {
+            return own.next().map_or(Verdict::NOTHING, |item| put(batch, item.from, item.to));
+        }
+        let bytes: u64 = own.clone().map(|item| batch.payload_len(item.from, item.to)).sum();
+        if bytes > COPIED_BYTES_MAX * u64::from(self.messages) {
+            return own.map(|item| put(batch, item.from, item.to)).fold(Verdict::NOTHING, Verdict::then);
+        }
+        let room = usize::try_from(bytes).unwrap_or(0);
+        let mut together = BatchBuilder::with_capacity(room, self.messages as usize);
+        own.for_each(|item| together.extend(batch, item.from, item.to));
+        put(&Arc::new(together.finish()), 0, self.messages)
+    }
+}
+
+impl Broker {
+    /// Keeps messages of a run until others are there, or something else is to be done. Returns the first that cannot
+    /// be kept, and why if it is to be refused.
+    pub(super) fn gather(
+        &self,
+        conn: &mut Connection,
+        p: &Publish,
+        run: &Run<'_>,
+        base: &Arc<ServiceRoute>,
+        w: &mut Work<'_>,
+    ) -> (u32, Option<Refusal>) {
+        let Some(mailbox) = base.mailbox.as_ref().filter(|m| m.overflow == Overflow::DropHead) else {
+            return (run.from, None);
+        };
+        if conn.gathered.as_ref().is_some_and(|g| !g.takes(mailbox, run.batch)) {
+            self.hand_gathered(conn, w);
+        }
+        let Connection { gathered, variants, .. } = conn;
+        let gathered = gathered.get_or_insert_with(|| Box::new(self.spare_lock().pop().unwrap_or_default()));
+        if gathered.mailbox.is_none() {
+            (gathered.mailbox, gathered.batch) = (Some(Arc::clone(mailbox)), Some(Arc::clone(run.batch)));
+        }
+        if !run.attrs.flags.has(waypost_model::AttrFlags::HEADERS) {
+            gathered.add(p, (run.from, run.to), &base.plain());
+            return (run.to, None);
+        }
+        for i in run.from..run.to {
+            match variants.wish(base, run.batch.props(i)) {
+                Ok(wish) if wish.all.is_none() => gathered.add(p, (i, i + 1), &wish),
+                Ok(_) => return (i, None),
+                Err(refusal) => return (i, Some(refusal)),
+            }
+        }
+        (run.to, None)
+    }
+
+    /// Hands over what was gathered, and says what became of it.
+    pub(in crate::broker) fn hand_gathered(&self, conn: &mut Connection, w: &mut Work<'_>) {
+        let Some(mut all) = conn.gathered.take() else {
+            return;
+        };
+        let Gathered { mailbox: Some(mailbox), batch: Some(batch), items, groups, .. } = &mut *all else {
+            return;
+        };
+        let (id, at) = (mailbox.id, w.now);
+        self.with_shard(id.shard(), w, |s: &mut Shard, cx| {
+            for group in groups.iter_mut() {
+                let (route, attrs) = (&group.route, group.attrs);
+                let verdict = group.hand(items, batch, |batch, from, to| {
+                    let (route, batch) = (Arc::clone(route), Arc::clone(batch));
+                    s.enqueue(&[id], Incoming { route, batch, from, to, attrs, at, due: None }, cx).into()
+                });
+                group.verdict = Some(verdict);
+            }
+        });
+        let count: u64 = groups.iter().map(|g| u64::from(g.messages)).sum();
+        self.counters.routed.fetch_add(count, Ordering::Relaxed);
+        if conn.keeps_place {
+            conn.placed = groups
+                .last()
+                .and_then(|g| Some(Placed { queue: id, seq: g.verdict?.first, route: Arc::clone(&g.route) }));
+        }
+        self.confirm_gathered(conn, items, groups);
+        all.clear();
+        let mut spare = self.spare_lock();
+        if spare.len() < SPARE_MAX {
+            spare.push(*all);
+        }
+    }
+
+    fn spare_lock(&self) -> MutexGuard<'_, Vec<Gathered>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each message shares the fate of its group: a queue that drops from its head takes all or, where the disk has no
+    /// room, none.
+    fn confirm_gathered(&self, conn: &mut Connection, items: &[Item], groups: &[Group]) {
+        let mut told: Option<(ChannelId, u64, u64, Verdict)> = None;
+        for item in items {
+            let verdict = groups.get(item.group as usize).and_then(|g| g.verdict);
+            let Some(verdict) = verdict else { continue };
+            conn.ahead |= verdict.ahead;
+            let Some(last) = item.confirm else {
+                if let Some(e) = verdict.error {
+                    let refusal = Refusal::precondition_failed(format!("cannot store persistent messages: {e}"));
+                    self.refuse(conn, item.channel, Event::PUBLISH_TOKEN, refusal);
+                }
+                continue;
+            };
+            let first = last - u64::from(item.to - item.from - 1);
+            told = match told {
+                Some((channel, from, before, of)) if channel == item.channel && before + 1 == first => {
+                    if of.error.is_some() == verdict.error.is_some() {
+                        let lsn = of.lsn.max(verdict.lsn);
+                        Some((channel, from, last, Verdict { lsn, ..of }))
+                    } else {
+                        self.tell(conn, (channel, from, before), of);
+                        Some((channel, first, last, verdict))
+                    }
+                }
+                Some((channel, from, before, of)) => {
+                    self.tell(conn, (channel, from, before), of);
+                    Some((item.channel, first, last, verdict))
+                }
+                None => Some((item.channel, first, last, verdict)),
+            };
+        }
+        if let Some((channel, first, last, verdict)) = told {
+            self.tell(conn, (channel, first, last), verdict);
+        }
+    }
+
+    fn tell(&self, conn: &Connection, (channel, first, last): (ChannelId, u64, u64), verdict: Verdict) {
+        let outbox = &conn.peer.outbox;
+        if verdict.error.is_some() {
+            return outbox.push(Event::Rejected { channel, first, last });
+        }
+        if let Some(lsn) = verdict.lsn {
+            self.waiting.add(&conn.peer, lsn);
+        }
+        outbox.push(Event::Accepted { channel, first, last, lsn: verdict.lsn });
+        self.counters.confirmed.fetch_add(last + 1 - first, Ordering::Relaxed);
+    }
+}
