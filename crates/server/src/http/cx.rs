@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use tokio::sync::watch;
 use waypost_broker::topology::{Access, Resource};
 use waypost_model::{Lsn, Refusal};
-use waypost_registry::services::Services;
+use waypost_registry::services::{CheckSpec, Services};
 
 use super::HttpListener;
 use super::auth::Who;
@@ -50,6 +50,11 @@ impl Cx<'_> {
         self.listener.stop.clone()
     }
 
+    /// Whether the node stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.listener.stop.borrow()
+    }
+
     /// Completes when the node stops, or after `wait`: how long polls wait for their time, beside what they wait for.
     pub(super) async fn patience(&self, wait: Duration) {
         let mut stop = self.stop();
@@ -85,6 +90,18 @@ impl Cx<'_> {
     /// 403.
     pub(super) fn may_claim(&self, vhost: &str, id: &str) -> Result<(), Refusal> {
         self.node.broker.check_claim(self.who.actor(), vhost, id)
+    }
+
+    /// Whether the server may connect to where checks have it connect to.
+    ///
+    /// # Errors
+    /// 400.
+    pub(super) fn may_check(&self, checks: &[CheckSpec]) -> Result<(), Failure> {
+        let allow = &self.node.config.targets.allow;
+        checks.iter().try_for_each(|check| {
+            crate::node::may_reach(&check.kind, allow)
+                .map_err(|why| Failure::bad(format!("check `{}`: {why}", check.id)))
+        })
     }
 
     /// Whether who asks may write to a service or read of it: its name is checked like a routing key of the exchange of

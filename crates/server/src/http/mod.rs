@@ -9,6 +9,7 @@ mod consul_kv;
 mod cx;
 pub(crate) mod envelope;
 mod health;
+mod idle;
 mod json;
 mod metrics;
 mod openapi;
@@ -30,7 +31,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -41,6 +42,7 @@ use crate::listen::tls::Tls;
 use crate::node::Node;
 use crate::runtime;
 use body::{Answer, Body};
+use idle::Activity;
 use request::{Failure, Peer};
 use stall::Stalling;
 
@@ -69,7 +71,8 @@ impl Shared {
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection may be without a request, and a client take to send the head of one.
+/// How long a connection may be without a request, and a client take to send the head of one; it may be twice as long
+/// before that is noticed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// A client that takes nothing of an answer for so long is given up.
@@ -147,24 +150,34 @@ impl HttpListener {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Arc<Self>, socket: S, remote: SocketAddr) {
         let mut stop = self.stop.clone();
         let peer = Peer { loopback: remote.ip().to_canonical().is_loopback() };
-        let service = service_fn(move |request| {
-            let listener = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(listener.answer(request, peer).await) }
+        let activity = Arc::new(Activity::default());
+        let socket = Stalling::new(socket, STALL_TIMEOUT, Arc::clone(&activity));
+        let service = service_fn(|request| {
+            let (listener, under_way) = (Arc::clone(&self), activity.begin());
+            async move {
+                let answer = listener.answer(request, peer).await;
+                drop(under_way);
+                Ok::<_, Infallible>(answer)
+            }
         });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(IDLE_TIMEOUT)
-            .serve_connection(TokioIo::new(Stalling::new(socket, STALL_TIMEOUT)), service);
+        // How long a head may take is for `Activity` to see: a timer for each would cost more than many a request.
+        let mut http = hyper::server::conn::http1::Builder::new();
+        let connection = http.header_read_timeout(None).serve_connection(TokioIo::new(socket), service);
         tokio::pin!(connection);
         let early = tokio::select! {
+            biased;
             result = connection.as_mut() => Some(result),
             () = stopped(&mut stop) => None,
+            () = activity.rests(IDLE_TIMEOUT) => return,
         };
         let result = match early {
             Some(result) => result,
             None => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    result = connection => result,
+                    () = activity.rests(IDLE_TIMEOUT) => return,
+                }
             }
         };
         if let Err(error) = result {
@@ -204,7 +217,7 @@ impl HttpListener {
             _ if !request::query_is_text(request.uri()) => Err(Failure::bad("bad escape in the query")),
             "/metrics" => {
                 let node = Arc::clone(&self.node);
-                self.aside(&Method::GET, move || metrics::page(&node)).await
+                Box::pin(self.aside(&Method::GET, move || metrics::page(&node))).await
             }
             _ => pages::answer(self, request, peer).await,
         };

@@ -86,14 +86,15 @@ pub(super) async fn answer(listener: &HttpListener, request: Request<Incoming>, 
     let need = face.need(request.method(), path);
     let who = who(&listener.node, listener.address, request.headers(), peer, need)?;
     let cx = Cx { node: &listener.node, listener, who };
+    // Futures are moved to where they run: those that are large and seldom must not make the frequent ones large.
     match face {
-        Face::Config => config::answer(&cx, request).await,
-        Face::ConsulKv => consul_kv::answer(&cx, request).await,
-        Face::Management => api::answer(&cx, request).await,
+        Face::Config => Box::pin(config::answer(&cx, request)).await,
+        Face::ConsulKv => Box::pin(consul_kv::answer(&cx, request)).await,
+        Face::Management => Box::pin(api::answer(&cx, request)).await,
         Face::Consul => consul::answer(&cx, request).await,
-        Face::PrometheusSd => consul::discovery::http_sd(&cx, request).await,
-        Face::EnvoyEds => consul::discovery::eds(&cx, request).await,
-        Face::Services => api::services::answer(&cx, request).await,
-        Face::Verbs => verbs::answer(&cx, request).await,
+        Face::PrometheusSd => Box::pin(consul::discovery::http_sd(&cx, request)).await,
+        Face::EnvoyEds => Box::pin(consul::discovery::eds(&cx, request)).await,
+        Face::Services => Box::pin(api::services::answer(&cx, request)).await,
+        Face::Verbs => Box::pin(verbs::answer(&cx, request)).await,
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::HeaderMap;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
@@ -143,7 +144,8 @@ pub(super) fn pairs(uri: &hyper::Uri) -> impl Iterator<Item = (String, String)> 
 
 /// Whether all of a query can be decoded: of what cannot, nobody would notice that it is left out.
 pub(super) fn query_is_text(uri: &hyper::Uri) -> bool {
-    uri.query().is_none_or(|query| query.split(['&', '=']).all(|part| decode(part).is_some()))
+    let is_text = |query: &str| !query.contains('%') || query.split(['&', '=']).all(|part| decode(part).is_some());
+    uri.query().is_none_or(is_text)
 }
 
 /// The pairs of a form (`application/x-www-form-urlencoded`), or of a query string.
@@ -151,12 +153,16 @@ pub(super) fn form(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
     text.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         // In a query and a form, and only there, a plus stands for a space.
-        Some((decode(&key.replace('+', " "))?, decode(&value.replace('+', " "))?))
+        let word = |text: &str| if text.contains('+') { decode(&text.replace('+', " ")) } else { decode(text) };
+        Some((word(key)?, word(value)?))
     })
 }
 
 /// Percent-decoded text; none if it cannot be.
 pub(super) fn decode(text: &str) -> Option<String> {
+    if !text.contains('%') {
+        return Some(text.to_owned());
+    }
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(b) = bytes.next() {
@@ -196,9 +202,20 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(300);
 /// 413 past the limit (without keeping any of it where the client has said so), 400 if it breaks off, 408 if it takes too
 /// long, 503 if there is no room for it.
 pub(super) async fn bytes(request: Request<Incoming>, max: u64) -> Result<Bytes, Failure> {
+    let (parts, body) = request.into_parts();
+    bytes_of(&parts.headers, body, max).await
+}
+
+/// The same of a request that was taken apart.
+///
+/// # Errors
+/// As [`bytes`].
+pub(super) async fn bytes_of(headers: &HeaderMap, mut body: Incoming, max: u64) -> Result<Bytes, Failure> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
     let too_large = || Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {max} bytes"));
-    let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let mut body = request.into_body();
+    let told = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if told.is_some_and(|length| length > max) {
         discard(&mut body, told).await;
         return Err(too_large());

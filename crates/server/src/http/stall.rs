@@ -2,11 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+use super::idle::Activity;
 
 /// A connection that fails when its peer takes nothing of what is written for so long: an answer may be large, and who does
 /// not read it would have it kept for ever.
@@ -16,11 +19,12 @@ pub(super) struct Stalling<S> {
     limit: Duration,
     /// Runs while the peer takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    activity: Arc<Activity>,
 }
 
 impl<S> Stalling<S> {
-    pub(super) fn new(inner: S, limit: Duration) -> Stalling<S> {
-        Stalling { inner, limit, stalled: None }
+    pub(super) fn new(inner: S, limit: Duration, activity: Arc<Activity>) -> Stalling<S> {
+        Stalling { inner, limit, stalled: None, activity }
     }
 
     /// What came of an attempt to write; an error if there were none but vain ones for too long.
@@ -45,6 +49,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let attempt = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.activity.sent();
         self.judge(cx, attempt)
     }
 
@@ -54,6 +59,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let attempt = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.activity.sent();
         self.judge(cx, attempt)
     }
 
@@ -82,7 +88,7 @@ mod tests {
     #[tokio::test]
     async fn who_reads_slowly_is_waited_for_and_who_does_not_read_is_not() {
         let (ours, mut theirs) = duplex(16);
-        let mut ours = Stalling::new(ours, Duration::from_millis(300));
+        let mut ours = Stalling::new(ours, Duration::from_millis(300), Arc::default());
         let reader = tokio::spawn(async move {
             for _ in 0..8 {
                 tokio::time::sleep(Duration::from_millis(100)).await;

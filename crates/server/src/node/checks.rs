@@ -20,7 +20,7 @@ use waypost_model::service::Health;
 use waypost_registry::services::{CheckKind, CheckRun, HttpProbe, Registry};
 
 use crate::clock::Clock;
-use crate::push::{Allowed, Endpoint, resolve, system_tls};
+use crate::push::{Allowed, Endpoint, permitted, resolve, system_tls};
 
 /// Checks that run at the same time; others wait for their turn.
 const AT_ONCE: usize = 256;
@@ -151,6 +151,21 @@ async fn in_time(timeout_ms: u64, check: impl Future<Output = io::Result<Outcome
             Outcome { health: Health::Critical, output, silent: true }
         }
     }
+}
+
+/// Why what a check asks for will never be connected to, as far as that can be told without looking names up.
+///
+/// # Errors
+/// The target is an address that nobody may connect to.
+pub(crate) fn may_reach(kind: &CheckKind, allow: &[Allowed]) -> Result<(), String> {
+    let host = match kind {
+        CheckKind::Http(probe) => probe.url.parse::<hyper::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)),
+        CheckKind::Tcp { address, .. } => split(address).map(|(host, _)| host.to_owned()),
+        CheckKind::Ttl { .. } | CheckKind::Manual => None,
+    };
+    let Some(host) = host else { return Ok(()) };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse().map_or(Ok(()), |address| permitted(host, address, allow))
 }
 
 /// `host:port`, an IPv6 address in brackets.
@@ -358,6 +373,20 @@ mod tests {
         for never in ["169.254.169.254:80", "[fe80::1]:80", "nonsense", "host:0", ":80", "[::1:80"] {
             assert_eq!(in_time(1000, shared(&[]).tcp(never)).await.health, Health::Critical, "{never}");
         }
+    }
+
+    #[test]
+    fn what_is_never_reached_is_known_before() {
+        let tcp = |address: &str| CheckKind::Tcp { address: address.into(), interval_ms: 1000, timeout_ms: 1000 };
+        for never in ["169.254.169.254:80", "[fe80::1]:80", "0.0.0.0:80"] {
+            assert!(may_reach(&tcp(never), &[]).is_err(), "{never}");
+            let url = CheckKind::Http(Box::new(probe(format!("http://{never}/latest"))));
+            assert!(may_reach(&url, &[]).is_err(), "{never}");
+        }
+        for perhaps in ["127.0.0.1:80", "[::1]:80", "host:80", "nonsense"] {
+            assert!(may_reach(&tcp(perhaps), &[]).is_ok(), "{perhaps}");
+        }
+        assert!(may_reach(&tcp("127.0.0.1:80"), &["10.0.0.0/8".parse().unwrap()]).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The configuration center of a node: opened with what recovery found, moved on by the clock, and its changes told on
 //! the exchange `amq.config`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::Node;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ServeError;
+use crate::http::consul::{Seen, end_sessions};
 use crate::local::Message;
 
 /// Where changes are told.
@@ -47,19 +49,35 @@ pub(super) fn open(
 /// Runs until `stop` says so.
 pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     forget_lost_vhosts(&node);
+    let mut seen: HashMap<Arc<str>, Seen> = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stopped(&mut stop) => return,
             _ = tick.tick() => {
-                let node = Arc::clone(&node);
+                let (node, before) = (Arc::clone(&node), std::mem::take(&mut seen));
                 // It may wait for room in the journal.
-                let _ = tokio::task::spawn_blocking(move || node.config_center.advance(node.clock.now())).await;
+                let work = tokio::task::spawn_blocking(move || {
+                    node.config_center.advance(node.clock.now());
+                    look_at_sessions(&node, &before)
+                });
+                seen = work.await.unwrap_or_default();
             }
             () = node.config_center.something_to_tell() => tell(&node).await,
         }
     }
+}
+
+/// Ends the sessions whose checks have turned critical.
+fn look_at_sessions(node: &Node, seen: &HashMap<Arc<str>, Seen>) -> HashMap<Arc<str>, Seen> {
+    let look = |vhost: &Arc<str>| {
+        let before = seen.get(vhost).copied().unwrap_or_default();
+        let services = node.registry.services(vhost);
+        end_sessions(&services, &node.config_center, before, node.clock.now())
+    };
+    let vhosts = node.config_center.vhosts().into_iter().filter(|vhost| node.broker.vhost(vhost).is_ok());
+    vhosts.map(|vhost| (Arc::clone(&vhost), look(&vhost))).collect()
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

@@ -23,7 +23,7 @@ use waypost_registry::services::{Listed, Push, Registry, Services};
 use self::client::Client;
 pub(crate) use self::client::system_tls;
 use self::post::Style;
-pub(crate) use self::target::{Allowed, Endpoint, resolve};
+pub(crate) use self::target::{Allowed, Endpoint, permitted, resolve};
 use self::worker::Worker;
 use crate::clock::Clock;
 use crate::config::Config;

@@ -146,3 +146,35 @@ fn failures_are_texts_as_consul_has_them() {
         assert!(code == status && answer.contains(text), "{request}: {code} {answer}");
     }
 }
+
+#[test]
+fn a_session_ends_with_a_check_that_it_names() {
+    let (server, _) = start();
+    let body = json!({ "ID": "c-1", "Name": "cart", "Check": { "TTL": "60s", "Status": "passing" } }).to_string();
+    assert_eq!(server.http(REGISTER, "localhost", &body).0, 200);
+    let create = |checks: Value| server.http("PUT /v1/session/create", "localhost", &checks.to_string());
+    let (status, why) = create(json!({ "Checks": ["serfHealth", "service:nobody"] }));
+    assert!(status == 500 && why.contains("Missing check 'service:nobody'"), "{status} {why}");
+    let (status, why) = create(json!({ "Node": "elsewhere" }));
+    assert!(status == 500 && why.contains("Missing node"), "{status} {why}");
+    let id = |(status, text): (u16, String)| {
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str::<Value>(&text).unwrap()["ID"].as_str().unwrap().to_owned()
+    };
+    let named = id(create(json!({ "Checks": ["serfHealth", "service:c-1"], "LockDelay": "0s" })));
+    let other = id(create(json!({})));
+    let (_, locked) = server.http(&format!("PUT /v1/kv/lock?acquire={named}"), "localhost", "x");
+    assert_eq!(locked, "true");
+    assert_eq!(server.http("PUT /v1/agent/check/fail/service:c-1", "localhost", "").0, 200);
+    let info = |id: &str| server.http(&format!("GET /v1/session/info/{id}"), "localhost", "").1;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while info(&named) != "[]" {
+        assert!(Instant::now() < deadline, "{}", info(&named));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_ne!(info(&other), "[]");
+    let (_, entry) = look(&server, "/v1/kv/lock");
+    assert_eq!(entry[0].get("Session"), None, "{entry}");
+    let (status, why) = create(json!({ "Checks": ["service:c-1"] }));
+    assert!(status == 500 && why.contains("critical"), "{status} {why}");
+}

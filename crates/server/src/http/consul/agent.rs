@@ -267,6 +267,7 @@ impl Ask<'_> {
         let mut definition = definitions::service(body, "Name", self.owner(), Source::Agent)?;
         let (id, now) = (definition.registration.instance.id.clone(), self.now());
         self.may_change(&definition.service, &id)?;
+        self.cx.may_check(&definition.registration.checks)?;
         // An agent knows services by their ids: the same id is the same instance, whatever it is called now.
         let known = self.services.find(&id);
         if let Some((before, listed)) = &known

@@ -43,6 +43,7 @@ impl Ask<'_> {
             return Err(Failure::bad("Missing check name"));
         }
         let (spec, now) = (definitions::check(body, name, name)?, self.now());
+        self.cx.may_check(std::slice::from_ref(&spec))?;
         let service_id = body.text("ServiceID")?;
         if service_id.is_empty() {
             self.cx.who.must_administrate()?;
@@ -71,12 +72,8 @@ impl Ask<'_> {
     /// Somebody says how a check is. Nothing is written for it, so that there is nothing to wait for.
     async fn check_report(&self, check: &str, status: Health, output: &str) -> Result<Answer, Failure> {
         let now = self.now();
-        // By far the most are of a service's only check.
-        if !self.is_restricted()
-            && let Some(id) = check.strip_prefix(SERVICE_CHECK)
-            && self.services.report_by_id(id, check, status, output, now)
-        {
-            return Ok(Answer::default());
+        if let Some(answer) = self.report_simply(check, status, output) {
+            return Ok(answer);
         }
         let own = self.services.own_node();
         if own.checks.iter().any(|known| *known.spec.id == *check) {
@@ -91,6 +88,17 @@ impl Ask<'_> {
         } else {
             Err(unknown(check))
         }
+    }
+
+    /// The same for by far the most: those of a service's only check.
+    fn report_simply(&self, check: &str, status: Health, output: &str) -> Option<Answer> {
+        let id = check.strip_prefix(SERVICE_CHECK).filter(|_| !self.is_restricted())?;
+        self.services.report_by_id(id, check, status, output, self.now()).then(Answer::default)
+    }
+
+    /// A beat of one of those.
+    pub(super) fn beat(&self, check: &str) -> Option<Answer> {
+        self.report_simply(check, Health::Passing, self.params.other("note").unwrap_or_default())
     }
 
     /// The instance that has a check of this id: told by the id where it is one that was made here, remembered else, and

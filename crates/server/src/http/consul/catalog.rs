@@ -164,7 +164,10 @@ impl Ask<'_> {
             .map(|service| definitions::service(service, "Service", self.owner(), Source::Catalog))
             .transpose()?;
         match &service {
-            Some(definition) => self.may_change(&definition.service, &definition.registration.instance.id)?,
+            Some(definition) => {
+                self.may_change(&definition.service, &definition.registration.instance.id)?;
+                self.cx.may_check(&definition.registration.checks)?;
+            }
             None => self.cx.who.must_administrate()?,
         }
         let known = self.services.node_alone(&node.name);
@@ -204,6 +207,7 @@ impl Ask<'_> {
         }
         let mut spec: CheckSpec = definitions::check(body, id, id)?;
         spec.notes = body.text("Notes")?.into();
+        self.cx.may_check(std::slice::from_ref(&spec))?;
         let (service, now) = (body.text("ServiceID")?, self.now());
         let output = body.text("Output")?;
         if service.is_empty() {

@@ -15,6 +15,7 @@ mod extra;
 mod fields;
 mod health;
 mod lenient;
+mod liveness;
 mod operator;
 mod params;
 mod queries;
@@ -24,7 +25,7 @@ mod render;
 mod shared;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use waypost_broker::topology::{Access, Resource};
@@ -38,6 +39,8 @@ use super::request::{self, Failure};
 use params::Params;
 use render::Scene;
 
+pub(in crate::http) use liveness::may_begin;
+pub(crate) use liveness::{Seen, end_sessions};
 pub(in crate::http) use params::duration;
 pub(crate) use query_execute::carry_out;
 pub(crate) use shared::Shared;
@@ -80,19 +83,31 @@ async fn dispatch(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Fai
     let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
     let services = cx.node.registry.services(cx.vhost());
     let mut ask = Ask { cx, services, method, headers: HeaderMap::new(), params, body: Bytes::new() };
-    // The most frequent question: nothing is taken apart that need not be.
-    if let Some(service) = path.strip_prefix("health/service/")
+    let is_simple = |rest: &str| !rest.contains(['%', '/']);
+    // The most frequent questions: nothing is taken apart that need not be.
+    if let Some(service) = path.strip_prefix("health/service/").filter(|s| is_simple(s))
         && ask.method == Method::GET
-        && !service.contains(['%', '/'])
     {
         ask.headers = request.into_parts().0.headers;
         return ask.health_service(service).await;
     }
+    if let Some(check) = path.strip_prefix("agent/check/pass/").filter(|c| is_simple(c))
+        && ask.method == Method::PUT
+        && request.body().is_end_stream()
+        && let Some(answer) = ask.beat(check)
+    {
+        return Ok(answer);
+    }
+    Box::pin(by_path(ask, path, request)).await
+}
+
+async fn by_path(mut ask: Ask<'_>, path: &str, request: Request<Incoming>) -> Result<Answer, Failure> {
     let segments = request::segments(path)?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    ask.headers = request.headers().clone();
+    let (parts, body) = request.into_parts();
+    ask.headers = parts.headers;
     if ask.method == Method::PUT || ask.method == Method::POST {
-        ask.body = request::bytes(request, BODY_MAX).await?;
+        ask.body = request::bytes_of(&ask.headers, body, BODY_MAX).await?;
     }
     match segments.as_slice() {
         ["agent", rest @ ..] => ask.agent(rest).await,

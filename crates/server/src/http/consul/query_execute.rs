@@ -1,5 +1,6 @@
 //! Carrying prepared queries out, for HTTP and for DNS.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,6 +15,9 @@ use super::health::is_visible;
 use super::queries::{Dns, Prepared, Service};
 use super::render::{self, Entry, Scene};
 use super::{Ask, Shared};
+
+/// Costs are compared as whole numbers.
+const COST_SCALE: u64 = 1 << 16;
 
 /// Whether a query gives an instance.
 fn gives(query: &Service, name: &str, listed: &Listed, node: &NodeView) -> bool {
@@ -91,10 +95,26 @@ impl Ask<'_> {
         let mut found = instances(&query, &self.services, &scene.own);
         // In another order each time, so that who takes the first does not take always the same.
         shuffle(&mut found, u64::from(std::process::id()) ^ self.now().0 ^ Arc::as_ptr(&scene.own) as u64);
+        self.least_loaded_first(&query.service.service, &mut found);
         found.truncate(limit);
         let shown = Executed { scene: &scene, service: &query.service.service, instances: &found, dns: &query.dns };
         let index = self.services.view(&query.service.service).index;
         Ok(self.own(render::json(&shown), index))
+    }
+}
+
+impl Ask<'_> {
+    /// Those first that have the least in hand for their weight, where all of them take messages and thus are known.
+    fn least_loaded_first(&self, service: &str, found: &mut [Listed]) {
+        let cost = |listed: &Listed| {
+            let held = self.cx.node.broker.in_flight(self.cx.vhost(), service, &listed.instance.id)?;
+            Some((listed.instance.id.clone(), (u64::from(held) + 1) * COST_SCALE / u64::from(listed.weight().max(1))))
+        };
+        let costs: Option<HashMap<Box<str>, u64>> = found.iter().map(cost).collect();
+        if let Some(costs) = costs {
+            // Equals stay as they were shuffled.
+            found.sort_by_key(|listed| costs.get(&listed.instance.id).copied());
+        }
     }
 }
 

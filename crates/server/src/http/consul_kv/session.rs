@@ -7,7 +7,7 @@ use waypost_broker::topology::Access;
 use waypost_registry::config::{Behavior, NewSession, Session, What};
 
 use super::super::body::Answer;
-use super::super::consul::duration;
+use super::super::consul::{duration, may_begin};
 use super::super::request::{self, Failure};
 use super::ask::Ask;
 use super::{json, kv};
@@ -34,6 +34,8 @@ impl Ask<'_> {
         if spec.node.is_empty() {
             spec.node = self.cx.services(&self.vhost)?.own_node().spec.name.to_string();
         }
+        let services = self.cx.services(&self.vhost)?;
+        may_begin(&services, &spec).map_err(|why| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, why))?;
         let mut random = [0; 16];
         getrandom::fill(&mut random)
             .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("no random bytes: {e}")))?;

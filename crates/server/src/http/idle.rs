@@ -1,0 +1,81 @@
+//! Connections on which nothing happens: no request under way, and nothing sent for so long.
+//!
+//! One timer per connection that strikes seldom, instead of one per request: a request costs two counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// What happens on a connection.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Requests that are being answered.
+    under_way: AtomicU32,
+    /// Requests that have begun, and pieces of answers that were sent.
+    steps: AtomicU32,
+}
+
+/// A request that is being answered, until it is dropped.
+pub(super) struct UnderWay(Arc<Activity>);
+
+impl Activity {
+    /// A request begins.
+    pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.sent();
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Something was sent. What is received counts only once a request is complete: a head may be sent byte by byte.
+    pub(super) fn sent(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Completes when nothing has happened for at least `limit`, and at most twice that.
+    pub(super) async fn rests(&self, limit: Duration) {
+        let mut before = self.steps.load(Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(limit).await;
+            let steps = self.steps.load(Ordering::Relaxed);
+            if steps == before && self.under_way.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            before = steps;
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.sent();
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn who_does_nothing_is_noticed_and_who_waits_for_an_answer_is_not() {
+        let activity = Arc::new(Activity::default());
+        let request = activity.begin();
+        assert!(timeout(LIMIT * 6, activity.rests(LIMIT)).await.is_err());
+        drop(request);
+        assert!(timeout(Duration::from_secs(10), activity.rests(LIMIT)).await.is_ok());
+        let (rests, sending) = (activity.rests(LIMIT), async {
+            for _ in 0..20 {
+                tokio::time::sleep(LIMIT / 5).await;
+                activity.sent();
+            }
+        });
+        tokio::select! {
+            () = rests => panic!("something was sent all the time"),
+            () = sending => {}
+        }
+    }
+}
