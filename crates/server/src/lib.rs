@@ -17,7 +17,6 @@ mod node;
 mod push;
 mod runtime;
 mod signals;
-mod streams;
 mod zmtp;
 
 pub use error::ServeError;

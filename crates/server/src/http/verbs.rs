@@ -69,7 +69,9 @@ fn query(cx: &Cx<'_>, request: &Request<Incoming>) -> Result<Answer, Failure> {
         let view = services.view(&name);
         return Ok(view.derived(|view| All(Rendered::new("application/json", list(view)))).0.answer(request.headers()));
     }
-    let chosen = services.choose(&name, None);
+    // Who consumes is known to be busy or not.
+    let load = |i: &Instance| cx.node.broker.in_flight(cx.vhost(), &name, &i.id);
+    let chosen = services.choose(&name, Some(&load));
     let place = chosen.as_ref().and_then(|one| Some(at(one.address()?, one.instance.port)));
     let place = place.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("no healthy instance of '{name}'")))?;
     let mut answer = Response::new(Body::Whole(Bytes::from(place)));

@@ -117,6 +117,11 @@ fn mistakes_are_told_as_what_they_are() {
         ("{\"push\":{\"url\":\"ftp://x\"}}", "http://"),
         ("{\"push\":{\"url\":\"http://169.254.169.254/\"}}", "link-local"),
         ("{\"push\":{\"url\":\"http://x/\",\"format\":\"xml\"}}", "format"),
+        ("{\"checks\":[{\"http\":\"http://169.254.169.254/latest\"}]}", "link-local"),
+        ("{\"checks\":[{\"tcp\":\"[fe80::1]:80\"}]}", "link-local"),
+        ("[]", "object"),
+        ("{\"checks\":[[]]}", "object"),
+        ("{\"push\":[\"http://x/\"]}", "object"),
         ("{\"weight\":0}", "weight"),
         ("[", "body"),
     ] {

@@ -1,6 +1,7 @@
 //! `/api/v1/services…`: who is there, coming and going, watching, sending and asking.
 
 mod ask;
+mod drain;
 mod look;
 mod mailbox;
 mod register;
@@ -66,6 +67,7 @@ pub(in crate::http) async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> 
         ("PUT", [name, "instances", id]) => ask.register(name, id, request).await,
         ("DELETE", [name, "instances", id]) => ask.deregister(name, id, &request).await,
         ("POST" | "PUT", [name, "instances", id, "heartbeat"]) => ask.heartbeat(name, id, &request),
+        ("GET" | "HEAD", [name, "instances", id, "drain"]) => ask.drained(name, id, &request).await,
         ("POST", [name, "instances", id, "drain"]) => ask.drain(name, id, request).await,
         ("DELETE", [name, "instances", id, "drain"]) => ask.undrain(name, id, &request).await,
         ("PUT", [name, "instances", id, "maintenance"]) => ask.maintain(name, id, request).await,
@@ -86,7 +88,7 @@ pub(in crate::http) const PAGES: &[(&str, &str)] = &[
     ("services/{service}/requests/{request}", "GET, DELETE"),
     ("services/{service}/instances/{instance}", "GET, PUT, DELETE"),
     ("services/{service}/instances/{instance}/heartbeat", "POST, PUT"),
-    ("services/{service}/instances/{instance}/drain", "POST, DELETE"),
+    ("services/{service}/instances/{instance}/drain", "GET, POST, DELETE"),
     ("services/{service}/instances/{instance}/maintenance", "PUT, DELETE"),
     ("services/{service}/instances/{instance}/checks/{check}", "POST, PUT"),
     ("tokens", "POST"),

@@ -69,6 +69,7 @@ impl List {
                 ("CRITICAL", "critical"),
                 ("STARTING", "starting"),
                 ("DRAINING", "draining"),
+                ("WAITING", "waiting"),
             ],
         )
     }

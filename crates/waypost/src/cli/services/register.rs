@@ -1,10 +1,16 @@
 //! `waypost services register`, `drain`, `deregister`.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Place;
+use crate::cli::publish::seconds;
 use crate::exit::Failure;
+
+/// How long the server waits before it is asked again; less than `--timeout` is by default.
+const POLL: Duration = Duration::from_secs(5);
 
 /// Arguments of `services register`.
 #[derive(Debug, Args)]
@@ -65,6 +71,10 @@ pub struct Drain {
     /// Give it messages again
     #[arg(long)]
     undo: bool,
+    /// End when it holds no message any more, or after so many seconds (60 if nothing is said) with exit code 8
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", require_equals = true,
+        value_parser = seconds, conflicts_with = "undo")]
+    wait: Option<f64>,
     #[command(flatten)]
     place: Place,
 }
@@ -142,7 +152,32 @@ impl Drain {
         }
         let body = self.deadline.as_ref().map_or(json!({}), |deadline| json!({ "deadline": deadline }));
         let answer = api.post(path, &body)?;
-        output.done(&answer, &format!("{} of {} drains", self.id, self.service))
+        match self.wait {
+            Some(seconds) => self.wait(Duration::from_secs_f64(seconds)),
+            None => output.done(&answer, &format!("{} of {} drains", self.id, self.service)),
+        }
+    }
+
+    fn wait(&self, patience: Duration) -> Result<(), Failure> {
+        let (api, began) = (self.place.server.api(), Instant::now());
+        loop {
+            let left = patience.saturating_sub(began.elapsed());
+            let step = format!("{}ms", left.min(POLL).as_millis());
+            let path = self.place.of(self.place.instance(&self.service, &self.id).at("drain")).with("wait", &step);
+            let is = match api.get(path) {
+                // It went before it was looked at again: at its deadline, or by itself.
+                Err(Failure::NotFound(_)) => json!({ "in_flight": 0, "empty": true }),
+                other => other?,
+            };
+            if is.get("empty") == Some(&Value::Bool(true)) {
+                return self.place.server.output.done(&is, &format!("{} of {} holds nothing", self.id, self.service));
+            }
+            if left.is_zero() {
+                let held = is.get("in_flight").and_then(Value::as_u64).unwrap_or_default();
+                let text = format!("{} of {} still holds {held} messages", self.id, self.service);
+                return Err(Failure::TimedOut(text));
+            }
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! Listing and showing.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, body::Incoming};
@@ -27,9 +30,20 @@ impl Ask<'_> {
         }
         only(request.uri(), &["index", "wait"])?;
         let index = self.wait_for_list(request.uri()).await?;
-        let mut summaries = self.services.summaries();
-        summaries.retain(|s| self.may_see(&s.name).is_ok());
-        let mut answer = ok(&summaries.iter().map(summary).collect());
+        // Messages may wait for a service that has no instance, and instances need no mailbox.
+        let mut all: BTreeMap<Arc<str>, Json> = BTreeMap::new();
+        for (name, waiting) in self.cx.node.broker.waiting(&self.vhost) {
+            let mut shown = summary(&Summary { name: Arc::clone(&name), ..Summary::default() });
+            shown["waiting"] = json!(waiting);
+            all.insert(name, shown);
+        }
+        for known in self.services.summaries() {
+            let mut shown = summary(&known);
+            shown["waiting"] = all.get(&*known.name).map_or(json!(0), |before| before["waiting"].clone());
+            all.insert(Arc::clone(&known.name), shown);
+        }
+        let seen = all.into_iter().filter(|(name, _)| self.may_see(name).is_ok());
+        let mut answer = ok(&seen.map(|(_, shown)| shown).collect());
         answer.headers_mut().insert(INDEX, HeaderValue::from(index));
         Ok(answer)
     }

@@ -1,12 +1,15 @@
 //! Coming, staying and going of instances.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use serde::de::{DeserializeOwned, Error};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use waypost_broker::topology::{Access, Resource};
@@ -22,18 +25,36 @@ use crate::config::Setting;
 /// Largest description of an instance, bytes: twice what the limits of its parts allow for.
 const BODY_MAX: u64 = 256 * 1024;
 
-/// How long an instance may finish what it has, if nothing is said.
-const DRAIN: Duration = Duration::from_secs(30);
-
 /// A length of time in JSON.
 #[derive(Debug, Clone, Copy)]
-struct Span(u64);
+pub(super) struct Span(pub(super) u64);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Span, D::Error> {
         let text = String::deserialize(from)?;
         let span = Duration::read(&[text]).map_err(D::Error::custom)?;
         Ok(Span(super::millis(span)))
+    }
+}
+
+/// What is written as an object. A derived reader takes arrays as well, member by member.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Object<T>, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+        from.deserialize_map(Members(PhantomData))
     }
 }
 
@@ -50,8 +71,8 @@ struct InstanceBody {
     warning_weight: Option<u16>,
     max_in_flight: Option<u32>,
     ttl: Option<Span>,
-    checks: Vec<CheckBody>,
-    push: Option<PushBody>,
+    checks: Vec<Object<CheckBody>>,
+    push: Option<Object<PushBody>>,
 }
 
 #[derive(Deserialize)]
@@ -88,12 +109,6 @@ struct PushBody {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct DrainBody {
-    deadline: Option<Span>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
 struct MaintenanceBody {
     reason: String,
 }
@@ -108,7 +123,7 @@ struct ReportBody {
 
 impl Ask<'_> {
     /// Whether who asks may be or command an instance: to claim an id is to configure it.
-    fn may_claim(&self, service: &str, id: &str) -> Result<(), Failure> {
+    pub(super) fn may_claim(&self, service: &str, id: &str) -> Result<(), Failure> {
         self.cx.may_claim(&self.vhost, id)?;
         Ok(self.cx.may_service(&self.vhost, Access::Read, service)?)
     }
@@ -145,7 +160,7 @@ impl Ask<'_> {
         let version = body.version.map(|v| v.parse::<Version>());
         let version =
             version.transpose().map_err(|e| Failure::bad(format!("`version` is not in semver's form: {e}")))?;
-        let push = body.push.map(|push| self.push(push)).transpose()?;
+        let push = body.push.map(|push| self.push(push.0)).transpose()?;
         let instance = Instance {
             address: body.address.filter(|a| !a.is_empty()).map(Into::into),
             port: body.port,
@@ -158,7 +173,9 @@ impl Ask<'_> {
             ..Instance::new(id)
         };
         let checks = body.checks.into_iter().enumerate();
-        let checks = checks.map(|(i, check)| check.spec(i)).collect::<Result<_, _>>().map_err(Failure::bad)?;
+        let checks: Vec<CheckSpec> =
+            checks.map(|(i, check)| check.0.spec(i)).collect::<Result<_, _>>().map_err(Failure::bad)?;
+        self.cx.may_check(&checks)?;
         let detail = Detail { push, warning_weight: body.warning_weight, ..Detail::default() };
         let lease_ms = body.ttl.map(|ttl| ttl.0);
         Ok(Registration { lease_ms, checks, detail, ..Registration::new(instance, self.cx.who.owner(), Source::Api) })
@@ -207,28 +224,6 @@ impl Ask<'_> {
         }
     }
 
-    pub(super) async fn drain(&self, service: &str, id: &str, request: Request<Incoming>) -> Result<Answer, Failure> {
-        only(request.uri(), &[])?;
-        self.may_claim(service, id)?;
-        let body: DrainBody = read(request).await?;
-        let now = self.cx.node.clock.now();
-        let until = now.plus(body.deadline.map_or(super::millis(DRAIN), |deadline| deadline.0));
-        let lsn = self.services.drain(service, id, until, now).map_err(refused)?;
-        done(self.cx, Some(lsn.ok_or_else(|| no_instance(service, id))?)).await
-    }
-
-    pub(super) async fn undrain(
-        &self,
-        service: &str,
-        id: &str,
-        request: &Request<Incoming>,
-    ) -> Result<Answer, Failure> {
-        only(request.uri(), &[])?;
-        self.may_claim(service, id)?;
-        let lsn = self.services.undrain(service, id, self.cx.node.clock.now()).map_err(refused)?;
-        done(self.cx, Some(lsn.ok_or_else(|| no_instance(service, id))?)).await
-    }
-
     pub(super) async fn maintain(
         &self,
         service: &str,
@@ -270,10 +265,11 @@ impl Ask<'_> {
 }
 
 /// Reads a body; none is as `{}`.
-async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {
+pub(super) async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {
     let bytes = request::bytes(request, BODY_MAX).await?;
     let bytes = if bytes.is_empty() { &b"{}"[..] } else { &bytes };
-    serde_json::from_slice(bytes).map_err(|e| Failure::bad(format!("the body: {e}")))
+    let Object(body) = serde_json::from_slice(bytes).map_err(|e| Failure::bad(format!("the body: {e}")))?;
+    Ok(body)
 }
 
 fn health(text: &str) -> Result<Health, String> {
