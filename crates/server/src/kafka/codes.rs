@@ -64,6 +64,10 @@ pub(super) const PRODUCER_FENCED: i16 = 90;
 pub(super) const UNKNOWN_TOPIC_ID: i16 = 100;
 pub(super) const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 pub(super) const FETCH_SESSION_TOPIC_ID_ERROR: i16 = 106;
+pub(super) const FENCED_MEMBER_EPOCH: i16 = 110;
+pub(super) const UNRELEASED_INSTANCE_ID: i16 = 111;
+pub(super) const UNSUPPORTED_ASSIGNOR: i16 = 112;
+pub(super) const STALE_MEMBER_EPOCH: i16 = 113;
 pub(super) const INVALID_REGULAR_EXPRESSION: i16 = 128;
 
 /// Why a batch is not appended.
@@ -149,6 +153,12 @@ pub(super) fn of_group(fault: GroupFault) -> i16 {
         GroupFault::GroupFull => GROUP_MAX_SIZE_REACHED,
         GroupFault::TooManyGroups => POLICY_VIOLATION,
         GroupFault::NotEmpty => NON_EMPTY_GROUP,
-        GroupFault::UnknownGroup => GROUP_ID_NOT_FOUND,
+        // As Kafka says it of a group that is not of the newer protocol.
+        GroupFault::UnknownGroup | GroupFault::ClassicGroup => GROUP_ID_NOT_FOUND,
+        GroupFault::InvalidRequest(_) => INVALID_REQUEST,
+        GroupFault::FencedEpoch => FENCED_MEMBER_EPOCH,
+        GroupFault::StaleEpoch => STALE_MEMBER_EPOCH,
+        GroupFault::UnsupportedAssignor => UNSUPPORTED_ASSIGNOR,
+        GroupFault::UnreleasedInstance => UNRELEASED_INSTANCE_ID,
     }
 }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use waypost_broker::topology::Access;
 use waypost_kafka::messages::groups::*;
 use waypost_kafka::wire::Malformed;
-use waypost_stream::groups::{GroupFault, GroupView, Join, Joined, Leaving, MemberView, Sync, Synced, Who};
+use waypost_stream::groups::{
+    GroupFault, GroupView, Join, Joined, Kind, Leaving, Listed, MemberView, Sync, Synced, Who,
+};
 
 use super::{Answer, Ask, NODE_ID, Session, codes};
 
@@ -12,8 +14,6 @@ use super::{Answer, Ask, NODE_ID, Session, codes};
 const ID_REQUIRED_SINCE: i16 = 4;
 /// From this version on leaders know that they may have nothing to deal out.
 const SKIPS_SINCE: i16 = 9;
-/// What a group is that we keep: there is one kind.
-const CLASSIC: &str = "classic";
 
 impl Session {
     pub(super) fn find_coordinator(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
@@ -146,7 +146,9 @@ impl Session {
                 Some(view) => described(view),
                 // One that has only committed offsets is empty; others never were, or are forgotten.
                 None => {
-                    let known = !self.streams().all_committed(&self.vhost, name).is_empty();
+                    // Of the newer protocol: another API describes it.
+                    let consumers = self.node.groups.describe_consumers(&self.vhost, name).is_some();
+                    let known = !consumers && !self.streams().all_committed(&self.vhost, name).is_empty();
                     let missing = !known && ask.version >= 6;
                     DescribedGroup {
                         error_code: if missing { codes::GROUP_ID_NOT_FOUND } else { codes::NONE },
@@ -168,20 +170,21 @@ impl Session {
             group_id: group_id.into(),
             protocol_type,
             group_state: state.into(),
-            group_type: CLASSIC.into(),
+            group_type: Kind::Classic.as_str().into(),
         };
         let mut groups = std::collections::BTreeMap::new();
         for group in self.streams().groups_with_offsets(&self.vhost) {
             groups.insert(Box::<str>::from(&*group), listed(&group, "".into(), "Empty"));
         }
-        for (group, protocol_type, state) in self.node.groups.list(&self.vhost) {
-            groups.insert((*group).into(), listed(&group, protocol_type, state.as_str()));
+        for Listed { id, kind, protocol_type, state } in self.node.groups.list(&self.vhost) {
+            let group_type = kind.as_str().into();
+            groups.insert((*id).into(), ListedGroup { group_type, ..listed(&id, protocol_type, state) });
         }
         let among =
             |filter: &[Box<str>], word: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(word));
         let wanted = |g: &ListedGroup| {
             among(&request.states_filter, &g.group_state)
-                && among(&request.types_filter, CLASSIC)
+                && among(&request.types_filter, &g.group_type)
                 && self.may(Access::Read, &g.group_id)
         };
         let groups = groups.into_values().filter(wanted).collect();

@@ -5,6 +5,7 @@ mod cluster;
 mod codes;
 mod configs;
 mod connection;
+mod consumer_groups;
 mod fetch;
 mod groups;
 mod lookup;
@@ -289,6 +290,8 @@ impl Session {
             61 => self.describe_producers(ask),
             65 => self.describe_transactions(ask),
             66 => self.list_transactions(ask),
+            68 => self.consumer_group_heartbeat(ask),
+            69 => self.consumer_group_describe(ask),
             _ => Err(Malformed::Value("an API that was not advertised")),
         }
     }
@@ -297,7 +300,7 @@ impl Session {
 /// The APIs that are answered.
 const ANSWERED: &[i16] = &[
     0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35, 36, 37, 42,
-    44, 47, 60, 61, 65, 66,
+    44, 47, 60, 61, 65, 66, 68, 69,
 ];
 
 #[cfg(test)]

@@ -110,6 +110,11 @@ impl Session {
             error_code: self.group_code(&group.group_id),
             ..OffsetFetchResponseGroup::default()
         };
+        if answer.error_code == codes::NONE {
+            let (member, epoch) = (group.member_id.as_deref(), group.member_epoch);
+            let may = self.node.groups.may_fetch(&self.vhost, &group.group_id, member, epoch);
+            answer.error_code = may.err().map_or(codes::NONE, codes::of_group);
+        }
         if answer.error_code != codes::NONE {
             return answer;
         }

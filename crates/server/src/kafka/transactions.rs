@@ -10,16 +10,13 @@ use waypost_stream::partition::Marker;
 use waypost_stream::streams::Committed;
 use waypost_stream::transactions::{Phase, Producer, TransactionFault, TransactionView};
 
+use super::consumer_groups::pattern;
 use super::{Answer, Ask, Session, codes};
 
 /// From this version on producers tell one that has been replaced from one that was too slow.
 const INIT_TELLS_FENCED_SINCE: i16 = 4;
 /// The same for everything else that they say.
 const TELLS_FENCED_SINCE: i16 = 2;
-/// Longest pattern that ids are looked for by, bytes.
-const PATTERN_BYTES_MAX: usize = 1_024;
-/// Most memory that a pattern may take, bytes.
-const PATTERN_SIZE_MAX: usize = 1 << 20;
 
 /// The code for a fault; who was replaced hears of it in the words that its version knows.
 fn code(fault: TransactionFault, tells_fenced: bool) -> i16 {
@@ -254,7 +251,8 @@ impl Session {
         let pattern = match request.transactional_id_pattern.as_deref().filter(|p| !p.is_empty()).map(pattern) {
             None => None,
             Some(Ok(pattern)) => Some(pattern),
-            Some(Err(error_code)) => {
+            Some(Err(_)) => {
+                let error_code = codes::INVALID_REGULAR_EXPRESSION;
                 return Ok(ask.now(&ListTransactionsResponse { error_code, ..Default::default() }));
             }
         };
@@ -291,12 +289,3 @@ impl Session {
 
 /// All that a transactional id can be at.
 const PHASES: [Phase; 4] = [Phase::Empty, Phase::Ongoing, Phase::CompleteCommit, Phase::CompleteAbort];
-
-/// A pattern that ids match as a whole.
-fn pattern(text: &str) -> Result<regex::Regex, i16> {
-    if text.len() > PATTERN_BYTES_MAX {
-        return Err(codes::INVALID_REGULAR_EXPRESSION);
-    }
-    let whole = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_SIZE_MAX).build();
-    whole.map_err(|_| codes::INVALID_REGULAR_EXPRESSION)
-}

@@ -1,10 +1,13 @@
-//! Consumer groups: who is a member, who leads, who reads what. The classic protocol: members join, the leader deals out
-//! the partitions, all are told; whoever is silent for too long is out.
+//! Consumer groups: who is a member, who leads, who reads what. In the classic protocol members join, the leader deals out
+//! the partitions, all are told; in the newer one ([`ConsumerGroupView`]) the server deals out. Whoever is silent for too long
+//! is out. A group is of one kind while it has members.
 //!
 //! Groups live in memory: after a restart their members join again. What they have committed is durable, see
 //! [`crate::streams::Streams::commit`].
 
 mod answers;
+mod consumer;
+mod consumers;
 mod group;
 mod member;
 #[cfg(test)]
@@ -15,10 +18,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waypost_model::Millis;
 
+pub use consumer::{
+    ASSIGNORS, Beaten, ConsumerGroupView, ConsumerMemberView, HEARTBEAT_INTERVAL_MS, Heartbeat, Parts, Resolved, Wanted,
+};
+pub use consumers::{Kind, Listed};
+
 pub use answers::{Awaited, Joined, Synced};
 pub use group::State;
 pub use member::{Join, Leaving, MemberView, Sync, Who};
 
+use consumer::ConsumerGroup;
 use group::Group;
 
 /// Most groups of a node.
@@ -71,6 +80,24 @@ pub enum GroupFault {
     /// No such group.
     #[error("no such group")]
     UnknownGroup,
+    /// The group has members of the other protocol.
+    #[error("the group has members of the classic protocol")]
+    ClassicGroup,
+    /// What a member says makes no sense.
+    #[error("{0}")]
+    InvalidRequest(&'static str),
+    /// The member's epoch is none that it can have.
+    #[error("the member is at another epoch: it is to join again")]
+    FencedEpoch,
+    /// The member has been led on since.
+    #[error("the member is at another epoch")]
+    StaleEpoch,
+    /// No such assignor.
+    #[error("there are the assignors uniform and range")]
+    UnsupportedAssignor,
+    /// The instance has a member that is there.
+    #[error("the instance has a member that has not left")]
+    UnreleasedInstance,
 }
 
 /// A group, for those who look.
@@ -99,6 +126,8 @@ pub struct Groups {
 #[derive(Debug, Default)]
 struct Inner {
     groups: BTreeMap<(Arc<str>, Arc<str>), Group>,
+    /// Those of the newer protocol.
+    consumers: BTreeMap<(Arc<str>, Arc<str>), ConsumerGroup>,
     /// How many ids were given out.
     ids: u64,
     seed: u64,
@@ -152,6 +181,9 @@ impl Groups {
         }
         let mut inner = self.lock();
         let key: (Arc<str>, Arc<str>) = (vhost.into(), group.into());
+        if inner.consumers.get(&key).is_some_and(|g| !g.is_empty()) {
+            return Awaited::ready(Joined::failed(GroupFault::InconsistentProtocol, join.member_id));
+        }
         if !inner.groups.contains_key(&key) {
             if !join.member_id.is_empty() {
                 return Awaited::ready(Joined::failed(GroupFault::UnknownMember, join.member_id));
@@ -215,6 +247,9 @@ impl Groups {
         generation: i32,
         now: Millis,
     ) -> Result<(), GroupFault> {
+        if let Some(verdict) = self.with_consumers(vhost, group, |g| g.may_commit(member, generation)) {
+            return verdict;
+        }
         match self.with(vhost, group, |g| g.may_commit(member, instance, generation, now)) {
             Err(GroupFault::UnknownGroup) if generation < 0 => Ok(()),
             Err(GroupFault::UnknownGroup) => Err(GroupFault::IllegalGeneration),
@@ -239,6 +274,13 @@ impl Groups {
         if generation < 0 && member.is_empty() && instance.is_none() {
             return Ok(());
         }
+        if let Some(verdict) = self.with_consumers(vhost, group, |g| g.may_commit(member, generation)) {
+            // The one word for it that producers know.
+            return verdict.map_err(|fault| match fault {
+                GroupFault::StaleEpoch => GroupFault::IllegalGeneration,
+                other => other,
+            });
+        }
         match self.with(vhost, group, |g| g.may_commit(member, instance, generation, now)) {
             Err(GroupFault::UnknownGroup) => Err(GroupFault::IllegalGeneration),
             // The generation is the present one.
@@ -255,14 +297,6 @@ impl Groups {
         inner.groups.get(&key).map(|g| g.view(&key.1))
     }
 
-    /// All groups of a vhost: name, type of protocol, state.
-    #[must_use]
-    pub fn list(&self, vhost: &str) -> Vec<(Arc<str>, Box<str>, State)> {
-        let inner = self.lock();
-        let here = inner.groups.iter().filter(|((v, _), _)| &**v == vhost);
-        here.map(|((_, id), g)| (Arc::clone(id), g.protocol_type.clone(), g.state())).collect()
-    }
-
     /// Forgets a group without members.
     ///
     /// # Errors
@@ -270,6 +304,9 @@ impl Groups {
     pub fn forget(&self, vhost: &str, group: &str) -> Result<(), GroupFault> {
         let mut inner = self.lock();
         let key = (Arc::from(vhost), Arc::from(group));
+        if inner.consumers.contains_key(&key) {
+            return Err(GroupFault::NotEmpty);
+        }
         match inner.groups.get(&key) {
             None => Err(GroupFault::UnknownGroup),
             Some(g) if g.state() != State::Empty => Err(GroupFault::NotEmpty),
@@ -286,6 +323,9 @@ impl Groups {
         inner.groups.values_mut().for_each(|g| g.tick(now));
         // A group that nobody ever joined, or everybody has left, has nothing to remember.
         inner.groups.retain(|_, g| !g.is_forgotten());
-        inner.groups.values().filter_map(Group::deadline).min()
+        inner.consumers.values_mut().for_each(|g| g.tick(now));
+        inner.consumers.retain(|_, g| !g.is_empty());
+        let deadlines = inner.groups.values().filter_map(Group::deadline);
+        deadlines.chain(inner.consumers.values().filter_map(ConsumerGroup::deadline)).min()
     }
 }

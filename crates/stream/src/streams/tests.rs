@@ -19,11 +19,16 @@ pub(super) struct Node {
 }
 
 pub(super) fn open(disk: FaultDisk) -> Node {
+    open_over(disk, |engine| engine)
+}
+
+/// The same over a journal made of the engine.
+pub(super) fn open_over(disk: FaultDisk, journal: impl FnOnce(Arc<Engine>) -> Arc<dyn Journal>) -> Node {
     let (engine, mut recovered) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
     let engine = Arc::new(engine);
     let share = Share::split_off(&mut recovered);
     assert!(recovered.definitions.is_empty() && recovered.next_seq.is_empty());
-    let (journal, bodies) = (Arc::clone(&engine) as Arc<dyn Journal>, Arc::clone(&engine) as Arc<dyn BodyStore>);
+    let (journal, bodies) = (journal(Arc::clone(&engine)), Arc::clone(&engine) as Arc<dyn BodyStore>);
     let streams = Streams::open(journal, bodies, share, [7; 16]).unwrap();
     Node { disk, engine, streams }
 }

@@ -1,0 +1,312 @@
+//! Groups of the newer protocol (KIP-848): members say what they want to read and what they have, the server deals out and
+//! leads each member from what it has to what it is to have, one revocation at a time.
+//!
+//! The group's *epoch* rises with every change of members, subscriptions or topics; the *target* is dealt out for an epoch;
+//! a member's epoch says up to which target it has been led. A partition has one owner: who is to have it gets it once its
+//! owner has said that it has let go, or is out.
+
+mod assign;
+mod member;
+mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use waypost_model::Millis;
+
+use super::{GroupFault, MEMBERS_MAX};
+use crate::streams::TopicId;
+pub use assign::ASSIGNORS;
+pub use member::{Beaten, ConsumerMemberView, Heartbeat};
+use member::{Member, Phase};
+
+/// Partitions by topic.
+pub type Parts = BTreeMap<TopicId, BTreeSet<i32>>;
+
+/// How often members are to speak, milliseconds: Kafka's `group.consumer.heartbeat.interval.ms`.
+pub const HEARTBEAT_INTERVAL_MS: i32 = 5_000;
+/// How long a member may be silent, milliseconds: Kafka's `group.consumer.session.timeout.ms`.
+pub const SESSION_TIMEOUT_MS: u64 = 45_000;
+/// Most topics that a member may name.
+pub const NAMES_MAX: usize = 5_000;
+/// Most topics that all members of a group may name together.
+pub const NAMES_OF_ALL_MAX: usize = 200_000;
+/// Most patterns that members of a group may have.
+pub const PATTERNS_MAX: usize = 16;
+/// Longest id of a member, bytes.
+pub const MEMBER_ID_BYTES_MAX: usize = 256;
+/// How old what is known of topics may be, milliseconds.
+const RESOLVED_FOR_MS: u64 = 1_000;
+/// The epoch of who joins, who leaves, and who leaves for a while.
+const JOINS: i32 = 0;
+const LEAVES: i32 = -1;
+const LEAVES_FOR_A_WHILE: i32 = -2;
+
+/// What a group must know of topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Topics by name.
+    pub names: BTreeSet<Arc<str>>,
+    /// Patterns that names match as a whole.
+    pub patterns: BTreeSet<Box<str>>,
+}
+
+/// What there is of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// What was looked for.
+    pub wanted: Wanted,
+    /// The id of each topic and how many partitions it has, those included that match a pattern.
+    pub topics: BTreeMap<Arc<str>, (TopicId, u32)>,
+    /// The names that match each pattern.
+    pub matches: BTreeMap<Box<str>, Vec<Arc<str>>>,
+}
+
+/// A group, for those who look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerGroupView {
+    /// What it is at, as the protocol writes it.
+    pub state: &'static str,
+    /// Counted with every change.
+    pub epoch: i32,
+    /// The epoch that was dealt out for.
+    pub target_epoch: i32,
+    /// How it is dealt out.
+    pub assignor: &'static str,
+    /// Its members.
+    pub members: Vec<ConsumerMemberView>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct ConsumerGroup {
+    epoch: i32,
+    target_epoch: i32,
+    members: BTreeMap<Box<str>, Member>,
+    /// Members by the instance that they are.
+    instances: BTreeMap<Box<str>, Box<str>>,
+    /// Who has each partition, until it has let go.
+    owners: BTreeMap<(TopicId, i32), Box<str>>,
+    /// What is known of the topics that members read, and which names match their patterns.
+    topics: BTreeMap<Arc<str>, (TopicId, u32)>,
+    matches: BTreeMap<Box<str>, Vec<Arc<str>>>,
+    resolved_at: Option<Millis>,
+}
+
+impl ConsumerGroup {
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// What is to be found out before this heartbeat is heard, if anything is.
+    pub fn wants(&self, beat: &Heartbeat, now: Millis) -> Option<Wanted> {
+        let fresh = self.resolved_at.is_some_and(|at| at.plus(RESOLVED_FOR_MS) > now);
+        if fresh && beat.names.is_none() && beat.pattern.is_none() {
+            return None;
+        }
+        let names = self.members.values().flat_map(|m| m.names.iter().cloned());
+        let patterns = self.members.values().map(|m| m.pattern.clone()).chain(beat.pattern.clone());
+        Some(Wanted {
+            names: names.chain(beat.names.iter().flatten().cloned()).collect(),
+            patterns: patterns.filter(|p| !p.is_empty()).take(PATTERNS_MAX + 1).collect(),
+        })
+    }
+
+    /// A member speaks.
+    pub fn beat(
+        &mut self,
+        beat: Heartbeat,
+        new_id: Box<str>,
+        resolved: Option<Resolved>,
+        now: Millis,
+    ) -> Result<Beaten, GroupFault> {
+        if matches!(beat.epoch, LEAVES | LEAVES_FOR_A_WHILE) {
+            return self.leave(&beat, now);
+        }
+        self.check_limits(&beat)?;
+        let id = if beat.epoch == JOINS { self.join(&beat, new_id, now)? } else { self.known(&beat)? };
+        let changed = self.members.get_mut(&id).is_some_and(|m| m.take_in(&beat, now));
+        let moved = resolved.is_some_and(|resolved| self.learn(resolved, now));
+        if changed || moved {
+            self.epoch = self.epoch.saturating_add(1);
+        }
+        if self.epoch > self.target_epoch {
+            self.deal_out();
+        }
+        let before = self.members.get(&id).map(|m| m.assigned.clone());
+        self.reconcile(&id, beat.owned.as_ref(), now);
+        let member = self.members.get(&id).ok_or(GroupFault::UnknownMember)?;
+        // Who tells what it has may not have heard the last answer.
+        let tells = beat.owned.is_some() || before.as_ref() != Some(&member.assigned);
+        Ok(Beaten { epoch: member.epoch, assignment: tells.then(|| member.assigned.clone()), member_id: id })
+    }
+
+    /// Takes over what is known of topics, no less and no more than was looked for: others may have asked for other
+    /// topics in the meantime. Whether anything is new.
+    fn learn(&mut self, resolved: Resolved, now: Millis) -> bool {
+        self.resolved_at = Some(now);
+        let (mut topics, mut matches) = (self.topics.clone(), self.matches.clone());
+        topics.retain(|name, _| !resolved.wanted.names.contains(name));
+        topics.extend(resolved.topics);
+        matches.extend(resolved.matches);
+        matches.retain(|pattern, _| self.members.values().any(|m| m.pattern == *pattern));
+        let names: BTreeSet<&Arc<str>> =
+            self.members.values().flat_map(|m| &m.names).chain(matches.values().flatten()).collect();
+        topics.retain(|name, _| names.contains(name));
+        let moved = (&topics, &matches) != (&self.topics, &self.matches);
+        (self.topics, self.matches) = (topics, matches);
+        moved
+    }
+
+    fn check_limits(&self, beat: &Heartbeat) -> Result<(), GroupFault> {
+        if let Some(names) = &beat.names {
+            let others = self.members.iter().filter(|(id, _)| **id != beat.member_id).map(|(_, m)| m.names.len());
+            if names.len() > NAMES_MAX || others.sum::<usize>() + names.len() > NAMES_OF_ALL_MAX {
+                return Err(GroupFault::GroupFull);
+            }
+        }
+        if let Some(pattern) = beat.pattern.as_ref().filter(|p| !p.is_empty()) {
+            let others = self.members.values().map(|m| &m.pattern).filter(|p| !p.is_empty());
+            let all: BTreeSet<&Box<str>> = others.chain([pattern]).collect();
+            if all.len() > PATTERNS_MAX {
+                return Err(GroupFault::GroupFull);
+            }
+        }
+        Ok(())
+    }
+
+    /// A member comes, or comes again with nothing.
+    fn join(&mut self, beat: &Heartbeat, new_id: Box<str>, now: Millis) -> Result<Box<str>, GroupFault> {
+        let id = if beat.member_id.is_empty() { new_id } else { beat.member_id.clone() };
+        let holder = beat.instance.as_ref().and_then(|i| self.instances.get(i)).cloned();
+        if let Some(holder) = holder.filter(|holder| *holder != id) {
+            let Some(old) = self.members.get(&holder).filter(|m| m.epoch == LEAVES_FOR_A_WHILE) else {
+                return Err(GroupFault::UnreleasedInstance);
+            };
+            if self.members.contains_key(&id) {
+                return Err(GroupFault::FencedInstance);
+            }
+            let again = old.again();
+            self.members.remove(&holder);
+            let owned = again.assigned.iter().flat_map(|(topic, all)| all.iter().map(|p| (*topic, *p)));
+            self.owners.extend(owned.map(|part| (part, id.clone())));
+            self.take_place(&id, again);
+            return Ok(id);
+        }
+        if let Some(member) = self.members.get(&id) {
+            if member.instance != beat.instance {
+                return Err(GroupFault::FencedInstance);
+            }
+            self.release_all(&id);
+            return Ok(id);
+        }
+        if self.members.len() >= MEMBERS_MAX {
+            return Err(GroupFault::GroupFull);
+        }
+        self.take_place(&id, Member::new(beat.instance.clone(), now));
+        Ok(id)
+    }
+
+    fn take_place(&mut self, id: &str, member: Member) {
+        if let Some(instance) = &member.instance {
+            self.instances.insert(instance.clone(), id.into());
+        }
+        self.members.insert(id.into(), member);
+    }
+
+    /// A member that is there already, if it is.
+    fn known(&self, beat: &Heartbeat) -> Result<Box<str>, GroupFault> {
+        self.check_instance(beat)?;
+        let member = self.members.get(&beat.member_id).ok_or(GroupFault::UnknownMember)?;
+        if beat.epoch == member.epoch {
+            return Ok(beat.member_id.clone());
+        }
+        // It did not hear the last answer, and has nothing that it should not have.
+        let owned = beat.owned.as_ref().is_some_and(|owned| reconcile::is_within(owned, &member.assigned));
+        if beat.epoch == member.previous_epoch && beat.epoch < member.epoch && owned {
+            Ok(beat.member_id.clone())
+        } else {
+            Err(GroupFault::FencedEpoch)
+        }
+    }
+
+    fn check_instance(&self, beat: &Heartbeat) -> Result<(), GroupFault> {
+        let Some(instance) = &beat.instance else { return Ok(()) };
+        match self.instances.get(instance) {
+            None => Err(GroupFault::UnknownMember),
+            Some(holder) if *holder != beat.member_id => Err(GroupFault::FencedInstance),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn leave(&mut self, beat: &Heartbeat, now: Millis) -> Result<Beaten, GroupFault> {
+        self.check_instance(beat)?;
+        let id = &beat.member_id;
+        if !self.members.contains_key(id) {
+            return Err(GroupFault::UnknownMember);
+        }
+        if beat.epoch == LEAVES {
+            self.remove(id);
+        } else {
+            // Its place and what it had is kept for who comes as the same instance; what it was to give up is free.
+            self.release_revoking(id);
+            if let Some(member) = self.members.get_mut(id) {
+                member.leave_for_a_while(now);
+            }
+        }
+        Ok(Beaten { member_id: id.clone(), epoch: beat.epoch, assignment: None })
+    }
+
+    fn remove(&mut self, id: &str) {
+        self.release_all(id);
+        let Some(member) = self.members.remove(id) else { return };
+        if let Some(instance) = member.instance {
+            self.instances.remove(&instance);
+        }
+        self.epoch = self.epoch.saturating_add(1);
+    }
+
+    /// Whether a member of that epoch may commit, or look at what was committed.
+    pub fn may_commit(&self, id: &str, epoch: i32) -> Result<(), GroupFault> {
+        if epoch < 0 && id.is_empty() {
+            return if self.is_empty() { Ok(()) } else { Err(GroupFault::UnknownMember) };
+        }
+        let member = self.members.get(id).ok_or(GroupFault::UnknownMember)?;
+        if member.epoch == epoch { Ok(()) } else { Err(GroupFault::StaleEpoch) }
+    }
+
+    /// Puts out who is silent, and who does not let go in time.
+    pub fn tick(&mut self, now: Millis) {
+        let late = |m: &Member| m.until <= now || m.revoke_until.is_some_and(|until| until <= now);
+        let late: Vec<Box<str>> = self.members.iter().filter(|(_, m)| late(m)).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            self.remove(&id);
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Millis> {
+        self.members.values().flat_map(|m| m.revoke_until.into_iter().chain([m.until])).min()
+    }
+
+    pub fn state(&self) -> &'static str {
+        let led = |m: &Member| m.phase == Phase::Stable && m.epoch == self.target_epoch;
+        match () {
+            () if self.members.is_empty() => "Empty",
+            () if self.epoch > self.target_epoch => "Assigning",
+            () if !self.members.values().all(led) => "Reconciling",
+            () => "Stable",
+        }
+    }
+
+    pub fn view(&self) -> ConsumerGroupView {
+        ConsumerGroupView {
+            state: self.state(),
+            epoch: self.epoch,
+            target_epoch: self.target_epoch,
+            assignor: self.assignor(),
+            members: self.members.iter().map(|(id, m)| m.view(id)).collect(),
+        }
+    }
+}
