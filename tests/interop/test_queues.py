@@ -159,14 +159,6 @@ def test_arguments_that_change_nothing_here_are_accepted(ch, queue, arguments):
     ch.queue_declare(q, durable=True, arguments=arguments)
 
 
-@pytest.mark.ours("what is not done is refused")
-@pytest.mark.parametrize("arguments", [{"x-queue-type": "stream"}, {"x-max-age": "1h"}])
-def test_streams_are_refused(ch, name, arguments):
-    with pytest.raises((pika.exceptions.ChannelClosedByBroker, pika.exceptions.ConnectionClosedByBroker)) as caught:
-        ch.queue_declare(name(), durable=True, arguments=arguments)
-    assert caught.value.reply_code in (406, 540)
-
-
 @pytest.mark.parametrize("options", [{"durable": False}, {"exclusive": True}])
 def test_quorum_must_be_durable_and_shared(ch, name, options):
     options = {"durable": True} | options

@@ -156,6 +156,7 @@ fn settings(id: QueueId, durable: bool) -> Arc<QueueSettings> {
         expires_ms: None,
         max_length: None,
         max_length_bytes: None,
+        max_age_ms: None,
         overflow: Overflow::DropHead,
         dead_letter: None,
         max_priority: None,

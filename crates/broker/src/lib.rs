@@ -10,4 +10,5 @@ pub mod context;
 pub mod effect;
 pub mod settings;
 pub mod shard;
+pub mod streams;
 pub mod topology;

@@ -28,8 +28,10 @@ pub struct QueueSettings {
     pub expires_ms: Option<u64>,
     /// Ready messages at most.
     pub max_length: Option<u64>,
-    /// Bytes of ready bodies at most.
+    /// Bytes of ready bodies at most. Of a stream: what policies say of the bytes of a partition.
     pub max_length_bytes: Option<u64>,
+    /// Of a stream: for how long policies let its records be kept, ms.
+    pub max_age_ms: Option<u64>,
     /// What to do at the limits above.
     pub overflow: Overflow,
     /// Where dead letters go.
@@ -51,13 +53,15 @@ pub struct QueueSettings {
     pub implicit: bool,
 }
 
-/// `x-queue-type`. One implementation serves both; the type decides defaults.
+/// `x-queue-type`. One implementation serves the first two; the type decides defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueKind {
     /// `classic`: no delivery limit by default, no `x-delivery-count` header.
     Classic,
     /// `quorum`: durable, delivery limit 20 by default, redeliveries carry `x-delivery-count`.
     Quorum,
+    /// `stream`: a topic, which is kept by [`crate::streams::Streams`] and read without taking anything away.
+    Stream,
 }
 
 /// `x-overflow`.

@@ -69,7 +69,34 @@ impl QueueId {
     }
 }
 
+impl QueueId {
+    /// The first octet of the ids of streams: queues of the journal whose messages are batches of records. No queue of a
+    /// shard comes this far.
+    const STREAMS: u64 = 0xd0;
+
+    /// The first id of a stream.
+    pub const STREAMS_FROM: QueueId = QueueId(Self::STREAMS << 56);
+
+    /// Whether it is a partition of a stream, and no queue of a shard's.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        self.0 >> 56 == Self::STREAMS
+    }
+}
+
 impl ConsumerId {
+    /// The consumer of a stream with this number.
+    #[must_use]
+    pub const fn of_stream(number: u64) -> ConsumerId {
+        ConsumerId(QueueId::STREAMS_FROM.0 | number & (u64::MAX >> 8))
+    }
+
+    /// Whether it reads a stream, and belongs to no shard.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        QueueId(self.0).is_stream()
+    }
+
     /// The shard of the queue that the consumer reads; carried in the low bits like a queue's.
     #[must_use]
     pub const fn shard(self) -> ShardId {

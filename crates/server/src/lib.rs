@@ -17,6 +17,7 @@ mod node;
 mod push;
 mod runtime;
 mod signals;
+mod streams;
 mod zmtp;
 
 pub use error::ServeError;

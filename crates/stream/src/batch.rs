@@ -224,6 +224,23 @@ pub fn control(kind: i16, producer_id: i64, producer_epoch: i16, time: i64) -> V
     batch
 }
 
+/// Fills in the header of a batch of the server's own, `count` uncompressed records of one time behind [`HEADER_BYTES`]
+/// of room; its offset is yet to be stamped.
+pub(crate) fn seal(batch: &mut [u8], count: i32, time: i64) {
+    let length = i32::try_from(batch.len().saturating_sub(LENGTH_AT)).unwrap_or(i32::MAX);
+    put(batch, 8, &length.to_be_bytes());
+    put(batch, MAGIC_AT, &[2]);
+    put(batch, LAST_DELTA_AT, &(count - 1).to_be_bytes());
+    put(batch, BASE_TIMESTAMP_AT, &time.to_be_bytes());
+    put(batch, MAX_TIMESTAMP_AT, &time.to_be_bytes());
+    put(batch, PRODUCER_ID_AT, &(-1_i64).to_be_bytes());
+    put(batch, PRODUCER_EPOCH_AT, &(-1_i16).to_be_bytes());
+    put(batch, BASE_SEQUENCE_AT, &(-1_i32).to_be_bytes());
+    put(batch, COUNT_AT, &count.to_be_bytes());
+    let crc = crc32c::crc32c(batch.get(ATTRIBUTES_AT..).unwrap_or_default());
+    put(batch, CRC_AT, &crc.to_be_bytes());
+}
+
 /// Stamps what the server decides into a batch of at least [`HEADER_BYTES`]. `append_time`: the time that counts for all
 /// records, where the topic's time is the log's; it lies within the checksum, which is made anew.
 pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32, append_time: Option<i64>) {

@@ -5,7 +5,10 @@
 //! |---|---|
 //! | [`batch`] | record batches: their header, what is checked of it and what is stamped into it |
 //! | [`partition`] | one partition: appends, offsets, retention, transactions, what readers may see |
+//! | [`partitioner`] | which partition a key belongs to |
 //! | [`records`] | the records of a batch, decompressed, for the few who must look |
+//! | [`writer`] | batches of the server's own |
+//! | [`messages`] | messages of other protocols as records, and records as messages |
 //! | [`config`] | the configuration of topics, with Kafka's names |
 //! | [`groups`] | consumer groups |
 //! | [`streams`] | all topics: made, found, kept as definitions; committed offsets; producer ids; how transactions end |
@@ -24,7 +27,10 @@ pub mod batch;
 mod codec;
 pub mod config;
 pub mod groups;
+pub mod messages;
 pub mod partition;
+pub mod partitioner;
 pub mod records;
 pub mod streams;
 pub mod transactions;
+pub mod writer;

@@ -12,6 +12,7 @@ mod access;
 mod connections;
 mod exchanges;
 mod overview;
+mod parameters;
 mod policies;
 mod queues;
 mod services;

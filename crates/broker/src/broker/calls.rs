@@ -9,6 +9,7 @@ use waypost_model::{Call, ChannelId, Event, Lsn, Refusal, Reply};
 use super::peer::{Channel, Connection};
 use super::publish::identity;
 use super::{Broker, Work, replies};
+use crate::settings::{QueueKind, QueueSettings};
 use crate::topology::{Access, Resource};
 
 /// The answer to a call, and what must be on disk before it may be given. `None` when it was given already.
@@ -83,8 +84,8 @@ impl Broker {
             }
             Call::QueueDeclare(d) => self.declare_queue(conn, &d, w),
             Call::QueuePurge { queue } => {
-                let queue = self.usable_queue(conn, &queue, Access::Read)?;
-                let purged = self.with_shard(queue.shard(), w, |s, cx| s.purge(queue, cx));
+                let settings = self.usable_settings(conn, &queue, Access::Read)?;
+                let purged = self.purge(&settings, w)?;
                 Ok(Some((Reply::Count(purged), None)))
             }
             Call::QueueDelete { queue, if_unused, if_empty } => self.delete_queue(conn, &queue, if_unused, if_empty, w),
@@ -189,12 +190,16 @@ impl Broker {
         let found = self.topology_read().find_declared(user, vhost, d, conn.id())?;
         let (settings, lsn) = match found {
             Some(settings) => (settings, None),
-            None => self.change(w, |t| t.declare_queue(user, vhost, d, conn.id()))?,
+            None => self.change(w, |t| t.declare_queue(user, vhost, d, conn.id(), self.streams()))?,
         };
-        let counts = self.with_shard(settings.id.shard(), w, |s, cx| {
-            s.touch(settings.id, cx);
-            s.counts(settings.id)
-        });
+        let counts = if settings.kind == QueueKind::Stream {
+            self.streams().and_then(|s| s.info(settings.id)).map(|info| info.counts)
+        } else {
+            self.with_shard(settings.id.shard(), w, |s, cx| {
+                s.touch(settings.id, cx);
+                s.counts(settings.id)
+            })
+        };
         let (messages, consumers) = counts.map_or((0, 0), |c| (c.ready, c.consumers));
         Ok(Some((Reply::QueueDeclared { name: (*settings.name).into(), messages, consumers }, lsn)))
     }
@@ -207,17 +212,45 @@ impl Broker {
         }
         let (messages, lsn) = self.remove(w, |t| {
             let settings = t.usable_queue(vhost, name, conn.id())?;
-            let counts = self.lock(settings.id.shard()).counts(settings.id).unwrap_or_default();
-            let what = format!("queue '{name}' in vhost '{vhost}'");
-            if if_unused && counts.consumers > 0 {
-                return Err(Refusal::precondition_failed(format!("{what} in use")));
-            }
-            if if_empty && counts.ready > 0 {
-                return Err(Refusal::precondition_failed(format!("{what} not empty")));
-            }
-            Ok((counts.ready, t.delete_queue_by_id(settings.id)))
+            let ready = self.deletable(&settings, if_unused, if_empty)?;
+            Ok((ready, t.delete_queue_by_id(settings.id)))
         })?;
         Ok(Some((Reply::Count(messages), lsn)))
+    }
+
+    /// Whether a queue may be deleted on these conditions, and how many ready messages would go with it.
+    ///
+    /// # Errors
+    /// 406.
+    pub(super) fn deletable(&self, settings: &QueueSettings, if_unused: bool, if_empty: bool) -> Result<u64, Refusal> {
+        let counts = match settings.kind {
+            QueueKind::Stream => self.streams().and_then(|s| s.info(settings.id)).map(|info| info.counts),
+            QueueKind::Classic | QueueKind::Quorum => self.lock(settings.id.shard()).counts(settings.id),
+        };
+        let counts = counts.unwrap_or_default();
+        let what = format!("queue '{}' in vhost '{}'", settings.name, settings.vhost);
+        if if_unused && counts.consumers > 0 {
+            return Err(Refusal::precondition_failed(format!("{what} in use")));
+        }
+        if if_empty && counts.ready > 0 {
+            return Err(Refusal::precondition_failed(format!("{what} not empty")));
+        }
+        Ok(counts.ready)
+    }
+
+    /// Removes all ready messages; how many.
+    ///
+    /// # Errors
+    /// 540: a stream.
+    pub(super) fn purge(&self, settings: &QueueSettings, w: &mut Work<'_>) -> Result<u64, Refusal> {
+        if settings.kind == QueueKind::Stream {
+            let text = format!(
+                "queue.purge not supported by stream queues queue '{}' in vhost '{}'",
+                settings.name, settings.vhost
+            );
+            return Err(Refusal::not_implemented(text));
+        }
+        Ok(self.with_shard(settings.id.shard(), w, |s, cx| s.purge(settings.id, cx)))
     }
 
     fn qos(&self, conn: &mut Connection, channel: ChannelId, count: u16, global: bool, w: &mut Work<'_>) {

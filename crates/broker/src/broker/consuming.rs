@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use waypost_model::command::{Consume, Sent, Settle};
 use waypost_model::service::Ending;
-use waypost_model::{Body, ChannelId, ConsumerId, Event, Lsn, QueueId, Refusal, Reply, ShardId};
+use waypost_model::{Body, ChannelId, ConsumerId, Event, Lsn, Refusal, Reply, ShardId};
 
 use super::peer::{Channel, Connection};
 use super::publish::identity;
 use super::services::{Directory, Held};
 use super::{Broker, Work, replies};
-use crate::settings::QueueSettings;
+use crate::settings::{QueueKind, QueueSettings};
 use crate::shard::{Got, NewConsumer};
 use crate::topology::Access;
 
@@ -21,6 +21,10 @@ const PRUNE_AT_LEAST: usize = 64;
 impl Broker {
     pub(super) fn settle(&self, conn: &mut Connection, s: &Settle, w: &mut Work<'_>) {
         let Some(channel) = conn.live(s.channel) else { return };
+        if s.queue.is_stream() {
+            self.with_streams(|k| k.settled(s.consumer, s.count));
+            return;
+        }
         self.with_shard(s.queue.shard(), w, |shard, cx| shard.settle(s, cx));
         if channel.credit.wanted() {
             self.poke(channel.consumers.clone(), w);
@@ -30,6 +34,8 @@ impl Broker {
     pub(super) fn sent(&self, s: &Sent, w: &mut Work<'_>) {
         if s.queue == replies::REPLY_QUEUE {
             self.replies.sent(s.consumer, s.bytes);
+        } else if s.queue.is_stream() {
+            self.with_streams(|k| k.sent(s.consumer, s.bytes));
         } else {
             self.with_shard(s.queue.shard(), w, |shard, cx| shard.sent(s, cx));
         }
@@ -43,11 +49,12 @@ impl Broker {
 
     /// The queue behind a name that a consumer, get or purge gave, if the user may do that and nobody else has it for
     /// their own.
-    pub(super) fn usable_queue(&self, conn: &Connection, name: &str, access: Access) -> Result<QueueId, Refusal> {
-        self.usable_settings(conn, name, access).map(|settings| settings.id)
-    }
-
-    fn usable_settings(&self, conn: &Connection, name: &str, access: Access) -> Result<Arc<QueueSettings>, Refusal> {
+    pub(super) fn usable_settings(
+        &self,
+        conn: &Connection,
+        name: &str,
+        access: Access,
+    ) -> Result<Arc<QueueSettings>, Refusal> {
         let (user, vhost) = identity(conn)?;
         let t = self.topology_read();
         t.check(user, vhost, access, crate::topology::Resource::Queue, name)?;
@@ -66,6 +73,9 @@ impl Broker {
             return self.consume_replies(conn, channel, token, c);
         }
         let settings = self.usable_settings(conn, &c.queue, Access::Read)?;
+        if settings.kind == QueueKind::Stream {
+            return self.consume_stream(conn, channel, token, c, &settings, w.now);
+        }
         let queue = settings.id;
         let arguments = crate::shard::ConsumerArguments::parse(&c.arguments)?;
         let (id, outbox) = (conn.id(), Arc::clone(&conn.peer.outbox));
@@ -155,6 +165,13 @@ impl Broker {
         if state.replies == Some(consumer) {
             state.replies = None;
             self.replies.remove(consumer);
+        } else if consumer.is_stream() {
+            // One of another channel is none of its own.
+            let before = state.streams.len();
+            state.streams.retain(|c| *c != consumer);
+            if state.streams.len() < before {
+                self.cancel_streams(&[consumer]);
+            }
         } else if state.consumers.contains(&consumer) {
             // What it holds unsettled is its own until the channel closes: it stays in the list for that long.
             let holds = self.with_shard(consumer.shard(), w, |s, cx| {
@@ -177,7 +194,13 @@ impl Broker {
         no_ack: bool,
         w: &mut Work<'_>,
     ) -> Result<(Reply, Option<Lsn>), Refusal> {
-        let queue = self.usable_queue(conn, queue, Access::Read)?;
+        let settings = self.usable_settings(conn, queue, Access::Read)?;
+        if settings.kind == QueueKind::Stream {
+            let text =
+                format!("basic.get not supported by stream queues queue '{queue}' in vhost '{}'", settings.vhost);
+            return Err(Refusal::not_implemented(text));
+        }
+        let queue = settings.id;
         let id = conn.id();
         let Some(state) = conn.live(channel) else { return Ok((Reply::Empty, None)) };
         let got = self.with_shard(queue.shard(), w, |s, cx| s.get(queue, id, channel, no_ack, cx))?;
@@ -236,6 +259,7 @@ impl Broker {
                 self.replies.remove(c);
             }
             consumers.extend(state.consumers);
+            self.cancel_streams(&state.streams);
         }
         consumers.sort_unstable_by_key(|c| (c.shard(), *c));
         for group in consumers.chunk_by(|a, b| a.shard() == b.shard()) {
@@ -250,7 +274,8 @@ impl Broker {
 
     /// Tells listings which channels are open.
     pub(super) fn note_channels(&self, conn: &Connection) {
-        let channels = conn.channels.iter().map(|(id, c)| (*id, c.consumers.len() as u32)).collect();
+        let channels =
+            conn.channels.iter().map(|(id, c)| (*id, (c.consumers.len() + c.streams.len()) as u32)).collect();
         conn.peer.with_known(|k| k.channels = channels);
     }
 

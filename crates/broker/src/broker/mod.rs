@@ -17,13 +17,14 @@ mod publish;
 pub mod replies;
 mod routes;
 mod services;
+mod streams;
 mod timers;
 mod transaction;
 mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
 use waypost_model::{Command, ConnId, Lsn, Millis, Outbox, ShardId, Turn};
@@ -34,7 +35,9 @@ pub use peer::{Connection, Known, Peer, PeerInfo};
 
 use crate::context::{Cx, MemoryBudget};
 use crate::effect::Effect;
+use crate::settings::QueueKind;
 use crate::shard::Shard;
+use crate::streams::Streams;
 use crate::topology::{Change, Topology};
 use timers::Timers;
 
@@ -56,6 +59,8 @@ pub struct Broker {
     waiting: waiting::Waiting,
     registrar: services::Registrar,
     directory: Mutex<services::Directory>,
+    /// Who keeps the queues that are streams.
+    streams: OnceLock<Arc<dyn Streams>>,
     /// Room for messages to services that are handed over together.
     spare: Mutex<Vec<services::Gathered>>,
     /// Effects that the journal had no room for.
@@ -276,13 +281,25 @@ impl Broker {
         let lsn = if change.ops.is_empty() { None } else { Some(self.define(change.ops).map_err(not_stored)?) };
         for settings in change.created_queues {
             self.counters.queues_created.fetch_add(1, Ordering::Relaxed);
+            if settings.kind == QueueKind::Stream {
+                self.with_streams(|s| _ = s.configure(&settings));
+                continue;
+            }
             self.with_shard(settings.id.shard(), w, |s, cx| s.create_queue(settings, cx));
         }
         for settings in change.reconfigured {
+            if settings.kind == QueueKind::Stream {
+                self.with_streams(|s| _ = s.configure(&settings));
+                continue;
+            }
             self.with_shard(settings.id.shard(), w, |s, cx| s.configure(settings, cx));
         }
         for queue in change.deleted_queues {
             self.counters.queues_deleted.fetch_add(1, Ordering::Relaxed);
+            if queue.is_stream() {
+                self.with_streams(|s| s.delete(queue));
+                continue;
+            }
             self.with_shard(queue.shard(), w, |s, cx| s.delete_queue(queue, cx));
         }
         Ok(lsn)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered};
 use waypost_model::{Millis, QueueId, SHARDS, Seq, ShardId};
@@ -64,6 +64,7 @@ impl Broker {
             waiting: waiting::Waiting::default(),
             registrar: services::Registrar::default(),
             directory: Mutex::default(),
+            streams: OnceLock::new(),
             spare: Mutex::default(),
             stuck: Mutex::default(),
             counters: Counters::default(),
@@ -81,7 +82,8 @@ impl Broker {
         let next: BTreeMap<QueueId, Seq> = recovered.next_seq.iter().copied().collect();
         let mut known = Vec::new();
         let settings = self.topology_read().queue_settings();
-        for s in settings {
+        // Streams are not in any shard, and what they hold was taken out before.
+        for s in settings.into_iter().filter(|s| !s.id.is_stream()) {
             let id = s.id;
             known.push(id);
             let (doubtful, others) = doubts.split(id, recovered.runs.of(id));

@@ -160,7 +160,7 @@ impl Connection {
     /// Consumers on all channels: drivers share out the byte window by it.
     #[must_use]
     pub fn consumers(&self) -> usize {
-        self.channels.values().map(|c| c.consumers.len()).sum()
+        self.channels.values().map(|c| c.consumers.len() + c.streams.len()).sum()
     }
 
     /// The channel, if it is open and was not refused.
@@ -181,6 +181,8 @@ pub(super) struct Channel {
     pub consumers: Vec<ConsumerId>,
     /// When that list is so long, those that are no more are taken off.
     pub prune_at: usize,
+    /// Its consumers of streams.
+    pub streams: Vec<ConsumerId>,
     /// Its consumer of direct replies.
     pub replies: Option<ConsumerId>,
     /// Prefetch of new consumers; 0 is no limit.

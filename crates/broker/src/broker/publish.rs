@@ -27,7 +27,7 @@ pub(super) enum Resolved {
     Reply(Box<str>),
 }
 
-/// Queues grouped by the shard that owns them, in order of shard.
+/// Queues grouped by the shard that owns them, in order of shard; streams last.
 pub(super) type Targets = Box<[(ShardId, Box<[QueueId]>)]>;
 
 /// Messages `from..to` of a batch on their way to queues.
@@ -87,10 +87,18 @@ impl Verdict {
     }
 }
 
+/// Stands for who keeps streams where targets are grouped by shard.
+const STREAMS: ShardId = ShardId(u8::MAX);
+const _: () = assert!(waypost_model::SHARDS <= STREAMS.0 as usize);
+
+fn place(queue: QueueId) -> ShardId {
+    if queue.is_stream() { STREAMS } else { queue.shard() }
+}
+
 pub(super) fn by_shard(mut queues: Vec<QueueId>) -> Targets {
-    queues.sort_unstable_by_key(|q| (q.shard(), *q));
+    queues.sort_unstable_by_key(|q| (place(*q), *q));
     queues.dedup();
-    queues.chunk_by(|a, b| a.shard() == b.shard()).map(|g| (g[0].shard(), g.into())).collect()
+    queues.chunk_by(|a, b| place(*a) == place(*b)).map(|g| (place(g[0]), g.into())).collect()
 }
 
 impl Broker {
@@ -137,6 +145,10 @@ impl Broker {
     pub(super) fn enqueue(&self, targets: &Targets, run: &Run<'_>, due: Option<Millis>, w: &mut Work<'_>) -> Verdict {
         let mut verdict = Verdict::all(run);
         for (shard, queues) in targets {
+            if *shard == STREAMS {
+                verdict = verdict.and(self.append_to_streams(queues, run, w));
+                continue;
+            }
             let incoming = Incoming {
                 route: Arc::clone(run.route),
                 batch: Arc::clone(run.batch),

@@ -27,6 +27,8 @@ pub(crate) struct QueueArguments {
     pub delivery_limit: Option<i64>,
     pub consumer_timeout_ms: Option<u64>,
     pub service: Option<Arc<str>>,
+    pub max_age_ms: Option<u64>,
+    pub segment_bytes: Option<u64>,
 }
 
 /// What an argument may be.
@@ -46,6 +48,7 @@ enum Rule {
     Version,
     QueueType,
     Service,
+    Age,
 }
 
 /// The argument that names the service whose mailbox a queue is to be.
@@ -57,7 +60,7 @@ const STRATEGIES: [&str; 2] = ["at-most-once", "at-least-once"];
 
 /// Every argument that means something to us. The second group concerns where and how a cluster keeps a queue: a server
 /// of one node satisfies it whatever it says.
-const KNOWN: [(&str, Rule); 25] = [
+const KNOWN: [(&str, Rule); 28] = [
     ("x-queue-type", Rule::QueueType),
     ("x-message-ttl", Rule::Ttl),
     ("x-expires", Rule::Expires),
@@ -83,7 +86,55 @@ const KNOWN: [(&str, Rule); 25] = [
     ("x-member-placement-tag", Rule::NonEmptyText),
     ("x-max-in-memory-length", Rule::NonNegative),
     ("x-max-in-memory-bytes", Rule::NonNegative),
+    ("x-max-age", Rule::Age),
+    ("x-stream-max-segment-size-bytes", Rule::NonNegative),
+    ("x-stream-filter-size-bytes", Rule::NonNegative),
 ];
+
+/// What only streams have.
+const OF_STREAMS_ONLY: [&str; 3] = ["x-max-age", "x-stream-max-segment-size-bytes", "x-stream-filter-size-bytes"];
+
+/// What streams have of the others.
+const OF_STREAMS_TOO: [&str; 4] =
+    ["x-queue-type", "x-max-length-bytes", "x-queue-leader-locator", "x-initial-cluster-size"];
+
+/// Whether a queue of this type may have these arguments, which passed [`QueueArguments::parse`].
+///
+/// # Errors
+/// 406.
+pub(crate) fn check_kind(arguments: &Table, kind: QueueKind, queue: &str) -> Result<(), Refusal> {
+    let stream = kind == QueueKind::Stream;
+    let strange = |key: &str| match OF_STREAMS_ONLY.contains(&key) {
+        true => !stream,
+        false => stream && key.starts_with("x-") && !OF_STREAMS_TOO.contains(&key),
+    };
+    match arguments.iter().find(|(key, _)| strange(key)) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let text = format!("invalid arg '{key}' for {queue} of queue type {}", kind_name(kind));
+            Err(Refusal::precondition_failed(text))
+        }
+    }
+}
+
+/// A time as streams are told it: a number and `Y`, `M`, `D`, `h`, `m` or `s`. Milliseconds.
+#[must_use]
+pub fn age_ms(text: &str) -> Option<u64> {
+    const SECOND: u64 = 1000;
+    const DAY: u64 = 86_400 * SECOND;
+    let (unit_at, unit) = text.char_indices().next_back()?;
+    let unit_ms = match unit {
+        'Y' => 365 * DAY,
+        'M' => 30 * DAY,
+        'D' => DAY,
+        'h' => 3600 * SECOND,
+        'm' => 60 * SECOND,
+        's' => SECOND,
+        _ => return None,
+    };
+    let digits = text.get(..unit_at).filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse::<u64>().ok()?.checked_mul(unit_ms)
+}
 
 impl QueueArguments {
     /// Reads the arguments of a declaration. `queue` is how messages name the queue.
@@ -129,6 +180,8 @@ impl QueueArguments {
             delivery_limit: arguments.get("x-delivery-limit").and_then(Value::as_i64),
             consumer_timeout_ms: number("x-consumer-timeout"),
             service: text(SERVICE).map(Arc::from),
+            max_age_ms: text("x-max-age").and_then(age_ms),
+            segment_bytes: number("x-stream-max-segment-size-bytes"),
         }
     }
 }
@@ -178,6 +231,11 @@ impl Rule {
                 Ok(t) => Some(format!("\"'{t}' is no service name\"")),
                 Err(e) => Some(e),
             },
+            Rule::Age => match text(value) {
+                Ok(t) if age_ms(t).is_some() => None,
+                Ok(_) => Some("invalid_max_age".into()),
+                Err(e) => Some(e),
+            },
             Rule::QueueType => match text(value) {
                 Ok(t) if parse_kind(t).is_some() => None,
                 Ok(t) => Some(format!("\"unsupported queue type '{t}'\"")),
@@ -222,18 +280,24 @@ pub(crate) fn parse_overflow(text: &str) -> Option<Overflow> {
     }
 }
 
-pub(crate) fn parse_kind(text: &str) -> Option<QueueKind> {
+/// The type of a name.
+#[must_use]
+pub fn parse_kind(text: &str) -> Option<QueueKind> {
     match text {
         "classic" => Some(QueueKind::Classic),
         "quorum" => Some(QueueKind::Quorum),
+        "stream" => Some(QueueKind::Stream),
         _ => None,
     }
 }
 
-pub(crate) const fn kind_name(kind: QueueKind) -> &'static str {
+/// The name of a type.
+#[must_use]
+pub const fn kind_name(kind: QueueKind) -> &'static str {
     match kind {
         QueueKind::Classic => "classic",
         QueueKind::Quorum => "quorum",
+        QueueKind::Stream => "stream",
     }
 }
 

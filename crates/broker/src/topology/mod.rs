@@ -29,9 +29,11 @@ use std::sync::Arc;
 use waypost_model::journal::Op;
 use waypost_model::{ConnId, QueueId, Refusal};
 
+pub use arguments::{age_ms, kind_name, parse_kind};
 pub use binding::BindingView;
 pub use definitions::LoadError;
 pub use exchange::ExchangeView;
+pub use kinds::service::EXCHANGE as SERVICES_EXCHANGE;
 pub use limits::{ParameterKey, UserLimits, VhostLimits};
 pub use permission::{Access, PermissionSpec, Resource, TopicPermissionSpec};
 pub use policy::{ApplyTo, PolicySort, PolicySpec, PolicyView};

@@ -28,15 +28,18 @@ pub enum ApplyTo {
     ClassicQueues,
     /// `quorum_queues`
     QuorumQueues,
+    /// `streams`
+    Streams,
 }
 
 impl ApplyTo {
-    const ALL: [(ApplyTo, &'static str); 5] = [
+    const ALL: [(ApplyTo, &'static str); 6] = [
         (Self::Queues, "queues"),
         (Self::Exchanges, "exchanges"),
         (Self::All, "all"),
         (Self::ClassicQueues, "classic_queues"),
         (Self::QuorumQueues, "quorum_queues"),
+        (Self::Streams, "streams"),
     ];
 
     /// The name that clients of the management API use.
@@ -57,6 +60,7 @@ impl ApplyTo {
             Self::Exchanges => false,
             Self::ClassicQueues => kind == QueueKind::Classic,
             Self::QuorumQueues => kind == QueueKind::Quorum,
+            Self::Streams => kind == QueueKind::Stream,
         }
     }
 
@@ -101,6 +105,7 @@ pub(crate) struct PolicyValues {
     pub message_ttl_ms: Option<u64>,
     pub overflow: Option<Overflow>,
     pub consumer_timeout_ms: Option<u64>,
+    pub max_age_ms: Option<u64>,
 }
 
 /// A policy as listings show it.
@@ -228,6 +233,10 @@ impl PolicyValues {
             "max-length-bytes" => self.max_length_bytes = Some(at_least(0, "maximum length in bytes")?),
             "message-ttl" => self.message_ttl_ms = Some(at_least(0, "message TTL")?),
             "consumer-timeout" => self.consumer_timeout_ms = Some(at_least(0, "consumer timeout")?),
+            "max-age" => {
+                let age = super::arguments::age_ms(text("maximum age")?);
+                self.max_age_ms = Some(age.ok_or_else(|| invalid("maximum age"))?);
+            }
             "overflow" => {
                 let mode = text("overflow value")?;
                 self.overflow = Some(parse_overflow(mode).ok_or_else(|| invalid("overflow value"))?);
@@ -244,6 +253,10 @@ impl PolicyValues {
             },
             "initial-cluster-size" | "target-group-size" => {
                 at_least(0, "cluster size")?;
+            }
+            // Retention goes by batches and filters are exact: there is nothing to be sized.
+            "stream-max-segment-size-bytes" | "stream-filter-size-bytes" => {
+                at_least(1, "size in bytes")?;
             }
             "max-in-memory-length" | "max-in-memory-bytes" => {
                 at_least(0, "maximum memory in bytes")?;
@@ -277,6 +290,7 @@ pub(crate) fn merged(policy: Option<&Policy>, operator: Option<&Policy>) -> Poli
     p.max_length = least(p.max_length, o.max_length);
     p.max_length_bytes = least(p.max_length_bytes, o.max_length_bytes);
     p.message_ttl_ms = least(p.message_ttl_ms, o.message_ttl_ms);
+    p.max_age_ms = least(p.max_age_ms, o.max_age_ms);
     p.delivery_limit = stricter_delivery_limit(p.delivery_limit, o.delivery_limit);
     p.overflow = o.overflow.or(p.overflow);
     p

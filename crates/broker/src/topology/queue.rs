@@ -11,7 +11,8 @@ use super::binding::{Bindings, clean, no_such, object};
 use super::permission::{Access, Resource};
 use super::policy::{Policy, PolicyValues, merged};
 use super::{Change, NAME_BYTES_MAX, Topology, definitions};
-use crate::settings::{DeadLetterTo, QueueKind, QueueSettings};
+use crate::settings::{DeadLetterTo, Overflow, QueueKind, QueueSettings};
+use crate::streams::{StreamSpec, Streams};
 
 /// Failed deliveries that a quorum queue allows unless told otherwise.
 const QUORUM_DELIVERY_LIMIT: u32 = 20;
@@ -135,6 +136,42 @@ impl Declared {
     }
 }
 
+/// Whether the type goes with these properties.
+fn check_properties(d: &QueueDeclare, kind: QueueKind, what: &str) -> Result<(), Refusal> {
+    let wrong = match kind {
+        QueueKind::Classic => None,
+        _ if d.exclusive => Some("exclusive-owner"),
+        _ if !d.durable => Some("non-durable"),
+        QueueKind::Stream if d.auto_delete => Some("auto-delete"),
+        QueueKind::Quorum | QueueKind::Stream => None,
+    };
+    match wrong {
+        Some(property) => Err(Refusal::precondition_failed(format!("invalid property '{property}' for {what}"))),
+        None => Ok(()),
+    }
+}
+
+fn open_stream(
+    streams: Option<&dyn Streams>,
+    vhost: &str,
+    name: &str,
+    parsed: &QueueArguments,
+    what: &str,
+) -> Result<QueueId, Refusal> {
+    let unsupported = || {
+        let text = format!("invalid arg 'x-queue-type' for {what}: \"this server keeps no streams\"");
+        Refusal::precondition_failed(text)
+    };
+    let streams = streams.ok_or_else(unsupported)?;
+    streams.open(&StreamSpec {
+        vhost,
+        name,
+        max_age_ms: parsed.max_age_ms,
+        max_length_bytes: parsed.max_length_bytes,
+        segment_bytes: parsed.segment_bytes,
+    })
+}
+
 /// The smaller of what is there.
 fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {
@@ -155,8 +192,11 @@ pub(crate) fn stricter_delivery_limit(a: Option<i64>, b: Option<i64>) -> Option<
 /// Declaration, arguments and policies put together: arguments win over policies, except that of two limits the smaller
 /// counts, and that a policy decides the overflow of quorum queues.
 pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> QueueSettings {
+    if d.kind == QueueKind::Stream {
+        return stream_settings(d, p);
+    }
     let overflow = match d.kind {
-        QueueKind::Classic => a.overflow.or(p.overflow),
+        QueueKind::Classic | QueueKind::Stream => a.overflow.or(p.overflow),
         QueueKind::Quorum => p.overflow.or(a.overflow),
     };
     let exchange = a.dead_letter_exchange.or_else(|| p.dead_letter_exchange.clone());
@@ -177,6 +217,7 @@ pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> Queu
         expires_ms: least(a.expires_ms, p.expires_ms),
         max_length: least(a.max_length, p.max_length),
         max_length_bytes: least(a.max_length_bytes, p.max_length_bytes),
+        max_age_ms: None,
         overflow: overflow.unwrap_or_default(),
         dead_letter: exchange.map(|exchange| DeadLetterTo { exchange, routing_key }),
         max_priority: a.max_priority,
@@ -186,6 +227,33 @@ pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> Queu
         delay_of: None,
         service: d.service,
         implicit: d.implicit,
+    }
+}
+
+/// The same for a stream. What its arguments say is the configuration of its topic; only policies are for us to keep.
+fn stream_settings(d: Declared, p: &PolicyValues) -> QueueSettings {
+    QueueSettings {
+        id: d.id,
+        vhost: d.vhost,
+        name: d.name,
+        durable: true,
+        exclusive: None,
+        auto_delete: false,
+        kind: QueueKind::Stream,
+        message_ttl_ms: None,
+        expires_ms: None,
+        max_length: None,
+        max_length_bytes: p.max_length_bytes,
+        max_age_ms: p.max_age_ms,
+        overflow: Overflow::DropHead,
+        dead_letter: None,
+        max_priority: None,
+        single_active_consumer: false,
+        delivery_limit: None,
+        consumer_timeout_ms: None,
+        delay_of: None,
+        service: None,
+        implicit: false,
     }
 }
 
@@ -229,7 +297,7 @@ impl Topology {
         Ok(Some(Arc::clone(&q.settings)))
     }
 
-    /// Declares a queue: the one that is there, or a new one.
+    /// Declares a queue: the one that is there, or a new one. Streams are made or found by their keeper.
     ///
     /// # Errors
     /// As [`Topology::find_declared`], and 406 for arguments that are wrong or not ours, properties that the type does not
@@ -240,6 +308,7 @@ impl Topology {
         vhost: &str,
         d: &QueueDeclare,
         conn: ConnId,
+        streams: Option<&dyn Streams>,
     ) -> Result<(Arc<QueueSettings>, Change), Refusal> {
         if let Some(found) = self.find_declared(user, vhost, d, conn)? {
             return Ok((found, Change::default()));
@@ -258,24 +327,23 @@ impl Topology {
         let parsed = QueueArguments::parse(&arguments, &what)?;
         let v = self.vhost(vhost)?;
         let kind = arguments::kind(&arguments, v.default_kind(d));
-        if kind == QueueKind::Quorum {
-            let wrong = match (d.exclusive, d.durable) {
-                (true, _) => Some("exclusive-owner"),
-                (false, false) => Some("non-durable"),
-                (false, true) => None,
-            };
-            if let Some(property) = wrong {
-                return Err(Refusal::precondition_failed(format!("invalid property '{property}' for {what}")));
-            }
-        }
+        check_properties(d, kind, &what)?;
+        arguments::check_kind(&arguments, kind, &what)?;
         self.check_service(vhost, &name, &parsed, &what)?;
         if self.vhost(vhost)?.queues.contains_key(&*name) {
             return self.adopt_mailbox(vhost, &name, d, parsed, kind);
         }
         self.check_queue_limits(vhost, &name)?;
         let mut change = Change::default();
+        let id = match kind {
+            QueueKind::Stream => open_stream(streams, vhost, &name, &parsed, &what)?,
+            _ => self.ids.take(shard_of(vhost, &name), &mut change.ops),
+        };
+        if self.queues.contains_key(&id) {
+            return Err(Refusal::internal(format!("{what} has the id of another")));
+        }
         let declared = Declared {
-            id: self.ids.take(shard_of(vhost, &name), &mut change.ops),
+            id,
             vhost: Arc::clone(&self.vhost(vhost)?.name),
             name: name.into(),
             durable: d.durable && !d.exclusive,

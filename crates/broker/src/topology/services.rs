@@ -107,6 +107,10 @@ impl Topology {
         }
         let name = mailbox_name(service);
         if let Some(q) = v.queues.get(&*name) {
+            if q.settings.kind == QueueKind::Stream {
+                let text = format!("no mailbox for service '{service}': {} is a stream", object("queue", &name, vhost));
+                return Err(Refusal::precondition_failed(text));
+            }
             return match (&q.settings.service, q.settings.exclusive) {
                 (None, None) => {
                     let settings = Arc::clone(&q.settings);
@@ -198,7 +202,7 @@ impl Topology {
 
     /// A queue that was declared just now becomes the mailbox of a service that has none.
     pub(super) fn assign_mailbox(&mut self, made: &Arc<QueueSettings>) -> Arc<QueueSettings> {
-        let Some(v) = self.vhosts.get_mut(&made.vhost) else {
+        let Some(v) = self.vhosts.get_mut(&made.vhost).filter(|_| made.kind != QueueKind::Stream) else {
             return Arc::clone(made);
         };
         let arguments = v.queues.get(&made.name).map(|q| &q.arguments);
@@ -244,6 +248,10 @@ impl Topology {
         };
         if d.exclusive {
             return Err(locked(&q.settings));
+        }
+        if kind == QueueKind::Stream {
+            let text = format!("{} is the mailbox of a service", object("queue", name, vhost));
+            return Err(Refusal::precondition_failed(text));
         }
         let values = merged(policy.as_deref(), operator_policy.as_deref());
         let declared = Declared { kind, implicit: false, ..Declared::of(&q.settings) };

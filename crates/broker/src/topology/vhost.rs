@@ -212,6 +212,7 @@ impl Vhost {
     pub fn default_kind(&self, d: &QueueDeclare) -> QueueKind {
         match self.metadata.default_queue_type {
             Some(QueueKind::Quorum) if d.durable && !d.exclusive => QueueKind::Quorum,
+            Some(QueueKind::Stream) if d.durable && !d.exclusive && !d.auto_delete => QueueKind::Stream,
             _ => QueueKind::Classic,
         }
     }

@@ -4,6 +4,7 @@ mod access;
 mod contents;
 mod devices;
 mod explain;
+mod forwarders;
 mod listings;
 mod rules;
 pub(super) mod services;
@@ -75,6 +76,7 @@ impl Ask {
             ["users" | "permissions" | "topic-permissions" | "whoami", ..] => self.access(path),
             ["vhosts" | "policies" | "operator-policies", ..] => self.rules(path),
             ["devices", ..] => self.devices(path),
+            ["forwarders", ..] => self.forwarders(path),
             ["overview" | "connections" | "channels" | "consumers", ..] => self.listings(path),
             _ => Err(nothing_there()),
         }

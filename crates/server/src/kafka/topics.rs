@@ -108,7 +108,7 @@ impl Session {
                 Some(name) if !self.may(Access::Configure, name) => {
                     Err((codes::TOPIC_AUTHORIZATION_FAILED, "not permitted".to_owned()))
                 }
-                Some(name) => self.streams().delete(&self.vhost, name).map_err(|e| refused(&e)),
+                Some(name) => self.delete_topic(name, found.as_deref()),
             };
             let (error_code, error_message) = match done {
                 Ok(written) => {
@@ -121,6 +121,14 @@ impl Session {
             responses.push(DeletableTopicResult { name, topic_id, error_code, error_message });
         }
         Ok(ask.after(lsn, &DeleteTopicsResponse { responses, ..DeleteTopicsResponse::default() }))
+    }
+
+    /// Deletes a topic, and the queue that it is to others.
+    fn delete_topic(&self, name: &str, found: Option<&Topic>) -> Result<Lsn, Refused> {
+        let queue = found.and_then(|t| t.partition(0)).map(|cell| cell.queue());
+        let written = self.streams().delete(&self.vhost, name).map_err(|e| refused(&e))?;
+        let gone = queue.and_then(|queue| self.node.broker.stream_gone(queue, self.node.clock.now()));
+        Ok(gone.map_or(written, |lsn| lsn.max(written)))
     }
 
     pub(super) fn create_partitions(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {

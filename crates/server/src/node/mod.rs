@@ -77,6 +77,8 @@ pub struct Node {
     pub registry: Arc<waypost_registry::services::Registry>,
     /// Topics and their partitions.
     pub(crate) streams: Arc<waypost_stream::streams::Streams>,
+    /// Topics that feed exchanges and services.
+    pub(crate) forwarders: crate::streams::forwarders::Forwarders,
     /// Consumer groups.
     pub(crate) groups: waypost_stream::groups::Groups,
     /// What Kafka's consumers need not say again.
@@ -136,6 +138,7 @@ async fn serve(
     let streams = streams::open(&config, &journal, &bodies, &mut recovered)?;
     let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
+    broker.keep_streams(Arc::new(crate::streams::Keeper::new(Arc::clone(&streams), clock)), clock.now());
     registry::connect(&registry, &broker, clock.now());
     let core = Arc::new(BrokerCore::new(Arc::clone(&broker), bodies));
     let clients = Clients::new(Arc::clone(&core), clock);
@@ -158,6 +161,7 @@ async fn serve(
         config_center,
         registry,
         streams,
+        forwarders: crate::streams::forwarders::Forwarders::default(),
         groups: waypost_stream::groups::Groups::new(clock.now().0),
         fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions::new(clock.now().0),
         regroup: Notify::new(),
@@ -170,8 +174,9 @@ async fn serve(
         let node = Arc::downgrade(&node);
         move || {
             if let Some(node) = node.upgrade() {
-                node.broker.advance(node.clock.now());
+                // First what is to be seen, then who is told that it is there.
                 node.streams.advance();
+                node.broker.advance(node.clock.now());
                 node.committed.notify_waiters();
             }
         }
@@ -212,6 +217,7 @@ async fn live(
     tasks.spawn(registry::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(streams::regroup(Arc::clone(node), stopping.clone()));
     tasks.spawn(streams::run(Arc::clone(node), stopping.clone()));
+    tasks.spawn(crate::streams::forwarders::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(config_center::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(reload_on_hangup(reloadable, stopping));
     let result = tokio::select! {

@@ -47,6 +47,12 @@ impl Index {
         self.entries.range(at..)
     }
 
+    /// The last batch that ends before `offset`.
+    pub fn back_before(&self, offset: u64) -> Option<Entry> {
+        let at = self.entries.partition_point(|e| e.last < offset).checked_sub(1)?;
+        self.entries.get(at).copied()
+    }
+
     /// Drops batches that end before `offset`; the first and the last place of what was dropped.
     pub fn drop_before(&mut self, offset: u64) -> Option<(u64, u64)> {
         let mut gone: Option<(u64, u64)> = None;

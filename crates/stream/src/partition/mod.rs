@@ -416,6 +416,12 @@ impl Partition {
         Some((*entry, self.piece(entry.last)))
     }
 
+    /// The last batch that is visible.
+    #[must_use]
+    pub fn last_batch(&self) -> Option<Entry> {
+        self.index.back_before(self.durable)
+    }
+
     /// The latest time of all visible records, with the batch that has it.
     #[must_use]
     pub fn latest_time(&self) -> Option<(Entry, Piece)> {

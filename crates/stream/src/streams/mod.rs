@@ -25,9 +25,11 @@ use waypost_model::{Lsn, Millis, QueueId, Route};
 pub use cell::{Cell, DeleteFault, Grown};
 pub use offsets::{Committed, OffsetsFault};
 pub use open::{OpenError, Share};
-pub use topic::{Topic, TopicId};
+pub use topic::{Retention, Topic, TopicId};
 
+use crate::batch::Batch;
 use crate::config::{ConfigFault, TopicConfig};
+use crate::partition::{AppendFault, Appended};
 use coordinator::Transactions;
 use offsets::Offsets;
 use producer_ids::ProducerIds;
@@ -139,6 +141,24 @@ impl Streams {
         let topics = self.read();
         let from = (Arc::from(vhost), Arc::from(""));
         topics.by_name.range(from..).take_while(|((v, _), _)| &**v == vhost).map(|(_, t)| Arc::clone(t)).collect()
+    }
+
+    /// All topics whose names begin like this, by vhost and name.
+    #[must_use]
+    pub fn topics_beginning(&self, prefix: &str) -> Vec<Arc<Topic>> {
+        let topics = self.read();
+        let mut found: Vec<Arc<Topic>> = Vec::new();
+        let mut vhost: Option<Arc<str>> = None;
+        // One vhost after the other: those in between are not looked at.
+        loop {
+            let behind = vhost.as_ref().map(|v| Arc::from(format!("{v}\0")));
+            let from = (behind.unwrap_or_default(), Arc::from(""));
+            let Some(((next, _), _)) = topics.by_name.range(from..).next() else { return found };
+            let first = (Arc::clone(next), Arc::from(prefix));
+            let here = topics.by_name.range(first..).take_while(|((v, n), _)| v == next && n.starts_with(prefix));
+            found.extend(here.map(|(_, topic)| Arc::clone(topic)));
+            vhost = Some(Arc::clone(next));
+        }
     }
 
     /// Makes a topic. It counts once the ticket is durable.
@@ -260,7 +280,7 @@ impl Streams {
     pub fn maintain(&self, now: Millis) {
         let topics: Vec<Arc<Topic>> = self.read().by_name.values().cloned().collect();
         for topic in topics {
-            let config = topic.config();
+            let config = topic.kept();
             for cell in topic.partitions().iter() {
                 let ops = cell.maintain(&config, now);
                 if !ops.is_empty() {
@@ -285,6 +305,27 @@ impl Streams {
         if !ops.is_empty() {
             let _ = self.journal.append(ops);
         }
+    }
+
+    /// Appends a batch of the server's own: one of no producer, and of no transaction of Kafka's. `journal`: where to, if
+    /// it is to go with other things.
+    ///
+    /// # Errors
+    /// [`AppendFault`].
+    pub fn append_own(
+        &self,
+        cell: &Arc<Cell>,
+        batch: &Batch<'_>,
+        config: &TopicConfig,
+        journal: &dyn Journal,
+        now: Millis,
+    ) -> Result<Appended, AppendFault> {
+        debug_assert!(batch.producer_id() < 0 && !batch.is_transactional());
+        let appended = cell.append(batch, config, journal, now)?;
+        if let Some(lsn) = appended.lsn {
+            self.appended(cell, lsn);
+        }
+        Ok(appended)
     }
 
     /// Something was appended to a partition: it is to be told when the journal is durable so far.

@@ -18,8 +18,7 @@ use crate::partition::Partition;
 
 /// The queues of partitions have numbers from here on: the broker's own do not come this far, and the configuration
 /// center's end before.
-pub(super) const QUEUES_FROM: u64 = 0xd000_0000_0000_0000;
-const QUEUES_TO: u64 = 0xd100_0000_0000_0000;
+pub(super) const QUEUES_FROM: u64 = QueueId::STREAMS_FROM.0;
 
 /// What recovery found that belongs to streams.
 #[derive(Debug, Default)]
@@ -33,7 +32,7 @@ impl Share {
     /// not know.
     #[must_use]
     pub fn split_off(recovered: &mut Recovered) -> Share {
-        let is_ours = |queue: QueueId| (QUEUES_FROM..QUEUES_TO).contains(&queue.0);
+        let is_ours = QueueId::is_stream;
         let has_our_key = |(key, _): &(Box<[u8]>, Box<[u8]>)| key.first().is_some_and(|b| keep::KEYS.contains(b));
         let mut share = Share::default();
         (share.definitions, recovered.definitions) =

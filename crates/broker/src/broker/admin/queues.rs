@@ -105,7 +105,7 @@ impl Broker {
                 "an exclusive queue can only be declared by the connection that is to own it",
             ));
         }
-        self.alter(now, |t| t.declare_queue(actor.name(), vhost, declare, NOBODY))
+        self.alter(now, |t| t.declare_queue(actor.name(), vhost, declare, NOBODY, self.streams()))
     }
 
     /// Deletes a queue. Gives the number of ready messages that went with it.
@@ -126,33 +126,26 @@ impl Broker {
             t.vhost_view(vhost).ok_or_else(|| super::no_vhost(vhost))?;
             t.check(actor.name(), vhost, Access::Configure, Resource::Queue, name)?;
             let settings = t.usable_queue(vhost, name, NOBODY)?;
-            let counts = self.lock(settings.id.shard()).counts(settings.id).unwrap_or_default();
-            let what = format!("queue '{name}' in vhost '{vhost}'");
-            if if_unused && counts.consumers > 0 {
-                return Err(Refusal::precondition_failed(format!("{what} in use")));
-            }
-            if if_empty && counts.ready > 0 {
-                return Err(Refusal::precondition_failed(format!("{what} not empty")));
-            }
-            Ok((counts.ready, t.delete_queue_by_id(settings.id)))
+            let ready = self.deletable(&settings, if_unused, if_empty)?;
+            Ok((ready, t.delete_queue_by_id(settings.id)))
         })
     }
 
     /// Removes all ready messages of a queue; how many.
     ///
     /// # Errors
-    /// 404, 403, 405 (it is some connection's alone).
+    /// 404, 403, 405 (it is some connection's alone), 540 (a stream).
     pub fn purge_queue(&self, actor: Actor<'_>, vhost: &str, name: &str, now: Millis) -> Result<u64, Refusal> {
-        let id = {
+        let settings = {
             let t = self.topology_read();
             t.vhost_view(vhost).ok_or_else(|| super::no_vhost(vhost))?;
             t.check(actor.name(), vhost, Access::Read, Resource::Queue, name)?;
-            t.usable_queue(vhost, name, NOBODY)?.id
+            t.usable_queue(vhost, name, NOBODY)?
         };
         let mut w = self.work(now);
-        let purged = self.with_shard(id.shard(), &mut w, |s, cx| s.purge(id, cx));
+        let purged = self.purge(&settings, &mut w);
         self.carry_out(&mut w);
-        Ok(purged)
+        purged
     }
 
     /// Adds to each queue how it stands; leaves out what is gone. Keeps the order.
@@ -163,10 +156,13 @@ impl Broker {
         for of_shard in order.chunk_by(|a, b| views[*a].settings.id.shard() == views[*b].settings.id.shard()) {
             for look in of_shard.chunks(QUEUES_PER_LOOK) {
                 let shard = self.lock(views[look[0]].settings.id.shard());
-                for i in look {
+                for i in look.iter().filter(|i| !views[**i].settings.id.is_stream()) {
                     states[*i] = shard.info(views[*i].settings.id);
                 }
             }
+        }
+        for (view, state) in views.iter().zip(&mut states).filter(|(v, _)| v.settings.id.is_stream()) {
+            *state = self.streams().and_then(|s| s.info(view.settings.id));
         }
         let both = views.into_iter().zip(states);
         both.filter_map(|(view, state)| state.map(|state| QueueReport { view, state })).collect()

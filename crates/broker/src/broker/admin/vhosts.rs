@@ -35,6 +35,7 @@ impl Broker {
     /// 404.
     pub fn delete_vhost(&self, name: &str, now: Millis) -> Result<Option<Lsn>, Refusal> {
         let lsn = self.set(now, |t| t.delete_vhost(name))?;
+        self.with_streams(|s| s.delete_vhost(name));
         self.close_connections(&format!("vhost '{name}' was deleted"), |peer| {
             peer.with_known(|k| k.vhost.as_deref() == Some(name))
         });

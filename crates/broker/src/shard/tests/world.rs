@@ -75,6 +75,7 @@ pub fn settings(change: impl FnOnce(&mut QueueSettings)) -> Arc<QueueSettings> {
         expires_ms: None,
         max_length: None,
         max_length_bytes: None,
+        max_age_ms: None,
         overflow: Overflow::DropHead,
         dead_letter: None,
         max_priority: None,

@@ -4,6 +4,7 @@ use thiserror::Error;
 use waypost_model::{QueueId, SHARDS};
 
 use super::{Kind, VERSION};
+use crate::settings::QueueKind;
 use crate::topology::arguments::{QueueArguments, parse_kind};
 use crate::topology::binding::{Bound, DestinationName, canonical};
 use crate::topology::exchange::Exchange;
@@ -220,8 +221,12 @@ impl Topology {
 
     fn take_queue(&mut self, k: &mut Reader<'_>, v: &mut Reader<'_>) -> Taken {
         let (vhost, name) = (k.name()?, k.name()?);
-        let id = self.take_queue_id(v)?;
+        let id = QueueId(v.varint()?);
         let kind = parse_kind(v.str()?).ok_or(Fault::Malformed)?;
+        if id.is_stream() != (kind == QueueKind::Stream) {
+            return Err(Fault::Malformed);
+        }
+        self.check_queue_id(id)?;
         let [auto_delete, implicit, adopted, durable, as_asked] = v.flags()?;
         let arguments = v.table()?;
         let vhost = self.vhosts.get(&vhost).ok_or(Fault::Dangling)?.name.clone();
@@ -238,12 +243,20 @@ impl Topology {
     /// A queue's id; two queues never have the same.
     fn take_queue_id(&mut self, v: &mut Reader<'_>) -> Result<QueueId, Fault> {
         let id = QueueId(v.varint()?);
-        queue_number(id.0 / SHARDS as u64)?;
+        self.check_queue_id(id)?;
+        Ok(id)
+    }
+
+    fn check_queue_id(&mut self, id: QueueId) -> Taken {
         if self.queues.contains_key(&id) {
             return Err(Fault::Malformed);
         }
-        self.ids.skip(id);
-        Ok(id)
+        // Streams are numbered by their keeper.
+        if !id.is_stream() {
+            queue_number(id.0 / SHARDS as u64)?;
+            self.ids.skip(id);
+        }
+        Ok(())
     }
 
     fn take_binding(&mut self, k: &mut Reader<'_>, v: &mut Reader<'_>) -> Taken {

@@ -5,7 +5,7 @@ use waypost_model::Refusal;
 /// The type's name.
 pub(crate) const NAME: &str = "x-service";
 /// The exchange of that type that every vhost has.
-pub(crate) const EXCHANGE: &str = "amq.services";
+pub const EXCHANGE: &str = "amq.services";
 /// Its other name, unless a client has declared an exchange of that name.
 pub(crate) const ALIAS: &str = "services";
 

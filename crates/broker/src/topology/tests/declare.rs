@@ -52,7 +52,7 @@ fn queue_arguments_are_validated() {
     refused("x-overflow", "nothing".into(), "invalid_overflow");
     refused("x-dead-letter-routing-key", "k".into(), "routing_key_but_no_dlx_defined");
     refused("x-single-active-consumer", 1.into(), "{unacceptable_type,signedint}");
-    refused("x-queue-type", "stream".into(), "\"unsupported queue type 'stream'\"");
+    refused("x-queue-type", "jms".into(), "\"unsupported queue type 'jms'\"");
     refused("x-message-deduplication", true.into(), "\"this server does not have it\"");
     refused("x-delayed-retry-min", 1.into(), "\"this server does not have it\"");
     let hints = Table::new().with("x-queue-mode", "lazy").with("x-queue-version", 2).with("note", "kept");

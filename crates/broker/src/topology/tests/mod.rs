@@ -4,6 +4,7 @@ mod codec;
 mod declare;
 mod policies;
 mod routing;
+mod streams;
 mod users;
 
 use waypost_model::command::{Binding, Destination, ExchangeDeclare, QueueDeclare};
@@ -64,7 +65,7 @@ impl Node {
     }
 
     pub fn declare(&mut self, d: &QueueDeclare) -> Result<QueueId, Refusal> {
-        let (s, change) = self.t.declare_queue("guest", "/", d, ME)?;
+        let (s, change) = self.t.declare_queue("guest", "/", d, ME, None)?;
         self.keep(change);
         Ok(s.id)
     }

@@ -44,7 +44,7 @@ fn permissions_go_by_vhost_and_name() {
     assert!(n.t.check("ann", "/", Access::Configure, Resource::Queue, "ann-1").is_ok());
     let r = n.t.check("ann", "/", Access::Read, Resource::Queue, "q").unwrap_err();
     assert_eq!(r.to_string(), "ACCESS_REFUSED - read access to queue 'q' in vhost '/' refused for user 'ann'");
-    let r = n.t.declare_queue("ann", "/", &queue("bob", Default::default()), ME).unwrap_err();
+    let r = n.t.declare_queue("ann", "/", &queue("bob", Default::default()), ME, None).unwrap_err();
     assert_eq!(r.text, "configure access to queue 'bob' in vhost '/' refused for user 'ann'");
     let topic = TopicPermissionSpec { write: "^{username}\\.".into(), read: ".*".into() };
     let c = n.t.put_topic_permission("ann", "/", "amq.topic", &topic).unwrap();
@@ -71,7 +71,7 @@ fn a_vhost_takes_everything_along() {
     let all = PermissionSpec { configure: ".*".into(), write: ".*".into(), read: ".*".into() };
     let c = n.t.put_permission("guest", "v", &all).unwrap();
     n.keep(c);
-    let (_, c) = n.t.declare_queue("guest", "v", &queue("q", Default::default()), ME).unwrap();
+    let (_, c) = n.t.declare_queue("guest", "v", &queue("q", Default::default()), ME, None).unwrap();
     n.keep(c);
     let b = binding("amq.direct", to_queue("q"), "k", Default::default());
     let c = n.t.bind("guest", "v", &b, ME).unwrap();

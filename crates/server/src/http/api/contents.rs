@@ -2,8 +2,7 @@
 
 use serde_json::{Value as Json, json};
 use waypost_broker::broker::admin::{InVhost, QueueReport};
-use waypost_broker::settings::QueueKind;
-use waypost_broker::topology::{BindingView, ExchangeView};
+use waypost_broker::topology::{BindingView, ExchangeView, kind_name};
 use waypost_model::command::{Binding, Destination, ExchangeDeclare, QueueDeclare};
 
 use super::super::json::{flag, from_octets, from_table, only, text, to_table};
@@ -135,13 +134,6 @@ fn binding_of(
         routing_key: given("routing_key")?.unwrap_or_default().into_bytes().into(),
         arguments,
     })
-}
-
-fn kind_name(kind: QueueKind) -> &'static str {
-    match kind {
-        QueueKind::Classic => "classic",
-        QueueKind::Quorum => "quorum",
-    }
 }
 
 fn queue(q: &QueueReport) -> Json {

@@ -2,8 +2,9 @@
 
 use serde_json::{Value as Json, json};
 use waypost_broker::broker::admin::InVhost;
-use waypost_broker::settings::QueueKind;
-use waypost_broker::topology::{ApplyTo, PolicySort, PolicySpec, PolicyView, VhostLimits, VhostMetadata, VhostView};
+use waypost_broker::topology::{
+    ApplyTo, PolicySort, PolicySpec, PolicyView, VhostLimits, VhostMetadata, VhostView, kind_name, parse_kind,
+};
 
 use super::super::json::{from_table, number, only, text, texts, to_table};
 use super::super::request::Failure;
@@ -47,16 +48,17 @@ impl Ask {
             "PUT" => {
                 self.who.must_administrate()?;
                 only(&self.body, &["description", "tags", "default_queue_type"])?;
-                let metadata = VhostMetadata {
-                    description: text(&self.body, "description")?.unwrap_or_default().to_owned(),
-                    tags: texts(&self.body, "tags")?.unwrap_or_default(),
-                    default_queue_type: match text(&self.body, "default_queue_type")? {
-                        None => None,
-                        Some("classic") => Some(QueueKind::Classic),
-                        Some("quorum") => Some(QueueKind::Quorum),
-                        Some(_) => return Err(Failure::bad("`default_queue_type` must be classic or quorum")),
-                    },
-                };
+                let metadata =
+                    VhostMetadata {
+                        description: text(&self.body, "description")?.unwrap_or_default().to_owned(),
+                        tags: texts(&self.body, "tags")?.unwrap_or_default(),
+                        default_queue_type: match text(&self.body, "default_queue_type")? {
+                            None => None,
+                            Some(name) => Some(parse_kind(name).ok_or_else(|| {
+                                Failure::bad("`default_queue_type` must be classic, quorum or stream")
+                            })?),
+                        },
+                    };
                 changed(broker.put_vhost(name, metadata, self.now))
             }
             "DELETE" => {
@@ -106,10 +108,7 @@ fn sort_of(list: &str) -> PolicySort {
 }
 
 fn vhost(v: &VhostView) -> Json {
-    let default = v.metadata.default_queue_type.map(|kind| match kind {
-        QueueKind::Classic => "classic",
-        QueueKind::Quorum => "quorum",
-    });
+    let default = v.metadata.default_queue_type.map(kind_name);
     json!({
         "name": &*v.name, "description": v.metadata.description, "tags": v.metadata.tags,
         "default_queue_type": default, "queues": v.queues, "exchanges": v.exchanges, "bindings": v.bindings,

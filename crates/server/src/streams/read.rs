@@ -1,0 +1,124 @@
+//! Records become messages, a few batches at a time.
+
+use std::io;
+use std::sync::Arc;
+
+use waypost_model::Millis;
+use waypost_stream::batch::Batch;
+use waypost_stream::partition::{Aborted, Isolation, Piece};
+use waypost_stream::records::{Record, Records};
+use waypost_stream::streams::{Cell, Streams};
+
+/// Batches are taken up to so many bytes at a time, and at least one.
+const TAKE_BYTES: usize = 256 * 1024;
+/// Records are decoded up to so many bytes at a time: the rest of the batch is decoded once more later.
+const DECODED_BYTES: usize = 4 << 20;
+/// What a record takes beside its parts, about.
+const RECORD_BYTES: usize = 100;
+
+/// A place in a partition, from which somebody reads on.
+pub(super) struct Cursor {
+    pub cell: Arc<Cell>,
+    pub partition: i32,
+    /// The next offset.
+    pub next: u64,
+    /// Nothing before this time counts, until the first that does.
+    pub since: Option<i64>,
+}
+
+/// What is there behind a cursor.
+pub(super) struct Planned {
+    cell: Arc<Cell>,
+    pieces: Vec<Piece>,
+    aborted: Vec<Aborted>,
+    from: u64,
+    since: Option<i64>,
+}
+
+/// Records, and where to go on.
+pub(super) struct Chunk {
+    pub records: Vec<Record>,
+    pub next: u64,
+    /// Still none of the time that is looked for.
+    pub since: Option<i64>,
+}
+
+impl Cursor {
+    /// What is there to be read, if anything is. Only what transactions have committed.
+    pub fn plan(&mut self, now: Millis) -> Option<Planned> {
+        self.cell.note_use(now);
+        let (next, planned) = self.cell.with(|partition| {
+            // What retention has taken is behind us.
+            let next = self.next.max(partition.offsets().start);
+            let span = partition.read(next, TAKE_BYTES, Isolation::ReadCommitted).ok();
+            let found = span.filter(|s| !s.batches.is_empty());
+            (next, found.map(|s| (s.batches, partition.aborted(next, s.visible))))
+        });
+        self.next = next;
+        let (pieces, aborted) = planned?;
+        Some(Planned { cell: Arc::clone(&self.cell), pieces, aborted, from: next, since: self.since })
+    }
+}
+
+impl Planned {
+    /// Whether reading takes no disk and no codec.
+    pub fn is_at_hand(&self) -> bool {
+        self.pieces.iter().all(|piece| match piece {
+            Piece::Memory(messages) => Batch::split(messages.body(0)).is_ok_and(|(batch, _)| batch.codec() == 0),
+            Piece::Stored(_) => false,
+        })
+    }
+
+    /// Reads and decodes. Blocks for as long as the disk does.
+    ///
+    /// # Errors
+    /// Those of the store; a damaged batch.
+    pub fn read(self, streams: &Streams) -> io::Result<Chunk> {
+        let mut chunk = Chunk { records: Vec::new(), next: self.from, since: self.since };
+        let mut bytes = 0;
+        for piece in &self.pieces {
+            let (messages, at) = match self.cell.load(piece, &**streams.bodies()) {
+                Ok(loaded) => loaded,
+                // Retention was faster.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                Err(e) => return Err(e),
+            };
+            let body = messages.body(at);
+            let (batch, _) = Batch::split(body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            if self.counts(&batch) && !self.take(&batch, &mut chunk, &mut bytes)? {
+                break;
+            }
+            chunk.next = chunk.next.max(batch.last_offset().unsigned_abs() + 1);
+        }
+        Ok(chunk)
+    }
+
+    /// Whether a batch has records that count: no marker, and none of a transaction that was aborted.
+    fn counts(&self, batch: &Batch<'_>) -> bool {
+        let base = batch.base_offset().unsigned_abs();
+        let of = |a: &Aborted| a.producer_id == batch.producer_id() && (a.first..a.last).contains(&base);
+        let aborted = batch.is_transactional() && self.aborted.iter().any(of);
+        !batch.is_control() && !aborted
+    }
+
+    /// Takes a batch's records; false if that was enough before its end.
+    fn take(&self, batch: &Batch<'_>, chunk: &mut Chunk, bytes: &mut usize) -> io::Result<bool> {
+        for record in Records::of(batch)? {
+            let record = record?;
+            let offset = record.offset.unsigned_abs();
+            if offset < self.from || chunk.since.is_some_and(|since| record.timestamp < since) {
+                continue;
+            }
+            chunk.since = None;
+            chunk.next = offset + 1;
+            let parts = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
+            let headers = record.headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, Vec::len));
+            *bytes += RECORD_BYTES + parts + headers.sum::<usize>();
+            chunk.records.push(record);
+            if *bytes >= DECODED_BYTES {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

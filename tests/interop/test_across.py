@@ -1,0 +1,239 @@
+"""Topics that feed exchanges and services: what becomes of records on their way."""
+
+import kafka
+import pika
+import pytest
+import requests
+from kafka.admin import NewTopic
+
+from broker import Waypost
+from support import eventually, get
+from test_streams import STREAM, config_of, fill, produce, read
+
+SELF = "waypost.forward."
+
+
+@pytest.fixture(scope="module")
+def node():
+    server = Waypost("--kafka", "127.0.0.1:0")
+    try:
+        server.start()
+        yield server
+        assert server.alive(), server.tail()
+        assert server.stop() == 0, server.tail()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def ch(node):
+    connection = pika.BlockingConnection(node.endpoint.params())
+    yield connection.channel()
+    if connection.is_open:
+        connection.close()
+
+
+def api(node, method: str, path: str, **options) -> requests.Response:
+    return requests.request(method, f"{node.http}/api/v1/{path}", timeout=10, **options)
+
+
+def forward(node, name: str, **definition) -> None:
+    answer = api(node, "PUT", f"forwarders/%2F/{name}", json=definition)
+    assert answer.status_code == 204, answer.text
+
+
+def forwarder(node, name: str) -> dict:
+    return api(node, "GET", f"forwarders/%2F/{name}").json()
+
+
+@pytest.fixture
+def queue(ch, name):
+    queue = name("q")
+    ch.queue_declare(queue, durable=True)
+    ch.queue_bind(queue, "amq.topic", "order.#")
+    yield queue
+    ch.queue_delete(queue)
+
+
+def test_a_topic_feeds_an_exchange(node, ch, queue, name):
+    topic = name("t")
+    produce(node, topic, b"before", key=b"order.1", headers=[("h", b"1"), ("amqp.content-type", b"text/plain")])
+    forward(node, topic, topic=topic, exchange="amq.topic")
+    produce(node, topic, b"after", key=b"order.2.x")
+    produce(node, topic, b"elsewhere", key=b"other")
+    method, properties, body = get(ch, queue)
+    assert (method.exchange, method.routing_key, body) == ("amq.topic", "order.1", b"before")
+    assert (properties.content_type, properties.delivery_mode) == ("text/plain", 2)
+    assert properties.headers == {"h": "1", "x-forwarded-by": [topic]}
+    assert get(ch, queue)[2] == b"after"
+    view = eventually(lambda: (f := forwarder(node, topic))["forwarded"] == 3 and f)
+    assert (view["unroutable"], view["refused"], view["waits_for"]) == (1, 0, None)
+    # Its position is that of a group like any other.
+    admin = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    where = kafka.TopicPartition(topic, 0)
+    eventually(lambda: offset_of(admin, SELF + topic, where) == 3)
+    assert api(node, "DELETE", f"forwarders/%2F/{topic}").status_code == 204
+    assert offset_of(admin, SELF + topic, where) is None
+    admin.close()
+    assert api(node, "GET", f"forwarders/%2F/{topic}").status_code == 404
+    assert api(node, "DELETE", f"forwarders/%2F/{topic}").status_code == 404
+
+
+def offset_of(admin, group: str, where):
+    found = admin.list_group_offsets([group])[group] if hasattr(admin, "list_group_offsets") else (
+        admin.list_consumer_group_offsets(group)
+    )
+    return found[where].offset if where in found else None
+
+
+def test_the_routing_key_and_the_beginning_can_be_set(node, ch, queue, name):
+    topic = name("t")
+    produce(node, topic, b"old", key=b"k")
+    forward(node, topic, topic=topic, exchange="amq.topic", routing_key="order.fixed", **{"from": "latest"})
+    eventually(lambda: forwarder(node, topic)["waits_for"] is None)
+    produce(node, topic, b"new", key=b"k")
+    method, _, body = get(ch, queue)
+    assert (method.routing_key, body) == ("order.fixed", b"new")
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
+
+
+def test_an_exchange_that_is_not_there_is_waited_for(node, ch, name):
+    topic, exchange, queue = name("t"), name("x"), name("q")
+    produce(node, topic, b"1", b"2", key=b"k")
+    forward(node, topic, topic=topic, exchange=exchange)
+    eventually(lambda: "no exchange" in (forwarder(node, topic)["waits_for"] or ""))
+    ch.exchange_declare(exchange, "fanout")
+    ch.queue_declare(queue)
+    ch.queue_bind(queue, exchange)
+    # The first may have gone to the exchange before the queue was bound; none comes out of order.
+    eventually(lambda: forwarder(node, topic)["forwarded"] == 2)
+    assert forwarder(node, topic)["unroutable"] + ch.queue_declare(queue, passive=True).method.message_count == 2
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
+
+
+def test_a_circle_of_a_topic_and_an_exchange_ends(node, ch, name):
+    topic = name("t")
+    ch.queue_declare(topic, durable=True, arguments=STREAM)
+    exchange = name("x")
+    ch.exchange_declare(exchange, "fanout")
+    ch.queue_bind(topic, exchange)
+    forward(node, topic, topic=topic, exchange=exchange)
+    produce(node, topic, b"round")
+    eventually(lambda: forwarder(node, topic)["looped"] == 1)
+    assert ch.queue_declare(topic, passive=True).method.message_count == 2
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
+
+
+def test_records_that_cannot_be_messages_are_left_out(node, ch, queue, name):
+    topic = name("t")
+    produce(node, topic, b"bad", key=b"order.1", headers=[("amqp.expiration", b"soon")])
+    produce(node, topic, b"good", key=b"order.2")
+    forward(node, topic, topic=topic, exchange="amq.topic")
+    assert get(ch, queue)[2] == b"good"
+    assert forwarder(node, topic)["refused"] == 1
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
+
+
+def test_a_forwarder_is_refused_what_it_cannot_be(node, name):
+    for path, body in [
+        ("services.x", {"topic": "t", "exchange": "amq.topic"}),
+        (name(), {"topic": "t"}),
+        (name(), {"topic": "t", "exchange": "amq.topic", "from": "middle"}),
+        (name(), {"topic": "t", "exchange": "amq.topic", "no": 1}),
+        (name(), {"topic": "t", "exchange": "amq.topic", "routing_key": "k" * 256}),
+    ]:
+        assert api(node, "PUT", f"forwarders/%2F/{path}", json=body).status_code in (400, 409), body
+    assert api(node, "PUT", "forwarders/nowhere/x", json={"topic": "t", "exchange": "x"}).status_code == 404
+
+
+def consume_as(node, service: str, taken: list, **identity):
+    connection = pika.BlockingConnection(node.endpoint.params())
+    channel = connection.channel()
+    channel.basic_qos(prefetch_count=10)
+
+    def take(channel, method, properties, body):
+        taken.append((identity.get("version"), properties, body))
+        channel.basic_ack(method.delivery_tag)
+
+    channel.basic_consume(f"{service}-queue", take, arguments={"x-service": identity})
+    return connection
+
+
+def test_a_topic_of_a_service_feeds_it(node, ch, name):
+    service = "cart" + name("x").rsplit(".", 2)[1]
+    topic = f"services.{service}"
+    # Before anybody serves: what comes waits in the mailbox.
+    produce(node, topic, b"for-2", headers=[("x-version", b"^2"), ("trace", b"t")])
+    produce(node, topic, b"for-1", headers=[("x-version", b"^1")])
+    produce(node, topic, b"wrong", headers=[("x-version", b"not a version!")])
+    produce(node, topic, b"keyed", key=b"customer-1")
+    admin = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    where = kafka.TopicPartition(topic, 0)
+    eventually(lambda: offset_of(admin, SELF + topic, where) == 4, 15)
+    admin.close()
+    taken: list = []
+    servers = [consume_as(node, service, taken, version=version) for version in ["1.0.0", "2.1.0"]]
+
+    def all_there():
+        for connection in servers:
+            connection.process_data_events(0)
+        return len(taken) == 3
+
+    eventually(all_there)
+    by = {body: (version, properties) for version, properties, body in taken}
+    assert (by[b"for-2"][0], by[b"for-1"][0]) == ("2.1.0", "1.0.0")
+    assert by[b"for-2"][1].headers["trace"] == "t"
+    assert (by[b"keyed"][1].headers["x-deliver"], by[b"keyed"][1].headers["x-key"]) == ("key", "customer-1")
+    assert forwarder(node, topic)["refused"] == 1
+    for connection in servers:
+        connection.close()
+
+
+def test_nothing_is_lost_on_the_way_to_a_service(server, name):
+    """Killed again and again: each record is in the mailbox at least once, in order but for what comes twice."""
+    node = server("--kafka", "127.0.0.1:0")
+    node.start()
+    for part in range(4):
+        produce(node, "services.cart", *[b"%d" % n for n in range(part * 50, part * 50 + 50)])
+        node.kill()
+        node.start()
+    channel = pika.BlockingConnection(node.endpoint.params()).channel()
+    channel.queue_declare("cart-queue", durable=True)
+    seen: list[int] = []
+    while not seen or seen[-1] != 199:
+        seen.append(int(get(channel, "cart-queue", 15)[2]))
+    first = [n for at, n in enumerate(seen) if n not in seen[:at]]
+    assert first == list(range(200))
+
+
+def test_a_topic_bound_to_an_exchange_and_read_by_kafka_and_amqp(node, ch, name):
+    """The whole way: AMQP to a stream, by a forwarder to a queue, and to Kafka's consumer."""
+    topic, exchange, queue = name("t"), name("x"), name("q")
+    ch.exchange_declare(exchange, "headers")
+    ch.queue_declare(topic, durable=True, arguments=STREAM)
+    ch.queue_bind(topic, exchange, arguments={"kind": "a"})
+    ch.queue_declare(queue, durable=True)
+    forward(node, topic, topic=topic, exchange="")
+    fill(ch, queue, "yes", exchange=exchange, headers={"kind": "a", "n": 3}, message_id="m")
+    fill(ch, queue, "no", exchange=exchange, headers={"kind": "b"})
+    method, properties, body = get(ch, queue)
+    assert (method.routing_key, body, properties.message_id) == (queue, b"yes", "m")
+    assert properties.headers == {"kind": "a", "n": 3, "x-forwarded-by": [topic]}
+    [(_, properties, _)] = read(ch, topic, 1, "first")
+    assert properties.headers == {"kind": "a", "n": 3, "x-stream-offset": 0}
+    assert config_of(node, topic)["retention.ms"] == "-1"
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
+
+
+def test_partitions_of_a_topic_are_all_forwarded(node, ch, queue, name):
+    topic = name("t")
+    client = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    client.create_topics([NewTopic(topic, 3, 1)])
+    client.close()
+    producer = kafka.KafkaProducer(bootstrap_servers=node.kafka)
+    for n in range(30):
+        producer.send(topic, b"%d" % n, key=b"order.%d" % n).get(20)
+    producer.close()
+    forward(node, topic, topic=topic, exchange="amq.topic")
+    assert sorted(int(get(ch, queue)[2]) for _ in range(30)) == list(range(30))
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
