@@ -95,7 +95,7 @@ impl BacklogArgs {
         let halves = self.measure(&load, process, &topology);
         topology.remove();
         let halves = halves?;
-        let flaw = (!halves.drained.sound).then_some(ReportFlaw);
+        let flaw = (!halves.drained.sound).then_some(ReportFlaw::MESSAGES);
         let setup = serde_json::json!({
             "publishers": self.publishers, "consumers": self.consumers, "queues": self.queues,
             "size": load.body_bytes, "one_by_one": self.one_by_one

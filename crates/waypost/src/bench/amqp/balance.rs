@@ -74,7 +74,7 @@ impl BalanceArgs {
             "instances": self.instances, "prefetch": self.prefetch, "work_ms": self.work, "slow_times": self.slow,
             "load_percent": self.load, "rate": round(self.rate(), 1), "seconds": self.time,
         });
-        let flaw = (done.finished != done.sent).then_some(ReportFlaw);
+        let flaw = (done.finished != done.sent).then_some(ReportFlaw::MESSAGES);
         Report::new("balance", &product, setup, &figures, flaw)
     }
 

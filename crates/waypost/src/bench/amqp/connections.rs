@@ -94,7 +94,7 @@ impl ConnectionsArgs {
             anon_kib_per_connection: grown(|memory| memory.anon_kib),
         };
         let setup = serde_json::json!({"count": self.count, "channels": self.channels});
-        Report::new("connections", &product, setup, &figures, (dropped > 0).then_some(ReportFlaw))
+        Report::new("connections", &product, setup, &figures, (dropped > 0).then_some(ReportFlaw::MESSAGES))
     }
 
     fn open_all(&self) -> Result<Vec<Conn>, Fault> {

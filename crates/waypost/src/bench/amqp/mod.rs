@@ -27,6 +27,7 @@ mod run;
 mod scenarios;
 mod sequences;
 mod services;
+mod soak;
 mod throughput;
 pub(super) mod times;
 mod topology;
@@ -83,11 +84,20 @@ enum Mode {
     Connections(connections::ConnectionsArgs),
     /// Declare many queues and delete them
     Declare(declare::DeclareArgs),
+    /// Full load while consumers come and go; fails if messages or memory are left behind
+    Soak(soak::SoakArgs),
 }
 
-/// A result in which messages were lost, duplicated or disordered.
+/// A result that shows a fault of the broker, in words.
 #[derive(Clone, Copy, Debug)]
-struct ReportFlaw;
+struct ReportFlaw(&'static str);
+
+impl ReportFlaw {
+    /// Messages were lost, duplicated or disordered.
+    const MESSAGES: ReportFlaw = ReportFlaw(
+        "not every message arrived once and in order: see lost, duplicated, out_of_order, corrupt, misrouted",
+    );
+}
 
 /// A result to be printed.
 #[derive(Debug)]
@@ -143,9 +153,7 @@ fn conclude(report: &Report, output: OutputFormat) -> Result<(), Failure> {
     report::print(&mut std::io::stdout().lock(), &report.json, output)?;
     match report.flaw {
         None => Ok(()),
-        Some(ReportFlaw) => Err(Failure::Failed(anyhow::anyhow!(
-            "not every message arrived once and in order: see lost, duplicated, out_of_order, corrupt, misrouted"
-        ))),
+        Some(ReportFlaw(what)) => Err(Failure::Failed(anyhow::anyhow!(what))),
     }
 }
 
@@ -159,5 +167,6 @@ fn measure(mode: &Mode) -> Result<(Report, OutputFormat), Fault> {
         Mode::Backlog(args) => (args.run()?, args.target.output),
         Mode::Connections(args) => (args.run()?, args.target.output),
         Mode::Declare(args) => (args.run()?, args.target.output),
+        Mode::Soak(args) => (args.run()?, args.target.output),
     })
 }

@@ -164,7 +164,7 @@ impl LatencyArgs {
         let (product, figures) = result?;
         let wrong = figures.duplicated + figures.out_of_order + figures.corrupt > 0;
         let setup = serde_json::json!({"size": self.message.size});
-        Report::new("latency", &product, setup, &figures, wrong.then_some(ReportFlaw))
+        Report::new("latency", &product, setup, &figures, wrong.then_some(ReportFlaw::MESSAGES))
     }
 
     fn measure(&self, queue: &str) -> Result<(Product, RoundtripReport), Fault> {
@@ -223,7 +223,7 @@ impl ConfirmArgs {
         topology.remove();
         let (product, figures) = result?;
         let setup = serde_json::json!({"size": self.size, "persistent": !self.transient});
-        let flaw = (figures.nacked + figures.lost > 0).then_some(ReportFlaw);
+        let flaw = (figures.nacked + figures.lost > 0).then_some(ReportFlaw::MESSAGES);
         Report::new("confirm", &product, setup, &figures, flaw)
     }
 

@@ -156,6 +156,18 @@ fn a_close_by_the_broker_ends_the_run() {
 }
 
 #[test]
+fn a_soak_finds_what_is_left_behind() {
+    let soak = format!("soak --time 0.5 -q 2 -y 2 --broker-pid {}", std::process::id());
+    if cfg!(target_os = "linux") {
+        let (json, sound) = figures(Faults::default(), &format!("{soak} --visitors 0"));
+        assert!(sound && json["left"] == 0 && json["flat"] == true, "{json:#}");
+        let lossy = Faults { lose: Some(100), ..Faults::default() };
+        let (json, sound) = figures(lossy, &format!("{soak} --visitors 0 --stall 0.5 --rate 2000"));
+        assert!(!sound && json["lost"].as_u64() > Some(0), "{json:#}");
+    }
+}
+
+#[test]
 fn contradictory_options_are_a_usage_error() {
     let fake = Fake::start(Faults::default());
     for line in [
@@ -163,6 +175,8 @@ fn contradictory_options_are_a_usage_error() {
         "throughput --in-flight 1 --size 8",
         "throughput --in-flight 1 --threads 2",
         "backlog --rate 10",
+        "soak",
+        "soak --messages 10",
     ] {
         assert!(matches!(bench(&fake, line), Err(Fault::Usage(_))), "{line}");
     }

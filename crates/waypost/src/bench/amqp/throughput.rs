@@ -221,7 +221,7 @@ pub fn measure(
     progress.finish();
     topology.remove();
     let outcome = outcome?;
-    let flaw = (!outcome.sound()).then_some(ReportFlaw);
+    let flaw = (!outcome.sound()).then_some(ReportFlaw::MESSAGES);
     Report::new(mode, &outcome.product, setup, &LoadReport::new(&outcome, load.body_bytes), flaw)
 }
 
