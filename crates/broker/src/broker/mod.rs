@@ -11,6 +11,7 @@ pub mod death;
 mod doubt;
 mod effects;
 mod local;
+mod neighbours;
 mod open;
 mod peer;
 mod publish;
@@ -137,14 +138,19 @@ impl Broker {
     pub fn execute(&self, conn: &mut Connection, turn: &mut Turn, now: Millis) {
         let mut w = self.work(now);
         let batch = turn.batch.take();
-        for command in turn.commands.drain(..) {
+        let mut commands = turn.commands.drain(..).peekable();
+        // Where the next publish leads, if that was looked up with the one before it.
+        let mut known_next = None;
+        while let Some(command) = commands.next() {
+            let known = std::mem::take(&mut known_next);
             match command {
-                Command::Publish(mut p) => {
-                    let own = p.batch.take();
-                    if let Some(b) = own.as_ref().or(batch.as_ref()) {
-                        self.publish(conn, &p, b, &mut w);
+                Command::Publish(p) => match (&p.batch, &batch) {
+                    (Some(own), _) => self.publish(conn, &p, own, &mut w),
+                    (None, Some(batch)) => {
+                        known_next = self.publish_with_neighbours(conn, p, known, &mut commands, (batch, &mut w));
                     }
-                }
+                    (None, None) => {}
+                },
                 Command::Settle(s) => {
                     self.hand_gathered(conn, &mut w);
                     self.settle(conn, &s, &mut w);

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use waypost_model::table::Table;
-use waypost_model::{ChannelId, ConnId, ConsumerId, Millis, Outbox};
+use waypost_model::{ChannelId, ConnId, ConsumerId, Millis, Outbox, Publish};
 
+use super::publish::Verdict;
 use super::routes::RouteCache;
 use super::services::{Claims, Gathered, Variants};
 use crate::shard::{ChannelCredit, Placed};
@@ -92,6 +93,8 @@ pub struct Connection {
     pub(super) routes: RouteCache,
     /// A publish found its queue far behind.
     pub(super) ahead: bool,
+    /// Room for publishes that are carried out together; empty in between.
+    pub(super) neighbours: Vec<(Publish, Verdict)>,
     /// What it is an instance of.
     pub(super) claims: Claims,
     /// What its headers said about services.
@@ -114,6 +117,7 @@ impl Connection {
             failed: false,
             routes: RouteCache::default(),
             ahead: false,
+            neighbours: Vec::new(),
             claims: Claims::default(),
             variants: Variants::default(),
             placed: None,

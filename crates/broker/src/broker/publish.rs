@@ -88,7 +88,7 @@ impl Verdict {
 }
 
 /// Stands for who keeps streams where targets are grouped by shard.
-const STREAMS: ShardId = ShardId(u8::MAX);
+pub(super) const STREAMS: ShardId = ShardId(u8::MAX);
 const _: () = assert!(waypost_model::SHARDS <= STREAMS.0 as usize);
 
 fn place(queue: QueueId) -> ShardId {
@@ -106,20 +106,34 @@ impl Broker {
         if conn.live(p.channel).is_none() || p.from >= p.to {
             return;
         }
+        match self.resolve(conn, &p.route) {
+            Ok(resolved) => self.publish_resolved(conn, p, &resolved, batch, w),
+            Err(refusal) => self.refuse_publish(conn, p, refusal, w),
+        }
+    }
+
+    /// A publish that leads nowhere since it may not.
+    pub(super) fn refuse_publish(&self, conn: &mut Connection, p: &Publish, refusal: Refusal, w: &mut Work<'_>) {
         self.note_publish(conn, p);
-        let resolved = match self.resolve(conn, &p.route) {
-            Ok(r) => r,
-            Err(refusal) => {
-                self.hand_gathered(conn, w);
-                return self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal);
-            }
-        };
+        self.hand_gathered(conn, w);
+        self.refuse(conn, p.channel, Event::PUBLISH_TOKEN, refusal);
+    }
+
+    pub(super) fn publish_resolved(
+        &self,
+        conn: &mut Connection,
+        p: &Publish,
+        resolved: &Resolved,
+        batch: &Arc<Batch>,
+        w: &mut Work<'_>,
+    ) {
+        self.note_publish(conn, p);
         let run = Run { route: &p.route, batch, from: p.from, to: p.to, attrs: p.attrs };
-        if !matches!(&*resolved, Resolved::Service(_)) {
+        if !matches!(resolved, Resolved::Service(_)) {
             // They may lead to the same queue.
             self.hand_gathered(conn, w);
         }
-        match &*resolved {
+        match resolved {
             Resolved::Queues(targets) if !p.attrs.flags.has(AttrFlags::SENDER_SELECTED) => {
                 self.publish_run(conn, p, &run, targets, w);
             }
@@ -301,7 +315,7 @@ impl Broker {
         Ok(way)
     }
 
-    fn note_publish(&self, conn: &Connection, p: &Publish) {
+    pub(super) fn note_publish(&self, conn: &Connection, p: &Publish) {
         let count = u64::from(p.to - p.from);
         let c = &self.counters;
         let received = if p.confirm.is_some() { &c.received_confirm } else { &c.received_no_confirm };

@@ -171,3 +171,71 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::shard::run::{Bytes, NEVER};
+    use waypost_model::{Attrs, Batch, BatchBuilder, Lsn, Route};
+
+    fn batch() -> Arc<Batch> {
+        let mut b = BatchBuilder::default();
+        (0..64).for_each(|_| b.push(&[0, 0], &[7; 100]));
+        Arc::new(b.finish())
+    }
+
+    fn run(first: u64, count: u32, batch: &Arc<Batch>, from: u32) -> Run {
+        let (attrs, at, lsn, payload, body) = (Attrs::default(), Millis(0), Lsn(0), 0, 0);
+        let mut run = Run {
+            first: Seq(first),
+            count,
+            from,
+            bytes: Bytes::Mem(Arc::clone(batch)),
+            route: Arc::new(Route::new("", "q")),
+            attrs,
+            at,
+            deadline: NEVER,
+            lsn,
+            payload,
+            body,
+            delivery_count: 0,
+            redelivered: false,
+            logged: false,
+            tag: Default::default(),
+        };
+        (run.payload, run.body) = super::super::run::sum(run.slots().unwrap());
+        run
+    }
+
+    /// As it is defined.
+    fn counted(held: &Held) -> usize {
+        let Runs::InOrder(runs, _) = &held.runs else { panic!() };
+        let runs: Vec<&Run> = runs.iter().map(|d| &d.run).collect();
+        runs.chunk_by(|a, b| a.shares(b)).count()
+    }
+
+    #[test]
+    fn neighbours_in_one_batch_pin_it_once_however_they_go() {
+        let batches = [batch(), batch(), batch()];
+        for taken in 1..=5 {
+            let mut held = Held::in_order();
+            let mut seq = 0;
+            for (n, batch) in batches.iter().enumerate() {
+                for from in [0, 3, 6] {
+                    let next = run(seq, 3, batch, from);
+                    assert_eq!(held.buffers() + usize::from(!held.pins(&next)), n + 1);
+                    held.add(next, Millis(0));
+                    seq += 3;
+                }
+            }
+            assert_eq!((held.buffers(), held.messages()), (3, 27));
+            while held.messages() > 0 {
+                held.take_first(taken, |_, _| {});
+                assert_eq!(held.buffers(), counted(&held), "{taken} at a time, {} left", held.messages());
+            }
+            assert_eq!(held.buffers(), 0);
+        }
+    }
+}
