@@ -43,6 +43,12 @@ impl Broker {
         done.ok().and_then(|((), lsn)| lsn)
     }
 
+    /// Whether a queue was declared for a stream.
+    #[must_use]
+    pub fn is_declared(&self, stream: QueueId) -> bool {
+        self.topology_read().queue(stream).is_some()
+    }
+
     /// Who keeps streams, if anybody does.
     pub(super) fn streams(&self) -> Option<&dyn Streams> {
         self.streams.get().map(|s| &**s)

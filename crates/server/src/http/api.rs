@@ -5,9 +5,11 @@ mod contents;
 mod devices;
 mod explain;
 mod forwarders;
+pub(super) mod groups;
 mod listings;
 mod rules;
 pub(super) mod services;
+mod topics;
 
 use std::sync::Arc;
 
@@ -22,6 +24,23 @@ use super::cx::Cx;
 use super::json;
 use super::request::{self, Failure};
 use crate::node::Node;
+
+/// The pages of streams, with their methods: as `docs/openapi.json` describes them.
+#[cfg(test)]
+pub(super) const STREAM_PAGES: &[(&str, &str)] = &[
+    ("topics", "GET"),
+    ("topics/{vhost}", "GET"),
+    ("topics/{vhost}/{topic}", "GET, PUT, DELETE"),
+    ("topics/{vhost}/{topic}/config", "GET, PUT"),
+    ("topics/{vhost}/{topic}/records", "GET"),
+    ("groups", "GET"),
+    ("groups/{vhost}", "GET"),
+    ("groups/{vhost}/{group}", "GET, DELETE"),
+    ("groups/{vhost}/{group}/reset", "POST"),
+    ("forwarders", "GET"),
+    ("forwarders/{vhost}", "GET"),
+    ("forwarders/{vhost}/{forwarder}", "GET, PUT, DELETE"),
+];
 
 /// A request, taken apart.
 struct Ask {
@@ -77,6 +96,8 @@ impl Ask {
             ["vhosts" | "policies" | "operator-policies", ..] => self.rules(path),
             ["devices", ..] => self.devices(path),
             ["forwarders", ..] => self.forwarders(path),
+            ["topics", ..] => self.topics(path),
+            ["groups", ..] => self.groups(path),
             ["overview" | "connections" | "channels" | "consumers", ..] => self.listings(path),
             _ => Err(nothing_there()),
         }

@@ -1,6 +1,8 @@
 //! `/metrics`: Prometheus' text format. RabbitMQ's names where there is one, so that its dashboards work; ours beside.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hyper::StatusCode;
@@ -26,6 +28,7 @@ pub(super) fn page(node: &Node) -> Answer {
     machine(node, &mut out);
     storage(node, &mut out);
     devices(node, &mut out);
+    streams(node, &mut out);
     text(StatusCode::OK, EXPOSITION, out.0)
 }
 
@@ -168,6 +171,53 @@ fn devices(node: &Node, out: &mut Page) {
             let _ = writeln!(out.0, "waypost_zmtp_{name}{{device=\"{name_of}\",kind=\"{kind_of}\"}} {value}");
         }
     }
+}
+
+/// Groups and topics whose lag has a line of its own: those that are furthest behind.
+const LAGS_MAX: usize = 1000;
+
+/// Topics, and how far groups are behind.
+fn streams(node: &Node, out: &mut Page) {
+    let topics = node.streams.topics_beginning("");
+    let (mut partitions, mut bytes, mut records) = (0_u64, 0_u64, 0_u64);
+    for cell in topics.iter().flat_map(|t| t.partitions().to_vec()) {
+        let (offsets, held) = cell.with(|p| (p.offsets(), p.bytes()));
+        partitions += 1;
+        bytes += held;
+        records += offsets.high_watermark.saturating_sub(offsets.start);
+    }
+    out.gauge("waypost_topics", "Topics", topics.len() as u64);
+    out.gauge("waypost_topic_partitions", "Partitions of all topics", partitions);
+    out.gauge("waypost_topic_records", "Records in all topics", records);
+    out.gauge("waypost_topic_bytes", "Bytes of all topics", bytes);
+    let mut lags: BTreeMap<(Arc<str>, Arc<str>, Arc<str>), u64> = BTreeMap::new();
+    let mut groups = 0;
+    for vhost in node.broker.vhosts() {
+        for group in node.streams.groups_with_offsets(&vhost.name) {
+            groups += 1;
+            for place in super::api::groups::places(node, &vhost.name, &group) {
+                let key = (Arc::clone(&vhost.name), Arc::clone(&group), Arc::clone(&place.topic));
+                *lags.entry(key).or_default() += place.lag();
+            }
+        }
+    }
+    out.gauge("waypost_consumer_groups", "Consumer groups that have committed", groups);
+    let mut worst: Vec<_> = lags.into_iter().collect();
+    worst.sort_by_key(|(_, lag)| std::cmp::Reverse(*lag));
+    let left_out = worst.len().saturating_sub(LAGS_MAX);
+    out.gauge("waypost_consumer_group_lag_left_out", "Groups and topics without a line of their own", left_out as u64);
+    let head = "# HELP waypost_consumer_group_lag Records that a group has not done yet\n# TYPE waypost_consumer_group_lag gauge";
+    let _ = writeln!(out.0, "{head}");
+    for ((vhost, group, topic), lag) in worst.into_iter().take(LAGS_MAX) {
+        let (vhost, group) = (label(&vhost), label(&group));
+        let labels = format!("vhost=\"{vhost}\",group=\"{group}\",topic=\"{topic}\"");
+        let _ = writeln!(out.0, "waypost_consumer_group_lag{{{labels}}} {lag}");
+    }
+}
+
+/// A label's value, as the format wants it.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn storage(node: &Node, out: &mut Page) {

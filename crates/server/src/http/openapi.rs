@@ -1,4 +1,4 @@
-//! `/api/v1/openapi.json`: the description of the pages for services, in OpenAPI 3.1. It is written by hand; a test sees
+//! `/api/v1/openapi.json`: the description of the pages for services and streams, in OpenAPI 3.1. It is written by hand; a test sees
 //! to it that it and the pages are the same.
 
 use std::sync::OnceLock;
@@ -32,6 +32,7 @@ mod tests {
 
     use serde_json::Value as Json;
 
+    use super::super::api::STREAM_PAGES;
     use super::super::api::services::PAGES;
     use super::DOCUMENT;
 
@@ -46,6 +47,7 @@ mod tests {
         }
         let ours = PAGES
             .iter()
+            .chain(STREAM_PAGES)
             .flat_map(|(path, methods)| methods.split(", ").map(move |method| format!("{method} /api/v1/{path}")));
         let verbs = ["POST /register", "GET /query", "POST /deregister"].map(str::to_owned);
         assert_eq!(described, ours.chain(verbs).collect());

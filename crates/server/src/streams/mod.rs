@@ -18,3 +18,4 @@ mod read;
 mod reader;
 
 pub(crate) use keeper::Keeper;
+pub(crate) use read::Look;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use waypost_model::Millis;
 use waypost_stream::batch::Batch;
 use waypost_stream::partition::{Aborted, Isolation, Piece};
-use waypost_stream::records::{Record, Records};
+use waypost_stream::records::{Record, Records, first_of_time};
 use waypost_stream::streams::{Cell, Streams};
 
 /// Batches are taken up to so many bytes at a time, and at least one.
@@ -111,9 +111,7 @@ impl Planned {
             }
             chunk.since = None;
             chunk.next = offset + 1;
-            let parts = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
-            let headers = record.headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, Vec::len));
-            *bytes += RECORD_BYTES + parts + headers.sum::<usize>();
+            *bytes += weight(&record);
             chunk.records.push(record);
             if *bytes >= DECODED_BYTES {
                 return Ok(false);
@@ -121,4 +119,54 @@ impl Planned {
         }
         Ok(true)
     }
+}
+
+/// Somebody who only looks. Blocks for as long as the disk does.
+pub(crate) struct Look<'a> {
+    pub cell: &'a Arc<Cell>,
+    pub streams: &'a Streams,
+    pub now: Millis,
+}
+
+impl Look<'_> {
+    /// Records from an offset on, at most so many; fewer, where they are long.
+    ///
+    /// # Errors
+    /// Those of the store; a damaged batch.
+    pub(crate) fn records(&self, from: u64, limit: usize) -> io::Result<Vec<Record>> {
+        let mut cursor = Cursor { cell: Arc::clone(self.cell), partition: 0, next: from, since: None };
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < limit
+            && bytes < DECODED_BYTES
+            && let Some(planned) = cursor.plan(self.now)
+        {
+            let chunk = planned.read(self.streams)?;
+            bytes += chunk.records.iter().map(weight).sum::<usize>();
+            records.extend(chunk.records);
+            cursor.next = chunk.next;
+        }
+        records.truncate(limit);
+        Ok(records)
+    }
+
+    /// The offset of the first record of this time or later, ms; none if all are older.
+    ///
+    /// # Errors
+    /// Those of the store; a damaged batch.
+    pub(crate) fn first_since(&self, ms: u64) -> io::Result<Option<u64>> {
+        let found = self.cell.with(|p| p.batch_of_time(Millis(ms)));
+        let Some((_, piece)) = found else { return Ok(None) };
+        let (messages, at) = self.cell.load(&piece, &**self.streams.bodies())?;
+        let split = Batch::split(messages.body(at));
+        let (batch, _) = split.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let first = first_of_time(&batch, i64::try_from(ms).unwrap_or(i64::MAX))?;
+        Ok(first.map(|(offset, _)| offset.unsigned_abs()))
+    }
+}
+
+/// Bytes that a record takes, about.
+fn weight(record: &Record) -> usize {
+    let parts = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
+    let headers = record.headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, Vec::len));
+    RECORD_BYTES + parts + headers.sum::<usize>()
 }

@@ -14,10 +14,8 @@ impl Ask {
         let vhost = self.parameter("vhost");
         let broker = &self.node.broker;
         match (self.method(), path) {
-            ("GET", ["queues"]) => list(self.seen(broker.queues(vhost.as_deref())?, |q| &q.view.settings.vhost), queue),
-            ("GET", ["queues", vhost]) => {
-                list(self.seen(broker.queues(Some(vhost))?, |q| &q.view.settings.vhost), queue)
-            }
+            ("GET", ["queues"]) => self.queues(vhost.as_deref()),
+            ("GET", ["queues", vhost]) => self.queues(Some(vhost)),
             (_, ["queues", vhost, rest @ ..]) => self.queue(vhost, rest),
             ("GET", ["exchanges"]) => list(self.seen(broker.exchanges(vhost.as_deref())?, |x| &x.vhost), exchange),
             ("GET", ["exchanges", vhost]) => list(self.seen(broker.exchanges(Some(vhost))?, |x| &x.vhost), exchange),
@@ -31,6 +29,16 @@ impl Ask {
             (_, ["queues" | "exchanges" | "bindings"]) => Err(wrong_method()),
             _ => Err(nothing_there()),
         }
+    }
+
+    /// All that messages wait in: queues, streams, and topics that no queue was declared for.
+    fn queues(&self, vhost: Option<&str>) -> Result<Done, Failure> {
+        let reports = self.seen(self.node.broker.queues(vhost)?, |q| &q.view.settings.vhost);
+        let declared = reports.iter().map(|q| q.view.settings.id).filter(|id| id.is_stream()).collect();
+        let topics = self.other_topics(vhost, &declared);
+        let mut all: Vec<Json> = reports.iter().map(queue).collect();
+        all.extend(topics.iter().map(|t| self.topic_as_queue(t)));
+        show(all)
     }
 
     fn queue(&self, vhost: &str, path: &[&str]) -> Result<Done, Failure> {

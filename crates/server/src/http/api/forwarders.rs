@@ -81,7 +81,7 @@ impl Ask {
         json!({
             "vhost": &*spec.vhost, "name": spec.name, "topic": spec.topic, "to": target,
             "from": if spec.from_latest { "latest" } else { "earliest" },
-            "group": spec.group(), "waits_for": figures.waits_for(),
+            "group": spec.group(), "lag": self.lag(&spec.vhost, &spec.group()), "waits_for": figures.waits_for(),
             "forwarded": count(&figures.forwarded), "unroutable": count(&figures.unroutable),
             "refused": count(&figures.refused), "looped": count(&figures.looped),
         })

@@ -144,7 +144,7 @@ fn only(uri: &Uri, known: &[&str]) -> Result<(), Failure> {
 }
 
 /// A length of time: `500ms`, `15s`, `2m`, `1h`.
-fn duration(name: &str, text: &str) -> Result<Duration, Failure> {
+pub(super) fn duration(name: &str, text: &str) -> Result<Duration, Failure> {
     Duration::read(&[text.to_owned()]).map_err(|why| Failure::bad(format!("`{name}`: {why}")))
 }
 

@@ -3,8 +3,11 @@
 mod access;
 mod connections;
 mod exchanges;
+mod forwarders;
+mod groups;
 mod policies;
 mod queues;
+mod topics;
 mod vhosts;
 
 use std::path::PathBuf;
@@ -41,6 +44,15 @@ pub enum Command {
     /// Virtual hosts: list, add, remove, limits
     #[command(subcommand, visible_alias = "vhost")]
     Vhosts(vhosts::Vhosts),
+    /// Topics: list, show, create, delete, configure, look into
+    #[command(subcommand, visible_alias = "topic")]
+    Topics(topics::Topics),
+    /// Consumer groups: list with lag, show, set anew, delete
+    #[command(subcommand, visible_alias = "group")]
+    Groups(groups::Groups),
+    /// Topics that feed exchanges and services: list, show, add, remove
+    #[command(subcommand, visible_alias = "forwarder")]
+    Forwarders(forwarders::Forwarders),
     /// Connections: list, close
     #[command(subcommand, visible_alias = "connection")]
     Connections(connections::Connections),
@@ -179,6 +191,9 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Policies(command) => command.run(),
         Command::Users(command) => command.run(),
         Command::Vhosts(command) => command.run(),
+        Command::Topics(command) => command.run(),
+        Command::Groups(command) => command.run(),
+        Command::Forwarders(command) => command.run(),
         Command::Connections(command) => command.run(),
     }
 }
