@@ -111,7 +111,11 @@ impl Shared {
         let is_blocked = || lock(&self.writer).is_blocked(self.log.window());
         while self.inbox.wait_work(is_blocked()) {
             match self.commit_once() {
-                CommitOutcome::Committed(lsn) => on_durable(lsn),
+                CommitOutcome::Committed(lsn) => {
+                    self.inbox.set_telling(true);
+                    on_durable(lsn);
+                    self.inbox.set_telling(false);
+                }
                 CommitOutcome::NoRoom => {
                     self.wake_maintenance();
                     self.inbox.wait_moment(NO_ROOM_PAUSE);

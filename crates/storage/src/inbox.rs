@@ -83,6 +83,8 @@ struct State {
     answers: bool,
     /// Not even what is kept back has room left.
     stuck: bool,
+    /// The committer tells of a commit, and takes nothing until whoever is told is through.
+    telling: bool,
     waiting_room: u32,
     waiting_done: u32,
 }
@@ -117,7 +119,9 @@ impl Inbox {
     pub fn append(&self, ops: Vec<Op>, weight: Weight) -> Result<Lsn, AppendError> {
         let mut s = lock(&self.state);
         // Whoever fills a reserved ticket may need a shard that our caller holds: there is no waiting for him.
-        while s.bytes >= self.bytes_max && s.attached && !s.stopped && !s.stuck && s.reserved == 0 {
+        // Nor while the committer tells of a commit: whoever is told may need what our caller holds, or append himself.
+        let in_vain = |s: &State| s.stopped || s.stuck || s.reserved > 0 || s.telling;
+        while s.bytes >= self.bytes_max && s.attached && !in_vain(&s) {
             s.waiting_room += 1;
             s = wait(&self.room, s, None);
             s.waiting_room -= 1;
@@ -328,6 +332,17 @@ impl Inbox {
 
     pub fn set_attached(&self, attached: bool) {
         self.update(|s| s.attached = attached);
+    }
+
+    /// Notes that the committer tells of a commit, or is through with it.
+    pub fn set_telling(&self, telling: bool) {
+        let mut s = lock(&self.state);
+        s.telling = telling;
+        let wake = telling && s.waiting_room > 0;
+        drop(s);
+        if wake {
+            self.room.notify_all();
+        }
     }
 
     pub fn set_stuck(&self, stuck: bool) {

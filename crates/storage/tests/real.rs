@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 
 use waypost_model::journal::{BodyStore, Enqueue, Journal, Op};
 use waypost_model::{Attrs, Batch, BatchBuilder, Millis, QueueId, Route, Seq, SeqRange};
@@ -124,6 +124,36 @@ fn threads_commit_and_call_back() {
     let (_, r) = open(dir.path());
     assert!(r.clean);
     assert_eq!(r.runs.iter().map(|r| r.range.count).sum::<u32>(), 49_990);
+}
+
+/// Those who append hold something that whoever is told of commits needs as well, as shards and partitions are held: the
+/// committer waits for them, so they must not wait for the committer.
+#[test]
+fn who_waits_for_room_does_not_keep_the_committer_from_telling() {
+    let dir = tempfile::tempdir().unwrap();
+    let (e, _) = open(dir.path());
+    let (e, held) = (Arc::new(e), Arc::new(Mutex::new([0_u64; 4])));
+    e.start_committer({
+        let held = Arc::clone(&held);
+        move |_| drop(held.lock().unwrap())
+    })
+    .unwrap();
+    let (tx, rx) = mpsc::channel();
+    for queue in 0..4 {
+        let (e, held, tx) = (Arc::clone(&e), Arc::clone(&held), tx.clone());
+        std::thread::spawn(move || {
+            let b = batch(1, 0, 8 << 10);
+            for _ in 0..500 {
+                let mut held = held.lock().unwrap();
+                e.append(vec![enqueue(queue, held[queue as usize], &b)]).unwrap();
+                held[queue as usize] += 1;
+            }
+            tx.send(()).unwrap();
+        });
+    }
+    for _ in 0..4 {
+        rx.recv_timeout(std::time::Duration::from_secs(60)).expect("they wait for each other");
+    }
 }
 
 #[test]
