@@ -24,13 +24,15 @@ impl World {
         self.trace.add("drain".into());
         self.faults(Faults::default());
         self.full = false;
-        self.calm();
+        self.ending = true;
+        if let Some(far) = &self.far {
+            far.calm();
+        }
         // What was lost before may still come out.
         self.commit_all()?;
         if self.engine.is_stopped() {
             self.restart("stopped")?;
         }
-        self.calm();
         self.flow()?;
         for id in self.clients.keys().copied().collect::<Vec<_>>() {
             self.disconnect(id)?;
@@ -68,12 +70,6 @@ impl World {
             }
         }
         Err("it does not drain".into())
-    }
-
-    fn calm(&self) {
-        if let Some(far) = &self.far {
-            far.calm();
-        }
     }
 
     /// Clients go on without faults, send and settle all they have: whoever consumes leaves nothing behind.

@@ -9,6 +9,7 @@ pub mod far;
 mod ledger;
 mod observe;
 mod plan;
+mod policies;
 mod publish;
 mod resync;
 mod rng;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waypost_model::command::Publish;
 use waypost_model::props::{PropsOwned, ShortStr};
 use waypost_model::table::{Table, Value};
-use waypost_model::{AttrFlags, Attrs, BatchBuilder, ChannelId, Command, Route};
+use waypost_model::{AttrFlags, Attrs, BatchBuilder, ChannelId, Command, Route, Turn};
 
 use crate::ledger::{Copy, Fate};
 use crate::plan;
@@ -113,11 +113,26 @@ impl World {
             }
             publish.confirm = Some(ch.published);
         }
-        self.execute(id, vec![Command::Publish(publish)])?;
+        if self.rng.once_in(2) {
+            self.execute(id, vec![Command::Publish(publish)])?;
+        } else {
+            self.publish_apart(id, publish)?;
+        }
         // A refusal on a channel without confirms says nothing about which queues have taken what.
         if self.clients.get(&id).and_then(|c| c.channels.get(&channel)).is_some_and(|c| c.failed) {
             flat.into_iter().for_each(|key| self.may(key));
         }
         Ok(())
+    }
+
+    /// The same messages as they lie in one read, each with a route of its own.
+    fn publish_apart(&mut self, id: u32, p: Publish) -> Result<(), Broken> {
+        let commands = (p.from..p.to).map(|n| {
+            let route = Arc::new((*p.route).clone());
+            let confirm = p.confirm.map(|last| last - u64::from(p.to - n - 1));
+            Command::Publish(Publish { batch: None, route, from: n, to: n + 1, confirm, ..p.clone() })
+        });
+        let commands = commands.collect();
+        self.execute_turn(id, Turn { batch: p.batch, commands })
     }
 }

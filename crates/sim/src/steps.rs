@@ -45,6 +45,7 @@ impl World {
             980..983 => "kill",
             983..985 => "clean",
             985..990 => "exclusive",
+            990..993 => "policy",
             _ => "many",
         };
         *self.tally.steps.entry(what).or_default() += 1;
@@ -72,6 +73,7 @@ impl World {
             "purge" => self.purge(id),
             "delete" => self.delete(id),
             "exclusive" => self.exclusive(id),
+            "policy" => self.policy(),
             "full" => self.fill_disk(),
             "fault" => self.fault(),
             "crash" | "kill" | "clean" => self.restart(what),
@@ -79,6 +81,7 @@ impl World {
         }?;
         self.note_use();
         self.check_owners()?;
+        self.check_limit()?;
         self.handle(id);
         Ok(())
     }

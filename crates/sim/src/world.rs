@@ -65,6 +65,8 @@ pub struct World {
     /// When queue `e` was last used.
     pub(crate) used: Millis,
     pub(crate) full: bool,
+    /// No more faults come.
+    pub(crate) ending: bool,
     pub(crate) draining: Option<BTreeSet<(&'static str, u64)>>,
 }
 
@@ -130,6 +132,7 @@ impl World {
             owners: BTreeSet::new(),
             used: now,
             full: false,
+            ending: false,
             draining: None,
         };
         world.setup()?;
@@ -235,9 +238,13 @@ impl World {
     }
 
     pub(crate) fn execute(&mut self, id: u32, commands: Vec<Command>) -> Result<(), Broken> {
+        self.execute_turn(id, Turn { batch: None, commands })
+    }
+
+    pub(crate) fn execute_turn(&mut self, id: u32, mut turn: Turn) -> Result<(), Broken> {
         let broker = Arc::clone(&self.broker);
         if let Some(c) = self.clients.get_mut(&id) {
-            broker.execute(&mut c.conn, &mut Turn { batch: None, commands }, self.now);
+            broker.execute(&mut c.conn, &mut turn, self.now);
         }
         self.collect()
     }
@@ -368,7 +375,7 @@ impl World {
         let downtime = self.rng.below(60) as u64;
         self.now = self.now.plus(downtime);
         self.full = false;
-        if let Some(far) = &self.far {
+        if let Some(far) = self.far.as_ref().filter(|_| !self.ending) {
             far.chance(seed);
         }
         let (engine, tap, broker, image, next, was_clean) = open(&self.disk, self.far.as_ref(), self.now, seed)?;
@@ -392,6 +399,7 @@ impl World {
         if !was_clean {
             self.recovered = next.into_iter().collect();
         }
+        self.learn_limits()?;
         self.resync(&image)?;
         self.learn_ids()?;
         self.setup()
