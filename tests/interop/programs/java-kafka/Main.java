@@ -25,6 +25,8 @@ public final class Main {
     codecsKeysHeadersTimes();
     largeMessages();
     groups();
+    newerGroups();
+    transactions();
     sasl();
     admin.deleteTopics(List.of("java", "java-large")).all().get();
     check(!admin.listTopics().names().get().contains("java"), "deleted topics are gone");
@@ -157,6 +159,69 @@ public final class Main {
     var back = Map.of(new TopicPartition("java", 0), new OffsetAndMetadata(3));
     admin.alterConsumerGroupOffsets("java-group", back).all().get();
     admin.deleteConsumerGroups(List.of("java-group")).all().get();
+  }
+
+  static void newerGroups() throws Exception {
+    admin.createTopics(List.of(new NewTopic("java-newer", 4, (short) 1))).all().get();
+    send("java-newer", 25);
+    Map<String, Object> group = Map.of("group.id", "java-newer", "group.protocol", "consumer");
+    try (var first = newer(group); var second = newer(group)) {
+      first.subscribe(List.of("java-newer"));
+      check(read(first, 100).size() == 100, "all to the only member");
+      second.subscribe(new org.apache.kafka.clients.consumer.SubscriptionPattern("java-new.*"));
+      long until = System.nanoTime() + 40_000_000_000L;
+      while (first.assignment().size() != 2 || second.assignment().size() != 2) {
+        check(System.nanoTime() < until, "two members share");
+        first.poll(Duration.ofMillis(50));
+        second.poll(Duration.ofMillis(50));
+      }
+      first.commitSync();
+      var described = admin.describeConsumerGroups(List.of("java-newer")).all().get().get("java-newer");
+      check(described.members().size() == 2 && described.type() == org.apache.kafka.common.GroupType.CONSUMER, "shown");
+    }
+  }
+
+  static KafkaConsumer<byte[], byte[]> newer(Map<String, Object> more) {
+    Map<String, Object> config = at(BROKER);
+    config.put("auto.offset.reset", "earliest");
+    config.putAll(more);
+    return new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+  }
+
+  static void transactions() throws Exception {
+    admin.createTopics(List.of(new NewTopic("java-sink", 1, (short) 1))).all().get();
+    Map<String, Object> id = Map.of("transactional.id", "java-id");
+    try (var first = producer(id); var second = producer(id)) {
+      first.initTransactions();
+      for (String word : List.of("kept", "dropped", "last")) {
+        first.beginTransaction();
+        first.send(new ProducerRecord<>("java-sink", word.getBytes(UTF_8)));
+        var offsets = Map.of(new TopicPartition("java", 0), new OffsetAndMetadata(word.length()));
+        first.sendOffsetsToTransaction(offsets, new ConsumerGroupMetadata("java-transactions"));
+        if (word.equals("dropped")) first.abortTransaction(); else first.commitTransaction();
+      }
+      first.beginTransaction();
+      first.send(new ProducerRecord<>("java-sink", "fenced".getBytes(UTF_8))).get();
+      second.initTransactions();
+      try {
+        first.commitTransaction();
+        throw new AssertionError("the first one was to be fenced");
+      } catch (ProducerFencedException | InvalidProducerEpochException e) {
+        // As it should be.
+      }
+      second.beginTransaction();
+      second.send(new ProducerRecord<>("java-sink", "second".getBytes(UTF_8)));
+      second.commitTransaction();
+    }
+    try (var consumer = consumer(Map.of("isolation.level", "read_committed"))) {
+      consumer.assign(List.of(new TopicPartition("java-sink", 0)));
+      var words = read(consumer, 3).stream().map(r -> new String(r.value(), UTF_8)).toList();
+      check(words.equals(List.of("kept", "last", "second")), "committed records only, not " + words);
+    }
+    var committed = admin.listConsumerGroupOffsets("java-transactions").partitionsToOffsetAndMetadata().get();
+    check(committed.get(new TopicPartition("java", 0)).offset() == 4, "offsets of what was committed last");
+    var described = admin.describeTransactions(List.of("java-id")).all().get().get("java-id");
+    check(described.state() == TransactionState.COMPLETE_COMMIT, "described, not " + described);
   }
 
   static void send(String topic, int count) {
