@@ -9,6 +9,7 @@ mod consul_kv;
 mod cx;
 pub(crate) mod envelope;
 mod health;
+mod held;
 mod idle;
 mod json;
 mod metrics;
@@ -229,7 +230,7 @@ impl HttpListener {
         if head {
             *answer.body_mut() = Body::default();
         }
-        answer
+        held::with_room(answer)
     }
 }
 
