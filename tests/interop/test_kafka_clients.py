@@ -14,7 +14,7 @@ from broker import Waypost
 PROGRAMS = pathlib.Path(__file__).resolve().parent / "programs"
 CACHE = pathlib.Path(__file__).resolve().parent / ".cache"
 SASL = {"SASL_USER": "ann", "SASL_PASSWORD": "secret"}
-MECHANISMS = ["PLAIN"]
+MECHANISMS = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 pytestmark = [pytest.mark.ours("Kafka"), pytest.mark.timeout(300)]
 

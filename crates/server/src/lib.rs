@@ -16,6 +16,7 @@ pub mod logging;
 mod node;
 mod push;
 mod runtime;
+mod scram;
 mod signals;
 mod streams;
 mod zmtp;

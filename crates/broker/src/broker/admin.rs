@@ -15,6 +15,7 @@ mod overview;
 mod parameters;
 mod policies;
 mod queues;
+mod security;
 mod services;
 mod users;
 mod vhosts;

@@ -3,6 +3,7 @@
 //! [`Topology`] is plain data: reading takes `&self`, and whatever alters it takes `&mut self` and returns a [`Change`],
 //! which says what is to be written to the journal and what the shards are to do. A refused alteration changed nothing.
 
+pub mod acl;
 pub mod arguments;
 pub mod binding;
 pub mod definitions;
@@ -15,7 +16,9 @@ pub mod pattern;
 pub mod permission;
 pub mod policy;
 pub mod queue;
+pub mod quota;
 pub mod router;
+pub mod scram;
 pub mod services;
 pub mod user;
 pub mod vhost;
@@ -29,6 +32,7 @@ use std::sync::Arc;
 use waypost_model::journal::Op;
 use waypost_model::{ConnId, QueueId, Refusal};
 
+pub use acl::{Acl, AclEffect, AclOperation, AclPattern, AclResource, AclSubject};
 pub use arguments::{age_ms, kind_name, parse_kind};
 pub use binding::BindingView;
 pub use definitions::LoadError;
@@ -38,7 +42,9 @@ pub use limits::{ParameterKey, UserLimits, VhostLimits};
 pub use permission::{Access, PermissionSpec, Resource, TopicPermissionSpec};
 pub use policy::{ApplyTo, PolicySort, PolicySpec, PolicyView};
 pub use queue::QueueView;
+pub use quota::{QuotaEntity, QuotaKind, QuotaName, QuotaRates, QuotaShare};
 pub use router::{Delayed, Explanation, MessageRoute, Routed, Unmatched};
+pub use scram::{ScramKeys, ScramMechanism};
 pub use user::{HashingAlgorithm, PasswordHash, UserSpec, UserView};
 pub use vhost::{VhostMetadata, VhostView};
 
@@ -59,6 +65,9 @@ pub struct Topology {
     pub(crate) queues: HashMap<QueueId, Arc<QueueSettings>, Seeded>,
     pub(crate) exclusive: BTreeMap<ConnId, BTreeSet<QueueId>>,
     pub(crate) parameters: BTreeMap<ParameterKey, Box<str>>,
+    pub(crate) acls: BTreeMap<Arc<str>, acl::Acls>,
+    pub(crate) acl_count: usize,
+    pub(crate) quotas: BTreeMap<QuotaEntity, QuotaRates>,
     pub(crate) ids: ids::Ids,
     pub(crate) names: names::Names,
     pub(crate) seeded: Seeded,
@@ -121,6 +130,9 @@ impl Topology {
             queues: HashMap::with_hasher(seeded),
             exclusive: BTreeMap::new(),
             parameters: BTreeMap::new(),
+            acls: BTreeMap::new(),
+            acl_count: 0,
+            quotas: BTreeMap::new(),
             ids: ids::Ids::default(),
             names,
             seeded,

@@ -10,6 +10,7 @@ use waypost_model::Refusal;
 
 use super::limits::UserLimits;
 use super::permission::{Permission, PermissionSpec, TopicPermission};
+use super::scram::ScramKeys;
 use super::{Change, NAME_BYTES_MAX, Topology, definitions};
 
 /// How many users a node may have. Further ones are refused with 406.
@@ -128,6 +129,8 @@ pub(crate) struct User {
     pub tags: Vec<String>,
     /// May come from this machine only.
     pub loopback_only: bool,
+    /// At most one per mechanism, made of the password.
+    pub scram: Vec<ScramKeys>,
     pub limits: UserLimits,
     pub permissions: BTreeMap<Arc<str>, Permission>,
     /// By vhost, then by exchange.
@@ -163,6 +166,7 @@ impl User {
             password: spec.password,
             tags: spec.tags,
             loopback_only: spec.loopback_only,
+            scram: Vec::new(),
             limits: UserLimits::default(),
             permissions: BTreeMap::new(),
             topic_permissions: BTreeMap::new(),
@@ -200,7 +204,8 @@ impl Topology {
         Ok(change)
     }
 
-    /// Creates a user, or changes one; permissions and limits stay.
+    /// Creates a user, or changes one; permissions and limits stay. With another password the keys of SCRAM go, since they
+    /// were made of the old one.
     ///
     /// # Errors
     /// 406.
@@ -217,13 +222,20 @@ impl Topology {
             return Err(Refusal::precondition_failed(format!("there are {USERS_MAX} users already")));
         }
         let mut user = User::new(name, spec);
+        let mut stale = Vec::new();
         if let Some(old) = self.users.remove(name) {
             user.name = old.name;
             user.limits = old.limits;
             user.permissions = old.permissions;
             user.topic_permissions = old.topic_permissions;
+            if user.password == old.password {
+                user.scram = old.scram;
+            } else {
+                stale = old.scram;
+            }
         }
-        let change = Change::define(definitions::put_user(&user));
+        let mut change = Change::define(definitions::put_user(&user));
+        change.ops.extend(stale.iter().map(|k| definitions::remove_scram(name, k.mechanism.as_str())));
         self.users.insert(Arc::clone(&user.name), user);
         self.touch();
         Ok(change)
@@ -242,6 +254,7 @@ impl Topology {
         for (vhost, exchanges) in &user.topic_permissions {
             change.ops.extend(exchanges.keys().map(|x| definitions::remove_topic_permission(name, vhost, x)));
         }
+        change.ops.extend(user.scram.iter().map(|k| definitions::remove_scram(name, k.mechanism.as_str())));
         if user.limits != UserLimits::default() {
             change.ops.push(definitions::remove_user_limits(name));
         }

@@ -186,6 +186,7 @@ impl Topology {
         change.ops.extend(v.operator_policies.iter().map(|p| definitions::remove_policy(name, &p.name, true)));
         self.forget_permissions(name, &mut change);
         self.forget_parameters(name, &mut change);
+        self.forget_acls(name, &mut change);
         if v.limits != VhostLimits::default() {
             change.ops.push(definitions::remove_vhost_limits(name));
         }

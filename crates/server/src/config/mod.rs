@@ -79,6 +79,8 @@ settings! {
         default_partitions: u32 = "1";
         /// Largest request.
         request_max: ByteSize = "100MiB";
+        /// After so long a client has to say anew who it is, or its connection ends; `0s`: never.
+        session_lifetime: Duration = "0s";
     }
     /// The HTTP listeners.
     http: HttpConfig {

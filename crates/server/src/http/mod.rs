@@ -67,6 +67,14 @@ impl Shared {
             answers: api::services::Answers::default(),
         })
     }
+
+    /// What seems to be a user's salt where there is no such user.
+    ///
+    /// # Errors
+    /// When the node's key cannot be made.
+    pub(crate) fn decoy_salt(&self, user: &str) -> io::Result<[u8; crate::scram::SALT_BYTES]> {
+        self.tokens.decoy_salt(user)
+    }
 }
 
 /// How long a handshake may take.

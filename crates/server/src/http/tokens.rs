@@ -82,6 +82,15 @@ impl Tokens {
         Ok(key)
     }
 
+    /// What seems to be a user's salt where there is no such user: the same each time, and nobody else can tell.
+    ///
+    /// # Errors
+    /// When the node's key cannot be made.
+    pub(super) fn decoy_salt(&self, user: &str) -> io::Result<[u8; 16]> {
+        let seal = hmac::sign(&self.key_for_issue()?, &[b"salt ", user.as_bytes()].concat());
+        seal.as_ref().first_chunk().copied().ok_or_else(|| io::Error::other("a seal is too short"))
+    }
+
     /// Takes a token apart. `None` if it is none or its time is over.
     pub(super) fn read(token: &str, now: Millis) -> Option<Claimed> {
         let (sealed, seal) = token.strip_prefix(PREFIX)?.split_once('.')?;

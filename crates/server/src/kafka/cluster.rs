@@ -1,6 +1,6 @@
 //! What there is: versions, brokers, topics, log directories.
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::apis::APIS;
 use waypost_kafka::messages::cluster::*;
 use waypost_kafka::wire::{Malformed, Message, Uuid};
@@ -47,12 +47,23 @@ impl Session {
         let topics = match wanted {
             None => {
                 let all = self.streams().topics(&self.vhost);
-                all.iter().filter(|t| self.may(Access::Read, &t.name)).map(|t| self.topic_metadata(t)).collect()
+                all.iter()
+                    .filter(|t| self.may(AclOperation::Describe, &t.name))
+                    .map(|t| self.topic_metadata(t))
+                    .collect()
             }
             Some(wanted) => {
                 wanted.into_iter().map(|t| self.wanted_topic(t, request.allow_auto_topic_creation, &mut lsn)).collect()
             }
         };
+        let mut topics: Vec<MetadataResponseTopic> = topics;
+        if request.include_topic_authorized_operations {
+            for topic in topics.iter_mut().filter(|t| t.error_code == codes::NONE) {
+                let name = topic.name.as_deref().unwrap_or_default();
+                topic.topic_authorized_operations = self.operations(AclResource::Topic, name);
+            }
+        }
+        let asked = request.include_cluster_authorized_operations;
         let response = MetadataResponse {
             brokers: vec![MetadataResponseBroker {
                 node_id: NODE_ID,
@@ -62,6 +73,7 @@ impl Session {
             }],
             cluster_id: Some(CLUSTER_ID.into()),
             controller_id: NODE_ID,
+            cluster_authorized_operations: if asked { self.cluster_operations() } else { i32::MIN },
             topics,
             ..MetadataResponse::default()
         };
@@ -77,17 +89,17 @@ impl Session {
         };
         let Some(name) = wanted.name.filter(|name| !name.is_empty() || wanted.topic_id == Uuid::ZERO) else {
             return match self.streams().topic_by_id(TopicId(wanted.topic_id.0)) {
-                Some(topic) if self.may(Access::Read, &topic.name) => self.topic_metadata(&topic),
+                Some(topic) if self.may(AclOperation::Describe, &topic.name) => self.topic_metadata(&topic),
                 _ => failed(codes::UNKNOWN_TOPIC_ID, None),
             };
         };
-        if !self.may(Access::Read, &name) && !self.may(Access::Write, &name) {
+        if !self.may(AclOperation::Describe, &name) {
             return failed(codes::TOPIC_AUTHORIZATION_FAILED, Some(name));
         }
         if let Some(topic) = self.topic(&name) {
             return self.topic_metadata(&topic);
         }
-        if !create || !self.node.config.kafka.auto_create_topics || !self.may(Access::Configure, &name) {
+        if !create || !self.node.config.kafka.auto_create_topics || !self.may_create(&name) {
             let legal = waypost_stream::streams::is_topic_name(&name);
             let code = if legal { codes::UNKNOWN_TOPIC_OR_PARTITION } else { codes::INVALID_TOPIC_EXCEPTION };
             return failed(code, Some(name));
@@ -136,6 +148,11 @@ impl Session {
             endpoint_type: request.endpoint_type,
             cluster_id: CLUSTER_ID.into(),
             controller_id: NODE_ID,
+            cluster_authorized_operations: if request.include_cluster_authorized_operations {
+                self.cluster_operations()
+            } else {
+                i32::MIN
+            },
             brokers: vec![broker],
             ..DescribeClusterResponse::default()
         }))
@@ -143,6 +160,10 @@ impl Session {
 
     pub(super) fn describe_log_dirs(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: DescribeLogDirsRequest = ask.read()?;
+        if !self.may_cluster(AclOperation::Describe) {
+            let error_code = codes::CLUSTER_AUTHORIZATION_FAILED;
+            return Ok(ask.now(&DescribeLogDirsResponse { error_code, ..DescribeLogDirsResponse::default() }));
+        }
         let topics = self.streams().topics(&self.vhost);
         let wanted = |topic: &Topic, number: i32| match &request.topics {
             None => true,
@@ -158,7 +179,7 @@ impl Session {
             });
             DescribeLogDirsTopic { name: (*topic.name).into(), partitions: partitions.collect() }
         };
-        let topics = topics.iter().filter(|t| self.may(Access::Read, &t.name)).map(|t| described(t));
+        let topics = topics.iter().map(|t| described(t));
         let dir = self.node.config.server.data_dir.to_string_lossy();
         let free = self.node.gauges.disk_free.load(std::sync::atomic::Ordering::Relaxed);
         let result = DescribeLogDirsResult {

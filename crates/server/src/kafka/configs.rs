@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::AclOperation;
 use waypost_kafka::messages::configs::*;
 use waypost_kafka::wire::Malformed;
 use waypost_model::Lsn;
@@ -71,7 +71,7 @@ impl Session {
         r: &DescribeConfigsResource,
         request: &DescribeConfigsRequest,
     ) -> Result<Vec<DescribeConfigsResourceResult>, Refused> {
-        if !self.may(Access::Read, &r.resource_name) {
+        if !self.may(AclOperation::DescribeConfigs, &r.resource_name) {
             return Err((codes::TOPIC_AUTHORIZATION_FAILED, "not permitted".to_owned()));
         }
         let topic = self.topic(&r.resource_name).ok_or_else(|| unknown(&r.resource_name))?;
@@ -104,6 +104,9 @@ impl Session {
     }
 
     fn broker_configs(&self, r: &DescribeConfigsResource) -> Result<Vec<DescribeConfigsResourceResult>, Refused> {
+        if !self.may_cluster(AclOperation::DescribeConfigs) {
+            return Err((codes::CLUSTER_AUTHORIZATION_FAILED, "not permitted".to_owned()));
+        }
         if !r.resource_name.is_empty() && *r.resource_name != *NODE_ID.to_string() {
             return Err((codes::INVALID_REQUEST, format!("there is no broker `{}`", r.resource_name)));
         }
@@ -173,7 +176,7 @@ impl Session {
             let why = "only topics are configured this way; the broker by its file, environment and flags";
             return Err((codes::INVALID_REQUEST, why.to_owned()));
         }
-        if !self.may(Access::Configure, name) {
+        if !self.may(AclOperation::AlterConfigs, name) {
             return Err((codes::TOPIC_AUTHORIZATION_FAILED, "not permitted".to_owned()));
         }
         let topic = self.topic(name).ok_or_else(|| unknown(name))?;

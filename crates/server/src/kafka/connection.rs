@@ -60,8 +60,12 @@ async fn read_all(mut socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mu
         if frame.capacity() > 4 * FIRST_STEP {
             frame = Vec::new();
         }
+        let muted = std::mem::take(&mut session.muted);
         let (after, pieces, last) = match answer {
-            Answer::None => continue,
+            Answer::None => {
+                tokio::time::sleep(muted).await;
+                continue;
+            }
             Answer::Now(pieces) => (None, pieces, false),
             Answer::After(lsn, pieces) => (Some(lsn), pieces, false),
             Answer::Last(pieces) => (None, pieces, true),
@@ -69,6 +73,8 @@ async fn read_all(mut socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mu
         if out.send(Out { after, pieces }).await.is_err() || last {
             return Ok(());
         }
+        // Over its quota: what it sends waits in its own buffers.
+        tokio::time::sleep(muted).await;
     }
 }
 

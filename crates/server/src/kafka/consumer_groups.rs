@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::messages::groups::*;
 use waypost_kafka::wire::{Malformed, Uuid};
 use waypost_stream::groups::{
@@ -44,7 +44,7 @@ impl Session {
             return Err((refused, None));
         }
         let mut names = request.subscribed_topic_names.iter().flatten();
-        if let Some(name) = names.find(|name| !self.may(Access::Read, name)) {
+        if let Some(name) = names.find(|name| !self.may(AclOperation::Describe, name)) {
             return Err((codes::TOPIC_AUTHORIZATION_FAILED, Some(format!("no permission to read `{name}`"))));
         }
         if ask.version > 0 && request.member_id.is_empty() {
@@ -79,7 +79,8 @@ impl Session {
             for text in &wanted.patterns {
                 // What cannot be read is refused when it comes.
                 let Ok(pattern) = pattern(text) else { continue };
-                let matching = all.iter().filter(|t| pattern.is_match(&t.name) && self.may(Access::Read, &t.name));
+                let matching =
+                    all.iter().filter(|t| pattern.is_match(&t.name) && self.may(AclOperation::Describe, &t.name));
                 let matching: Vec<&Arc<Topic>> = matching.collect();
                 resolved.matches.insert(text.clone(), matching.iter().map(|t| Arc::clone(&t.name)).collect());
                 resolved.topics.extend(matching.into_iter().map(|t| (Arc::clone(&t.name), known(t))));
@@ -103,7 +104,10 @@ impl Session {
                 group_id: name.into(),
                 ..DescribedConsumerGroup::default()
             };
-            match (self.group_code(name), self.node.groups.describe_consumers(&self.vhost, name)) {
+            match (
+                self.group_code_for(AclOperation::Describe, name),
+                self.node.groups.describe_consumers(&self.vhost, name),
+            ) {
                 (codes::NONE, Some(view)) => self.described_consumers(name, view),
                 (codes::NONE, None) => {
                     failed(codes::GROUP_ID_NOT_FOUND, Some("there is no such group of the newer protocol"))
@@ -111,7 +115,12 @@ impl Session {
                 (refused, _) => failed(refused, None),
             }
         };
-        let groups = request.group_ids.iter().map(|name| one(name)).collect();
+        let mut groups: Vec<DescribedConsumerGroup> = request.group_ids.iter().map(|name| one(name)).collect();
+        if request.include_authorized_operations {
+            for group in groups.iter_mut().filter(|g| g.error_code == codes::NONE) {
+                group.authorized_operations = self.operations(AclResource::Group, &group.group_id);
+            }
+        }
         Ok(ask.now(&ConsumerGroupDescribeResponse { groups, ..ConsumerGroupDescribeResponse::default() }))
     }
 

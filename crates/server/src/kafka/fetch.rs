@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use waypost_broker::topology::Access;
+use waypost_broker::topology::{Access, QuotaKind};
 use waypost_kafka::fetch::{FetchResponse, FetchedPartition, FetchedTopic, Pieces};
 use waypost_kafka::messages::records::{FetchPartition, FetchRequest};
 use waypost_kafka::wire::{Malformed, Uuid};
@@ -50,7 +50,7 @@ struct Planned {
 }
 
 impl Session {
-    pub(super) async fn fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+    pub(super) async fn fetch(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let mut request: FetchRequest = ask.read()?;
         let respond = |response: &FetchResponse| {
             let mut pieces = Pieces::begin(ask.head());
@@ -91,7 +91,9 @@ impl Session {
         };
         let topics = load(Arc::clone(self.streams()), plan, wanted).await;
         let (session_id, topics) = fetching.finish(topics);
-        Ok(respond(&FetchResponse { session_id, topics, ..FetchResponse::default() }))
+        let records = topics.iter().flat_map(|t| &t.partitions).flat_map(|p| &p.records);
+        let throttle_time_ms = self.throttled(ask, QuotaKind::Consumer, records.map(Bytes::len).sum());
+        Ok(respond(&FetchResponse { throttle_time_ms, session_id, topics, ..FetchResponse::default() }))
     }
 
     fn wanted(&self, ask: &Ask<'_>, topic: waypost_kafka::messages::records::FetchTopic) -> Wanted {

@@ -1,7 +1,7 @@
 //! Groups: where they are looked after, and what their members say.
 
 use bytes::Bytes;
-use waypost_broker::topology::Access;
+use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::messages::groups::*;
 use waypost_kafka::wire::Malformed;
 use waypost_stream::groups::{
@@ -19,20 +19,22 @@ impl Session {
     pub(super) fn find_coordinator(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: FindCoordinatorRequest = ask.read()?;
         // Of groups and of transactions; there are others that we do not have.
-        let known = matches!(request.key_type, 0 | 1);
-        let error_code = if known { codes::NONE } else { codes::INVALID_REQUEST };
-        let error_message: Option<Box<str>> = (!known).then(|| "no coordinator of this kind".into());
-        let one = |key: &str| Coordinator {
-            key: key.into(),
-            node_id: NODE_ID,
-            host: self.host.clone(),
-            port: self.port,
-            error_code,
-            error_message: error_message.clone(),
+        let refused = |key: &str| match request.key_type {
+            0 if self.may_group(AclOperation::Describe, key) => (codes::NONE, None),
+            0 => (codes::GROUP_AUTHORIZATION_FAILED, Some("not permitted")),
+            1 if self.transactional_id_code(AclOperation::Describe, key) == codes::NONE => (codes::NONE, None),
+            1 => (codes::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Some("not permitted")),
+            _ => (codes::INVALID_REQUEST, Some("no coordinator of this kind")),
         };
+        let one = |key: &str| {
+            let (error_code, why) = refused(key);
+            let (host, error_message) = (self.host.clone(), why.map(Into::into));
+            Coordinator { key: key.into(), node_id: NODE_ID, host, port: self.port, error_code, error_message }
+        };
+        let (error_code, why) = refused(&request.key);
         let response = FindCoordinatorResponse {
             error_code,
-            error_message: error_message.clone(),
+            error_message: why.map(Into::into),
             node_id: NODE_ID,
             host: self.host.clone(),
             port: self.port,
@@ -138,7 +140,7 @@ impl Session {
     pub(super) fn describe_groups(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: DescribeGroupsRequest = ask.read()?;
         let one = |name: &str| {
-            let error_code = self.group_code(name);
+            let error_code = self.group_code_for(AclOperation::Describe, name);
             if error_code != codes::NONE {
                 return DescribedGroup { error_code, group_id: name.into(), ..DescribedGroup::default() };
             }
@@ -160,7 +162,12 @@ impl Session {
                 }
             }
         };
-        let groups = request.groups.iter().map(|name| one(name)).collect();
+        let mut groups: Vec<DescribedGroup> = request.groups.iter().map(|name| one(name)).collect();
+        if request.include_authorized_operations {
+            for group in groups.iter_mut().filter(|g| g.error_code == codes::NONE) {
+                group.authorized_operations = self.operations(AclResource::Group, &group.group_id);
+            }
+        }
         Ok(ask.now(&DescribeGroupsResponse { groups, ..DescribeGroupsResponse::default() }))
     }
 
@@ -182,10 +189,11 @@ impl Session {
         }
         let among =
             |filter: &[Box<str>], word: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(word));
+        let all = self.may_cluster(AclOperation::Describe);
         let wanted = |g: &ListedGroup| {
             among(&request.states_filter, &g.group_state)
                 && among(&request.types_filter, &g.group_type)
-                && self.may(Access::Read, &g.group_id)
+                && (all || self.may_group(AclOperation::Describe, &g.group_id))
         };
         let groups = groups.into_values().filter(wanted).collect();
         Ok(ask.now(&ListGroupsResponse { groups, ..ListGroupsResponse::default() }))
@@ -195,12 +203,9 @@ impl Session {
         let request: DeleteGroupsRequest = ask.read()?;
         let mut lsn = None;
         let mut one = |name: &str| {
-            let refused = self.group_code(name);
+            let refused = self.group_code_for(AclOperation::Delete, name);
             if refused != codes::NONE {
                 return refused;
-            }
-            if !self.may(Access::Configure, name) {
-                return codes::GROUP_AUTHORIZATION_FAILED;
             }
             let known = !self.streams().all_committed(&self.vhost, name).is_empty();
             match self.node.groups.forget(&self.vhost, name) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::AclOperation;
 use waypost_kafka::messages::records::*;
 use waypost_kafka::messages::transactions::{
     DescribeProducersRequest, DescribeProducersResponse, PartitionResponse, ProducerState, TopicResponse,
@@ -23,7 +23,7 @@ const EARLIEST_LOCAL: i64 = -4;
 
 impl Session {
     /// The partition, if there is one and the peer may.
-    fn cell(&self, access: Access, topic: &str, partition: i32) -> Result<Arc<Cell>, i16> {
+    fn cell(&self, access: impl Into<AclOperation>, topic: &str, partition: i32) -> Result<Arc<Cell>, i16> {
         if !self.may(access, topic) {
             return Err(codes::TOPIC_AUTHORIZATION_FAILED);
         }
@@ -36,7 +36,7 @@ impl Session {
         let committed = request.isolation_level == 1;
         let mut cells = Vec::new();
         for topic in request.topics {
-            let of = |p: ListOffsetsPartition| (self.cell(Access::Read, &topic.name, p.partition_index), p);
+            let of = |p: ListOffsetsPartition| (self.cell(AclOperation::Describe, &topic.name, p.partition_index), p);
             cells.push((topic.name.clone(), topic.partitions.into_iter().map(of).collect::<Vec<_>>()));
         }
         let streams = Arc::clone(self.streams());
@@ -70,7 +70,7 @@ impl Session {
         let request: OffsetForLeaderEpochRequest = ask.read()?;
         let one = |topic: &str, p: &OffsetForLeaderPartition| {
             let mut end = EpochEndOffset { partition: p.partition, ..EpochEndOffset::default() };
-            match self.cell(Access::Read, topic, p.partition) {
+            match self.cell(AclOperation::Describe, topic, p.partition) {
                 Err(code) => end.error_code = code,
                 Ok(_) if p.current_leader_epoch > LEADER_EPOCH => end.error_code = codes::UNKNOWN_LEADER_EPOCH,
                 Ok(cell) if p.leader_epoch == LEADER_EPOCH => {
@@ -93,7 +93,7 @@ impl Session {
         let request: DeleteRecordsRequest = ask.read()?;
         let mut lsn = None;
         let mut one = |topic: &str, p: &DeleteRecordsPartition| {
-            let cell = self.cell(Access::Configure, topic, p.partition_index);
+            let cell = self.cell(AclOperation::Delete, topic, p.partition_index);
             let (error_code, low_watermark) = match cell.and_then(|cell| self.delete_before(&cell, p.offset, &mut lsn))
             {
                 Ok(start) => (codes::NONE, number(start)),
@@ -132,7 +132,7 @@ impl Session {
         let request: DescribeProducersRequest = ask.read()?;
         let one = |topic: &str, partition_index: i32| {
             let mut answer = PartitionResponse { partition_index, ..PartitionResponse::default() };
-            match self.cell(Access::Read, topic, partition_index) {
+            match self.cell(AclOperation::Read, topic, partition_index) {
                 Err(code) => answer.error_code = code,
                 Ok(cell) => {
                     let state = |p: waypost_stream::partition::ProducerInfo| ProducerState {

@@ -1,29 +1,33 @@
 //! Kafka's protocol: from an accepted socket to answers. Requests of a connection are carried out one after the other, as
 //! clients expect; what waits for the disk only holds back its own answer and those behind it.
 
+mod acls;
 mod cluster;
 mod codes;
 mod configs;
 mod connection;
 mod consumer_groups;
+mod credentials;
 mod fetch;
 mod groups;
+mod hint;
 mod lookup;
 mod offsets;
 mod produce;
+mod quotas;
 mod sasl;
+mod throttle;
 mod topics;
 mod transactions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use waypost_broker::broker::admin::Actor;
-use waypost_broker::topology::{Access, Resource};
+use waypost_broker::topology::QuotaKind;
 use waypost_kafka::apis::{self, Api};
 use waypost_kafka::frame::HeaderForm;
 use waypost_kafka::wire::{Malformed, Message};
@@ -32,8 +36,12 @@ use waypost_stream::streams::{Streams, Topic};
 
 use crate::config::HttpAuth;
 use crate::listen::Listener;
+use crate::listen::certificate::common_name;
 use crate::listen::tls::Tls;
 use crate::node::{Guard, Node};
+
+use sasl::Sasl;
+pub(crate) use throttle::Throttle;
 
 /// How long a handshake may take.
 const OPENING: Duration = Duration::from_secs(10);
@@ -49,6 +57,7 @@ pub(crate) struct KafkaListener {
     local: SocketAddr,
     vhost: Arc<str>,
     advertise: Option<String>,
+    hints: hint::Hints,
     stop: watch::Receiver<bool>,
 }
 
@@ -60,6 +69,7 @@ impl KafkaListener {
             local: listener.address,
             vhost: listener.spec.vhost.as_deref().unwrap_or("/").into(),
             advertise: listener.spec.advertise.clone(),
+            hints: hint::Hints::default(),
             stop,
         }
     }
@@ -87,15 +97,28 @@ impl KafkaListener {
     async fn connection(&self, socket: TcpStream, remote: SocketAddr) -> std::io::Result<()> {
         socket.set_nodelay(true)?;
         let local = socket.local_addr().unwrap_or(self.local);
-        let session = self.session(remote, local);
+        let mut session = self.session(remote, local);
         match &self.tls {
-            None => connection::run(socket, session).await,
+            None => {
+                self.look(&session, None);
+                connection::run(socket, session).await
+            }
             Some(tls) => {
                 let handshake = tokio::time::timeout(OPENING, tls.acceptor().accept(socket)).await;
                 let timeout = || std::io::Error::new(std::io::ErrorKind::TimedOut, "no handshake in time");
-                connection::run(handshake.map_err(|_| timeout())??, session).await
+                let socket = handshake.map_err(|_| timeout())??;
+                let (_, tls) = socket.get_ref();
+                self.look(&session, tls.server_name());
+                let certificate = tls.peer_certificates().and_then(|chain| chain.first());
+                session.certified(certificate.and_then(|c| common_name(c)));
+                connection::run(socket, session).await
             }
         }
+    }
+
+    fn look(&self, session: &Session, asked: Option<&str>) {
+        let (remote, told, configured) = (session.remote, &*session.host, self.advertise.is_some());
+        self.hints.look(hint::Arrival { asked, remote, told, configured });
     }
 
     fn session(&self, remote: SocketAddr, local: SocketAddr) -> Session {
@@ -114,9 +137,12 @@ impl KafkaListener {
             node: Arc::clone(&self.node),
             vhost: Arc::clone(&self.vhost),
             who: if open { Who::Operator } else { Who::Nobody },
-            mechanism: None,
+            sasl: Sasl::Idle,
+            session_until: None,
+            muted: Duration::ZERO,
             loopback,
             remote: remote.ip().to_canonical(),
+            host_text: remote.ip().to_canonical().to_string().into(),
             host: host.into(),
             port: i32::from(port),
         }
@@ -161,10 +187,16 @@ struct Session {
     node: Arc<Node>,
     vhost: Arc<str>,
     who: Who,
-    /// The mechanism that the client has chosen.
-    mechanism: Option<Box<str>>,
+    /// How far it is with saying who it is.
+    sasl: Sasl,
+    /// When it has to say so anew, if ever.
+    session_until: Option<Instant>,
+    /// For how long nothing more is to be read from it, after the next answer.
+    muted: Duration,
     loopback: bool,
     remote: std::net::IpAddr,
+    /// The same as text, as rules have it.
+    host_text: Box<str>,
     /// Where clients reach us.
     host: Box<str>,
     port: i32,
@@ -234,14 +266,26 @@ impl Session {
         self.streams().topic(&self.vhost, name)
     }
 
-    /// Whether the peer may do something with a topic or a group.
-    fn may(&self, access: Access, name: &str) -> bool {
-        let actor = match &self.who {
-            Who::Nobody => return false,
-            Who::Operator => Actor::Operator,
-            Who::User(name) => Actor::User(name),
+    /// The peer has shown a certificate that was verified: it is the user of that name, if there is one.
+    fn certified(&mut self, name: Option<String>) {
+        let Some(name) = name else { return };
+        match self.node.broker.admit(&name, self.loopback) {
+            Ok(_) => self.who = Who::User(name.into()),
+            Err(refusal) => tracing::info!(remote = %self.remote, %refusal, "the certificate lets nobody in"),
+        }
+    }
+
+    /// Notes what was sent or taken: for how long the client is asked to wait, milliseconds. Nothing more is read from it
+    /// meanwhile, whether it waits or not.
+    fn throttled(&mut self, ask: &Ask<'_>, kind: QuotaKind, bytes: usize) -> i32 {
+        let user = match &self.who {
+            Who::User(name) => name,
+            _ => acls::ANONYMOUS,
         };
-        self.node.broker.check_permission(actor, &self.vhost, access, Resource::Queue, name).is_ok()
+        let Some(share) = self.node.broker.quota(user, ask.client_id, kind) else { return 0 };
+        let pause = self.node.throttle.note(kind, share, bytes, Instant::now());
+        self.muted = self.muted.max(pause);
+        i32::try_from(pause.as_millis()).unwrap_or(i32::MAX)
     }
 
     /// Carries out a request.
@@ -249,6 +293,9 @@ impl Session {
         if matches!(self.who, Who::Nobody) && !matches!(ask.api.key, 17 | 18 | 36) {
             // Nothing that a client could read says so in every API; the connection ends, as Kafka ends it.
             return Err(Malformed::Value("a request before authentication"));
+        }
+        if self.session_is_over() && !matches!(ask.api.key, 17 | 18 | 36) {
+            return Err(Malformed::Value("a request after the session's end"));
         }
         match ask.api.key {
             0 => return self.produce(ask).await,
@@ -278,6 +325,9 @@ impl Session {
             25 => self.add_offsets_to_txn(ask),
             26 => self.end_txn(ask),
             28 => self.txn_offset_commit(ask),
+            29 => self.describe_acls(ask),
+            30 => self.create_acls(ask),
+            31 => self.delete_acls(ask),
             32 => self.describe_configs(ask),
             33 => self.alter_configs(ask),
             35 => self.describe_log_dirs(ask),
@@ -286,6 +336,10 @@ impl Session {
             42 => self.delete_groups(ask),
             44 => self.incremental_alter_configs(ask),
             47 => self.offset_delete(ask),
+            48 => self.describe_quotas(ask),
+            49 => self.alter_quotas(ask),
+            50 => self.describe_scram(ask),
+            51 => self.alter_scram(ask),
             60 => self.describe_cluster(ask),
             61 => self.describe_producers(ask),
             65 => self.describe_transactions(ask),
@@ -299,8 +353,8 @@ impl Session {
 
 /// The APIs that are answered.
 const ANSWERED: &[i16] = &[
-    0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35, 36, 37, 42,
-    44, 47, 60, 61, 65, 66, 68, 69,
+    0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30, 31, 32, 33, 35,
+    36, 37, 42, 44, 47, 48, 49, 50, 51, 60, 61, 65, 66, 68, 69,
 ];
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::{Access, AclOperation};
 use waypost_kafka::messages::offsets::*;
 use waypost_kafka::wire::Malformed;
 use waypost_stream::groups::NAME_BYTES_MAX;
@@ -12,9 +12,13 @@ use super::{Answer, Ask, Session, codes};
 
 impl Session {
     pub(super) fn group_code(&self, group: &str) -> i16 {
+        self.group_code_for(AclOperation::Read, group)
+    }
+
+    pub(super) fn group_code_for(&self, operation: AclOperation, group: &str) -> i16 {
         if group.is_empty() || group.len() > NAME_BYTES_MAX {
             codes::INVALID_GROUP_ID
-        } else if self.may(Access::Read, group) {
+        } else if self.may_group(operation, group) {
             codes::NONE
         } else {
             codes::GROUP_AUTHORIZATION_FAILED
@@ -107,7 +111,7 @@ impl Session {
     fn fetch_group(&self, group: &OffsetFetchRequestGroup, stable: bool) -> OffsetFetchResponseGroup {
         let mut answer = OffsetFetchResponseGroup {
             group_id: group.group_id.clone(),
-            error_code: self.group_code(&group.group_id),
+            error_code: self.group_code_for(AclOperation::Describe, &group.group_id),
             ..OffsetFetchResponseGroup::default()
         };
         if answer.error_code == codes::NONE {
@@ -131,7 +135,13 @@ impl Session {
         };
         for (topic, number, committed) in found {
             let unstable = stable && self.streams().is_unstable(&self.vhost, &group.group_id, &topic, number);
-            let partition = if unstable { unstable_offset(number) } else { shown(number, committed) };
+            let partition = match self.may(AclOperation::Describe, &topic) {
+                // What was not asked for by its name is not there for those who may not see it.
+                false if group.topics.is_none() => continue,
+                false => no_offset(number, codes::TOPIC_AUTHORIZATION_FAILED),
+                true if unstable => no_offset(number, codes::UNSTABLE_OFFSET_COMMIT),
+                true => shown(number, committed),
+            };
             match answer.topics.last_mut().filter(|t| *t.name == *topic) {
                 Some(known) => known.partitions.push(partition),
                 None => answer.topics.push(OffsetFetchResponseTopics {
@@ -156,12 +166,7 @@ impl Session {
 
     pub(super) fn offset_delete(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: OffsetDeleteRequest = ask.read()?;
-        let refused = self.group_code(&request.group_id);
-        let error_code = if refused == codes::NONE && !self.may(Access::Configure, &request.group_id) {
-            codes::GROUP_AUTHORIZATION_FAILED
-        } else {
-            refused
-        };
+        let error_code = self.group_code_for(AclOperation::Delete, &request.group_id);
         if error_code != codes::NONE {
             return Ok(ask.now(&OffsetDeleteResponse { error_code, ..OffsetDeleteResponse::default() }));
         }
@@ -200,7 +205,6 @@ fn shown(partition_index: i32, committed: Option<Committed>) -> OffsetFetchRespo
     }
 }
 
-fn unstable_offset(partition_index: i32) -> OffsetFetchResponsePartitions {
-    let error_code = codes::UNSTABLE_OFFSET_COMMIT;
+fn no_offset(partition_index: i32, error_code: i16) -> OffsetFetchResponsePartitions {
     OffsetFetchResponsePartitions { partition_index, committed_offset: -1, error_code, ..Default::default() }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::{Access, QuotaKind};
 use waypost_kafka::messages::records::{PartitionProduceResponse, ProduceResponse, TopicProduceResponse};
 use waypost_kafka::produce::{ProducePartition, ProduceRequest};
 use waypost_kafka::wire::Malformed;
@@ -19,7 +19,7 @@ const ZSTD: i16 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Session {
-    pub(super) async fn produce(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+    pub(super) async fn produce(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request = ProduceRequest::read(ask.body, ask.version)?;
         let held_back = !self.may_publish(request.timeout_ms).await;
         let id = request.transactional_id.as_deref();
@@ -46,6 +46,7 @@ impl Session {
                 ..TopicProduceResponse::default()
             });
         }
+        response.throttle_time_ms = self.throttled(ask, QuotaKind::Producer, ask.body.len());
         Ok(if request.acks == 0 { Answer::None } else { ask.after(lsn, &response) })
     }
 

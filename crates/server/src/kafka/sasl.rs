@@ -1,42 +1,136 @@
 //! Who is there.
 
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use waypost_broker::topology::ScramMechanism;
 use waypost_kafka::messages::security::*;
 use waypost_kafka::wire::Malformed;
 
 use super::{Answer, Ask, Session, Who, codes};
+use crate::scram::{self, Challenge, Hello, ScramFault};
 
-/// The mechanisms that we speak.
-const MECHANISMS: [&str; 1] = ["PLAIN"];
+const PLAIN: &str = "PLAIN";
+
+/// How far the authentication is.
+#[derive(Debug)]
+pub(super) enum Sasl {
+    /// Not begun, or over.
+    Idle,
+    /// PLAIN was chosen.
+    Plain,
+    /// A mechanism was chosen, and nothing said yet.
+    Scram(ScramMechanism),
+    /// The peer was asked for its proof.
+    Challenged(Box<Challenge>),
+}
+
+/// What a step came to.
+enum Step {
+    /// More is to be said.
+    Next(Sasl, String),
+    /// It is this user; what we say to that.
+    Done(Box<str>, String),
+}
 
 impl Session {
     pub(super) fn sasl_handshake(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: SaslHandshakeRequest = ask.read()?;
-        let known = MECHANISMS.contains(&&*request.mechanism);
+        let chosen = match &*request.mechanism {
+            PLAIN => Some(Sasl::Plain),
+            name => ScramMechanism::parse(name).map(Sasl::Scram),
+        };
         // Version 0 goes on with bare tokens behind it, which only clients of before 2018 send.
-        let error_code = if known && ask.version > 0 { codes::NONE } else { codes::UNSUPPORTED_SASL_MECHANISM };
-        self.mechanism = (error_code == codes::NONE).then_some(request.mechanism);
+        let chosen = chosen.filter(|_| ask.version > 0);
+        let error_code = if chosen.is_some() { codes::NONE } else { codes::UNSUPPORTED_SASL_MECHANISM };
+        self.sasl = chosen.unwrap_or(Sasl::Idle);
         // Clients look for theirs also when all is well.
-        Ok(ask.now(&SaslHandshakeResponse { error_code, mechanisms: MECHANISMS.map(Into::into).into() }))
+        let mut mechanisms: Vec<Box<str>> = vec![PLAIN.into()];
+        mechanisms.extend(ScramMechanism::ALL.map(|m| m.as_str().into()));
+        Ok(ask.now(&SaslHandshakeResponse { error_code, mechanisms }))
     }
 
     pub(super) fn sasl_authenticate(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: SaslAuthenticateRequest = ask.read()?;
-        let failed = |error_code, why: &str| SaslAuthenticateResponse {
-            error_code,
-            error_message: Some(why.into()),
-            ..SaslAuthenticateResponse::default()
-        };
-        if self.mechanism.take().is_none() {
-            return Ok(Answer::Last(ask.bytes(&failed(codes::ILLEGAL_SASL_STATE, "no mechanism was chosen"))));
-        }
-        match self.plain(&request.auth_bytes) {
-            Ok(name) => {
-                self.who = Who::User(name);
-                Ok(ask.now(&SaslAuthenticateResponse { error_message: None, ..SaslAuthenticateResponse::default() }))
-            }
+        let failed = |error_code, why: &str| {
+            let failure = SaslAuthenticateResponse {
+                error_code,
+                error_message: Some(why.into()),
+                ..SaslAuthenticateResponse::default()
+            };
             // Told in words, then closed: clients that are only cut off try again for ever.
-            Err(why) => Ok(Answer::Last(ask.bytes(&failed(codes::SASL_AUTHENTICATION_FAILED, &why)))),
-        }
+            Ok(Answer::Last(ask.bytes(&failure)))
+        };
+        let token = &request.auth_bytes;
+        let step = match std::mem::replace(&mut self.sasl, Sasl::Idle) {
+            Sasl::Idle => return failed(codes::ILLEGAL_SASL_STATE, "no mechanism was chosen"),
+            Sasl::Plain => self.plain(token).map(|user| Step::Done(user, String::new())),
+            Sasl::Scram(mechanism) => self.challenge(mechanism, token).map_err(|e| self.scram_failed(e)),
+            Sasl::Challenged(challenge) => {
+                let proven = challenge.finish(token).map_err(|e| self.scram_failed(e));
+                proven.and_then(|(user, ours)| self.admitted(&user).map(|user| Step::Done(user, ours)))
+            }
+        };
+        let (bytes, session_lifetime_ms) = match step {
+            Err(why) => return failed(codes::SASL_AUTHENTICATION_FAILED, &why),
+            Ok(Step::Next(next, bytes)) => {
+                self.sasl = next;
+                (bytes, 0)
+            }
+            Ok(Step::Done(user, bytes)) => {
+                if matches!(&self.who, Who::User(before) if *before != user) {
+                    let why = "a connection stays with the user who began it";
+                    return failed(codes::SASL_AUTHENTICATION_FAILED, why);
+                }
+                self.who = Who::User(user);
+                (bytes, self.begin_session())
+            }
+        };
+        Ok(ask.now(&SaslAuthenticateResponse {
+            error_message: None,
+            auth_bytes: Bytes::from(bytes.into_bytes()),
+            session_lifetime_ms,
+            ..SaslAuthenticateResponse::default()
+        }))
+    }
+
+    /// From now on for as long as a session lasts; in milliseconds, 0 for as long as the connection. KIP-368.
+    fn begin_session(&mut self) -> i64 {
+        let lifetime = self.node.config.kafka.session_lifetime;
+        self.session_until = (lifetime > Duration::ZERO).then(|| Instant::now() + lifetime);
+        i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Whether the peer has to say anew who it is.
+    pub(super) fn session_is_over(&self) -> bool {
+        self.session_until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    fn challenge(&self, mechanism: ScramMechanism, token: &[u8]) -> Result<Step, ScramFault> {
+        let hello = Hello::read(token)?;
+        let keys = match self.node.broker.scram(&hello.user, mechanism) {
+            Some(keys) => keys,
+            None => {
+                tracing::info!(
+                    user = hello.user,
+                    mechanism = mechanism.as_str(),
+                    "no such keys: set the password anew"
+                );
+                scram::decoy(mechanism, self.node.http.decoy_salt(&hello.user).map_err(|_| ScramFault::Random)?)?
+            }
+        };
+        let challenge = Challenge::new(hello, keys)?;
+        let text = challenge.text.clone();
+        Ok(Step::Next(Sasl::Challenged(Box::new(challenge)), text))
+    }
+
+    fn scram_failed(&self, fault: ScramFault) -> String {
+        self.node.broker.note_authentication_failure();
+        fault.to_string()
+    }
+
+    fn admitted(&self, user: &str) -> Result<Box<str>, String> {
+        self.node.broker.admit(user, self.loopback).map(|_| user.into()).map_err(|refusal| refusal.text.to_string())
     }
 
     /// `[authorize as] NUL user NUL password`.

@@ -1,6 +1,6 @@
 //! Topics made, removed, extended.
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::AclOperation;
 use waypost_kafka::messages::topics::*;
 use waypost_kafka::wire::{Malformed, Uuid};
 use waypost_model::Lsn;
@@ -49,7 +49,7 @@ impl Session {
         only_check: bool,
         lsn: &mut Option<Lsn>,
     ) -> Result<CreatableTopicResult, Refused> {
-        if !self.may(Access::Configure, &topic.name) {
+        if !self.may_create(&topic.name) {
             return Err((codes::TOPIC_AUTHORIZATION_FAILED, "not permitted".to_owned()));
         }
         if !matches!(topic.replication_factor, -1 | 1) {
@@ -105,7 +105,7 @@ impl Session {
             let name = found.as_ref().map(|t| Box::from(&*t.name)).or(wanted.name.clone());
             let done = match &name {
                 None => Err((codes::UNKNOWN_TOPIC_ID, "no topic has this id".to_owned())),
-                Some(name) if !self.may(Access::Configure, name) => {
+                Some(name) if !self.may(AclOperation::Delete, name) => {
                     Err((codes::TOPIC_AUTHORIZATION_FAILED, "not permitted".to_owned()))
                 }
                 Some(name) => self.delete_topic(name, found.as_deref()),
@@ -147,7 +147,7 @@ impl Session {
     }
 
     fn grow(&self, topic: &CreatePartitionsTopic, only_check: bool, lsn: &mut Option<Lsn>) -> Result<(), Refused> {
-        if !self.may(Access::Configure, &topic.name) {
+        if !self.may(AclOperation::Alter, &topic.name) {
             return Err((codes::TOPIC_AUTHORIZATION_FAILED, "not permitted".to_owned()));
         }
         let elsewhere = |a: &CreatePartitionsAssignment| a.broker_ids != [NODE_ID];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use waypost_broker::topology::Access;
+use waypost_broker::topology::{Access, AclOperation, AclResource};
 use waypost_kafka::messages::transactions::*;
 use waypost_kafka::wire::Malformed;
 use waypost_model::{Lsn, QueueId};
@@ -28,8 +28,12 @@ fn code(fault: TransactionFault, tells_fenced: bool) -> i16 {
 
 impl Session {
     /// Why the peer may not use a transactional id, if it may not.
-    pub(super) fn transactional_id_code(&self, access: Access, id: &str) -> i16 {
-        if self.may(access, id) { codes::NONE } else { codes::TRANSACTIONAL_ID_AUTHORIZATION_FAILED }
+    pub(super) fn transactional_id_code(&self, operation: impl Into<AclOperation>, id: &str) -> i16 {
+        if self.may_do(AclResource::TransactionalId, operation.into(), id) {
+            codes::NONE
+        } else {
+            codes::TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        }
     }
 
     pub(super) fn init_producer_id(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
@@ -216,7 +220,8 @@ impl Session {
                 producer_epoch: -1,
                 ..TransactionState::default()
             };
-            match (self.transactional_id_code(Access::Read, id), self.streams().transaction(&self.vhost, id)) {
+            match (self.transactional_id_code(AclOperation::Describe, id), self.streams().transaction(&self.vhost, id))
+            {
                 (codes::NONE, Some(view)) => self.described(view),
                 (codes::NONE, None) => failed(codes::TRANSACTIONAL_ID_NOT_FOUND),
                 (refused, _) => failed(refused),
@@ -228,7 +233,7 @@ impl Session {
 
     fn described(&self, view: TransactionView) -> TransactionState {
         let mut topics: Vec<TopicData> = Vec::new();
-        for (topic, partition) in view.partitions.iter().filter(|(topic, _)| self.may(Access::Read, topic)) {
+        for (topic, partition) in view.partitions.iter().filter(|(topic, _)| self.may(AclOperation::Describe, topic)) {
             match topics.last_mut().filter(|t| *t.topic == **topic) {
                 Some(known) => known.partitions.push(*partition),
                 None => topics.push(TopicData { topic: (**topic).into(), partitions: vec![*partition] }),
@@ -271,7 +276,7 @@ impl Session {
                 && (request.producer_id_filters.is_empty() || request.producer_id_filters.contains(&view.producer.id))
                 && long_enough(view)
                 && pattern.as_ref().is_none_or(|p| p.is_match(&view.transactional_id))
-                && self.may(Access::Read, &view.transactional_id)
+                && self.transactional_id_code(AclOperation::Describe, &view.transactional_id) == codes::NONE
         };
         let all = self.streams().transactions(&self.vhost);
         let listed = all.iter().filter(|view| wanted(view)).map(|view| ListedTransaction {

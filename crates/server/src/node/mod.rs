@@ -83,6 +83,8 @@ pub struct Node {
     pub(crate) groups: waypost_stream::groups::Groups,
     /// What Kafka's consumers need not say again.
     pub(crate) fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions,
+    /// Who is over his quota.
+    pub(crate) throttle: crate::kafka::Throttle,
     /// Something in a group may be due earlier.
     pub(crate) regroup: Notify,
     core: Arc<BrokerCore>,
@@ -139,6 +141,7 @@ async fn serve(
     let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
     broker.keep_streams(Arc::new(crate::streams::Keeper::new(Arc::clone(&streams), clock)), clock.now());
+    crate::scram::give_first_user_keys(&broker, clock.now());
     registry::connect(&registry, &broker, clock.now());
     let core = Arc::new(BrokerCore::new(Arc::clone(&broker), bodies));
     let clients = Clients::new(Arc::clone(&core), clock);
@@ -164,6 +167,7 @@ async fn serve(
         forwarders: crate::streams::forwarders::Forwarders::default(),
         groups: waypost_stream::groups::Groups::new(clock.now().0),
         fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions::new(clock.now().0),
+        throttle: crate::kafka::Throttle::default(),
         regroup: Notify::new(),
         core,
         committed: Notify::new(),

@@ -7,9 +7,12 @@ import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.acl.*;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.*;
 import org.apache.kafka.common.header.internals.RecordHeader;
+import org.apache.kafka.common.quota.*;
+import org.apache.kafka.common.resource.*;
 import org.apache.kafka.common.serialization.*;
 
 /** Exercises a broker through Kafka's own client: BROKER is open, SASL_BROKER asks for a user by MECHANISMS. */
@@ -28,6 +31,7 @@ public final class Main {
     newerGroups();
     transactions();
     sasl();
+    aclsAndQuotas();
     admin.deleteTopics(List.of("java", "java-large")).all().get();
     check(!admin.listTopics().names().get().contains("java"), "deleted topics are gone");
     admin.close();
@@ -247,6 +251,44 @@ public final class Main {
         }
       }
     }
+  }
+
+  static void aclsAndQuotas() throws Exception {
+    var pattern = new ResourcePattern(ResourceType.TOPIC, "java-acl", PatternType.PREFIXED);
+    var rule = new AclBinding(pattern, new AccessControlEntry("User:ann", "*", AclOperation.READ, AclPermissionType.ALLOW));
+    admin.createAcls(List.of(rule)).all().get();
+    check(admin.describeAcls(AclBindingFilter.ANY).values().get().contains(rule), "the rule is there");
+    check(admin.deleteAcls(List.of(rule.toFilter())).all().get().size() == 1, "and goes");
+    var entity = new ClientQuotaEntity(Map.of(ClientQuotaEntity.CLIENT_ID, "java-slow"));
+    var set = new ClientQuotaAlteration(entity, List.of(new ClientQuotaAlteration.Op("consumer_byte_rate", 5e4)));
+    admin.alterClientQuotas(List.of(set)).all().get();
+    var only = ClientQuotaFilter.containsOnly(List.of(ClientQuotaFilterComponent.ofEntity("client-id", "java-slow")));
+    check(admin.describeClientQuotas(only).entities().get().get(entity).get("consumer_byte_rate") == 5e4, "the quota");
+    // 200 kB at 50 kB a second, of which the first is free: answers that are throttled are answers all the same.
+    try (var producer = producer(Map.of())) {
+      for (int n = 0; n < 4; n++) producer.send(new ProducerRecord<>("java-slow", new byte[50_000])).get();
+    }
+    long begun = System.nanoTime();
+    try (var consumer = consumer(Map.of("client.id", "java-slow", "max.partition.fetch.bytes", 50_000))) {
+      consumer.assign(List.of(new TopicPartition("java-slow", 0)));
+      consumer.seekToBeginning(consumer.assignment());
+      read(consumer, 4);
+    }
+    check(System.nanoTime() - begun > 1_500_000_000L, "held back");
+    // A session of fetches that a thousand partitions share, of which one has something.
+    admin.createTopics(List.of(new NewTopic("java-many", 1000, (short) 1))).all().get();
+    try (var consumer = consumer(Map.of()); var producer = producer(Map.of())) {
+      List<TopicPartition> all = new ArrayList<>();
+      for (int n = 0; n < 1000; n++) all.add(new TopicPartition("java-many", n));
+      consumer.assign(all);
+      consumer.seekToBeginning(all);
+      for (int n : new int[] {7, 999, 0, 7}) {
+        producer.send(new ProducerRecord<>("java-many", n, null, new byte[] {1})).get();
+        check(read(consumer, 1).get(0).partition() == n, "of the right partition");
+      }
+    }
+    var operations = admin.describeTopics(List.of("java-slow"), new DescribeTopicsOptions().includeAuthorizedOperations(true));
+    check(operations.allTopicNames().get().get("java-slow").authorizedOperations().contains(AclOperation.WRITE), "may write");
   }
 
   interface Attempt {

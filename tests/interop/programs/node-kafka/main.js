@@ -137,7 +137,7 @@ async function groups() {
 async function sasl() {
   const { SASL_BROKER, SASL_USER: username, SASL_PASSWORD: password, MECHANISMS } = process.env
   for (const mechanism of MECHANISMS.split(',')) {
-    const as = secret => client({ brokers: [SASL_BROKER], sasl: { mechanism, username, password: secret } })
+    const as = secret => client({ brokers: [SASL_BROKER], sasl: { mechanism: mechanism.toLowerCase(), username, password: secret } })
     const producer = as(password).producer()
     await producer.connect()
     await producer.send({ topic: 'js-sasl', messages: [{ value: mechanism }] })

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use waypost_model::{Lsn, Millis, Refusal};
 
 use crate::broker::Broker;
-use crate::topology::{HashingAlgorithm, PasswordHash, Topology, UserLimits, UserSpec, UserView};
+use crate::topology::{HashingAlgorithm, PasswordHash, ScramKeys, Topology, UserLimits, UserSpec, UserView};
 
 /// What becomes of a user's password.
 #[derive(Clone, PartialEq, Eq)]
@@ -73,6 +73,20 @@ impl Broker {
     /// # Errors
     /// 406.
     pub fn put_user(&self, name: &str, update: &UserUpdate<'_>, now: Millis) -> Result<Option<Lsn>, Refusal> {
+        self.put_user_with(name, update, Vec::new(), now)
+    }
+
+    /// The same, with the keys of SCRAM that belong to the password.
+    ///
+    /// # Errors
+    /// 406.
+    pub fn put_user_with(
+        &self,
+        name: &str,
+        update: &UserUpdate<'_>,
+        scram: Vec<ScramKeys>,
+        now: Millis,
+    ) -> Result<Option<Lsn>, Refusal> {
         self.set(now, |t| {
             let old = t.user_view(name).map(|u| u.spec);
             let password = match &update.password {
@@ -92,7 +106,11 @@ impl Broker {
                 tags: update.tags.clone().unwrap_or(tags),
                 loopback_only: update.loopback_only.unwrap_or(loopback_only),
             };
-            t.put_user(name, spec)
+            let mut change = t.put_user(name, spec)?;
+            for keys in scram {
+                change.merge(t.put_scram(name, keys)?);
+            }
+            Ok(change)
         })
     }
 

@@ -5,6 +5,7 @@ use waypost_model::{QueueId, SHARDS};
 
 use super::{Kind, VERSION};
 use crate::settings::QueueKind;
+use crate::topology::acl::{Acl, AclEffect, AclOperation, AclPattern, AclResource};
 use crate::topology::arguments::{QueueArguments, parse_kind};
 use crate::topology::binding::{Bound, DestinationName, canonical};
 use crate::topology::exchange::Exchange;
@@ -13,6 +14,8 @@ use crate::topology::limits::{ParameterKey, UserLimits, VhostLimits};
 use crate::topology::permission::{Permission, PermissionSpec, TopicPermission, TopicPermissionSpec};
 use crate::topology::policy::{ApplyTo, Policy, PolicySort, PolicySpec};
 use crate::topology::queue::{Asked, Declared};
+use crate::topology::quota::{QuotaEntity, QuotaRates};
+use crate::topology::scram::{ScramKeys, ScramMechanism};
 use crate::topology::user::{HashingAlgorithm, PasswordHash, User, UserSpec};
 use crate::topology::vhost::VhostMetadata;
 use crate::topology::{Change, Topology, ids};
@@ -122,6 +125,14 @@ impl Topology {
             }
             Kind::Permission => self.take_permission(k, v)?,
             Kind::TopicPermission => self.take_topic_permission(k, v)?,
+            Kind::Scram => self.take_scram(k, v)?,
+            Kind::Acl => self.take_acl(k)?,
+            Kind::Quota => {
+                let entity = QuotaEntity::of_keys(k.bytes()?, k.bytes()?).ok_or(Fault::Malformed)?;
+                let [producer, consumer] = [v.optional()?, v.optional()?].map(|rate| rate.map(f64::from_bits));
+                let rates = QuotaRates { producer, consumer };
+                self.quotas.insert(entity, rates.is_sound().then_some(rates).ok_or(Fault::Malformed)?);
+            }
             Kind::Parameter => {
                 let vhost = Some(k.name()?).filter(|v| !v.is_empty());
                 let key = ParameterKey { vhost, component: k.name()?, name: k.name()? };
@@ -186,6 +197,35 @@ impl Topology {
         let vhost = self.vhosts.get(&vhost).map(|v| v.name.clone()).ok_or(Fault::Dangling)?;
         let u = self.users.get_mut(&user).ok_or(Fault::Dangling)?;
         u.topic_permissions.entry(vhost).or_default().insert(exchange, permission);
+        Ok(())
+    }
+
+    fn take_scram(&mut self, k: &mut Reader<'_>, v: &mut Reader<'_>) -> Taken {
+        let (user, mechanism) = (k.name()?, ScramMechanism::parse(k.str()?).ok_or(Fault::Malformed)?);
+        let iterations = v.number()?;
+        let [salt, stored_key, server_key] = [v.bytes()?, v.bytes()?, v.bytes()?].map(Box::from);
+        let keys = ScramKeys { mechanism, iterations, salt, stored_key, server_key };
+        if !keys.is_sound() {
+            return Err(Fault::Malformed);
+        }
+        self.users.get_mut(&user).ok_or(Fault::Dangling)?.scram.push(keys);
+        Ok(())
+    }
+
+    fn take_acl(&mut self, k: &mut Reader<'_>) -> Taken {
+        let (vhost, name, principal, host) = (k.name()?, k.name()?, k.name()?, k.name()?);
+        let &[resource, pattern, operation, effect] = k.bytes()? else { return Err(Fault::Malformed) };
+        let acl = Acl {
+            resource: AclResource::of(resource).ok_or(Fault::Malformed)?,
+            pattern: AclPattern::of(pattern).ok_or(Fault::Malformed)?,
+            name,
+            principal,
+            host,
+            operation: AclOperation::of(operation).ok_or(Fault::Malformed)?,
+            effect: AclEffect::of(effect).ok_or(Fault::Malformed)?,
+        };
+        let vhost = self.vhosts.get(&vhost).map(|v| v.name.clone()).ok_or(Fault::Dangling)?;
+        self.insert_acl(vhost, &acl);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ pub use load::LoadError;
 use sha2::{Digest as _, Sha256};
 use waypost_model::journal::Op;
 
+use super::acl::Acl;
 use super::arguments::kind_name;
 use super::binding::Bound;
 use super::exchange::Exchange;
@@ -15,6 +16,8 @@ use super::limits::{ParameterKey, UserLimits, VhostLimits};
 use super::permission::{PermissionSpec, TopicPermissionSpec};
 use super::policy::Policy;
 use super::queue::{Asked, Queue};
+use super::quota::{QuotaEntity, QuotaRates};
+use super::scram::ScramKeys;
 use super::user::{HashingAlgorithm, User};
 use super::vhost::Vhost;
 use waypost_model::record::Writer;
@@ -33,6 +36,9 @@ pub(crate) enum Kind {
     UserLimits = 0x21,
     Permission = 0x22,
     TopicPermission = 0x23,
+    Scram = 0x24,
+    Acl = 0x25,
+    Quota = 0x26,
     Parameter = 0x28,
     Policy = 0x30,
     OperatorPolicy = 0x31,
@@ -42,7 +48,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 16] = [
         Kind::Ids,
         Kind::Vhost,
         Kind::VhostLimits,
@@ -50,6 +56,9 @@ impl Kind {
         Kind::UserLimits,
         Kind::Permission,
         Kind::TopicPermission,
+        Kind::Scram,
+        Kind::Acl,
+        Kind::Quota,
         Kind::Parameter,
         Kind::Policy,
         Kind::OperatorPolicy,
@@ -95,6 +104,7 @@ removals! {
     remove_user_limits(user) => UserLimits;
     remove_permission(user, vhost) => Permission;
     remove_topic_permission(user, vhost, exchange) => TopicPermission;
+    remove_scram(user, mechanism) => Scram;
     remove_exchange(vhost, exchange) => Exchange;
     remove_queue(vhost, queue) => Queue;
 }
@@ -154,6 +164,39 @@ pub(crate) fn put_topic_permission(user: &str, vhost: &str, exchange: &str, p: &
         w.str(&p.write);
         w.str(&p.read);
     })
+}
+
+pub(crate) fn put_scram(user: &str, k: &ScramKeys) -> Op {
+    put(Kind::Scram, &[user.as_bytes(), k.mechanism.as_str().as_bytes()], |w| {
+        w.varint(u64::from(k.iterations));
+        [&k.salt, &k.stored_key, &k.server_key].into_iter().for_each(|bytes| w.bytes(bytes));
+    })
+}
+
+/// All that a rule is stands in its key.
+fn with_acl_key(vhost: &str, a: &Acl, f: impl FnOnce(&[&[u8]]) -> Op) -> Op {
+    let codes = [a.resource as u8, a.pattern as u8, a.operation as u8, a.effect as u8];
+    f(&[vhost.as_bytes(), a.name.as_bytes(), a.principal.as_bytes(), a.host.as_bytes(), &codes])
+}
+
+pub(crate) fn put_acl(vhost: &str, a: &Acl) -> Op {
+    with_acl_key(vhost, a, |parts| put(Kind::Acl, parts, |_| {}))
+}
+
+pub(crate) fn remove_acl(vhost: &str, a: &Acl) -> Op {
+    with_acl_key(vhost, a, |parts| remove(Kind::Acl, parts))
+}
+
+pub(crate) fn put_quota(entity: &QuotaEntity, rates: QuotaRates) -> Op {
+    let [user, client_id] = entity.keys();
+    put(Kind::Quota, &[&user, &client_id], |w| {
+        [rates.producer, rates.consumer].into_iter().for_each(|r| w.optional(r.map(f64::to_bits)));
+    })
+}
+
+pub(crate) fn remove_quota(entity: &QuotaEntity) -> Op {
+    let [user, client_id] = entity.keys();
+    remove(Kind::Quota, &[&user, &client_id])
 }
 
 pub(crate) fn put_parameter(k: &ParameterKey, value: &str) -> Op {

@@ -4,6 +4,7 @@ mod codec;
 mod declare;
 mod policies;
 mod routing;
+mod security;
 mod streams;
 mod users;
 

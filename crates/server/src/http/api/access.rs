@@ -1,5 +1,6 @@
 //! Users and permissions.
 
+use hyper::StatusCode;
 use serde_json::{Value as Json, json};
 use waypost_broker::broker::admin::{NewPassword, UserUpdate};
 use waypost_broker::topology::{
@@ -58,7 +59,13 @@ impl Ask {
                     Some(_) => Some(super::super::json::flag(&self.body, "loopback_only", false)?),
                 };
                 let update = UserUpdate { password: self.password()?, tags: texts(&self.body, "tags")?, loopback_only };
-                changed(broker.put_user(name, &update, self.now))
+                // A password that is said once can be asked for by proof from then on.
+                let scram = match &update.password {
+                    NewPassword::Plain(plain) => crate::scram::keys(plain)
+                        .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?,
+                    _ => Vec::new(),
+                };
+                changed(broker.put_user_with(name, &update, scram, self.now))
             }
             "DELETE" => changed(broker.delete_user(name, self.now)),
             _ => Err(wrong_method()),
