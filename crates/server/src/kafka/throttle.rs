@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn what_is_over_is_waited_for() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        let mut note = |kind, share, after| throttle.note(kind, share, 3000, now + Duration::from_secs(after));
+        let note = |kind, share, after| throttle.note(kind, share, 3000, now + Duration::from_secs(after));
         assert_eq!(note(QuotaKind::Producer, share("ann", None, 1000.0), 0), Duration::from_secs(2));
         assert_eq!(note(QuotaKind::Producer, share("ann", None, 1000.0), 2), Duration::from_secs(3));
         // The other direction, another user, another client: buckets of their own.
