@@ -74,7 +74,7 @@ pub struct Drain {
     /// End when it holds no message any more, or after so many seconds (60 if nothing is said) with exit code 8
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", require_equals = true,
         value_parser = seconds, conflicts_with = "undo")]
-    wait: Option<f64>,
+    until_empty: Option<f64>,
     #[command(flatten)]
     place: Place,
 }
@@ -152,7 +152,7 @@ impl Drain {
         }
         let body = self.deadline.as_ref().map_or(json!({}), |deadline| json!({ "deadline": deadline }));
         let answer = api.post(path, &body)?;
-        match self.wait {
+        match self.until_empty {
             Some(seconds) => self.wait(Duration::from_secs_f64(seconds)),
             None => output.done(&answer, &format!("{} of {} drains", self.id, self.service)),
         }
