@@ -34,7 +34,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "waypost-zmtp",
         ],
     ),
-    ("waypost", &["waypost-server", "waypost-model", "waypost-amqp", "waypost-storage", "waypost-zmtp"]),
+    (
+        "waypost",
+        &["waypost-server", "waypost-model", "waypost-amqp", "waypost-kafka", "waypost-storage", "waypost-zmtp"],
+    ),
     ("waypost-sim", &["waypost-model", "waypost-amqp", "waypost-broker", "waypost-registry", "waypost-storage"]),
     ("xtask", &[]),
 ];

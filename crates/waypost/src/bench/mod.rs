@@ -1,6 +1,7 @@
 //! `waypost bench`: load generators, one per protocol.
 
 mod amqp;
+mod kafka;
 mod registry;
 mod zmtp;
 
@@ -18,6 +19,8 @@ pub struct BenchArgs {
 enum Target {
     /// Load any AMQP 0-9-1 broker and measure it
     Amqp(amqp::AmqpArgs),
+    /// Load any Kafka broker and measure it
+    Kafka(kafka::KafkaArgs),
     /// Load a service registry that speaks Consul's HTTP API and DNS, and measure it
     Registry(registry::RegistryArgs),
     /// Load a service of Waypost over AMQP: late binding by selectors and keys
@@ -33,6 +36,7 @@ enum Target {
 pub fn run(args: BenchArgs) -> Result<(), Failure> {
     match args.target {
         Target::Amqp(args) => amqp::run(args),
+        Target::Kafka(args) => kafka::run(args),
         Target::Registry(args) => registry::run(args),
         Target::Services(args) => amqp::run_services(&args),
         Target::Zmtp(args) => zmtp::run(args),
