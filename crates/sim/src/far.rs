@@ -197,7 +197,7 @@ impl Log for FarLog {
             return Err(io::Error::other("what is asked for was released"));
         }
         for k in s.frames.iter().filter(|k| k.at >= from) {
-            let bytes: [&[u8]; 2] = [&k.bytes, &[]];
+            let bytes: &[&[u8]] = &[&k.bytes];
             let (epoch, at, follows, segment_header) = (k.epoch, k.at, k.follows, &k.segment_header);
             found(&LogFrame { epoch, at, follows, segment_header, bytes })?;
         }

@@ -104,7 +104,7 @@ impl Shared {
         let mut bytes = vec![0; (end.offset - at.offset) as usize];
         read_exact(&**file, at.offset, &mut bytes)?;
         let segment_header = &segment_header;
-        self.log.append(&LogFrame { epoch, at, follows, segment_header, bytes: [&bytes, &[]] }, file);
+        self.log.append(&LogFrame { epoch, at, follows, segment_header, bytes: &[&bytes] }, file);
         Ok(())
     }
 }

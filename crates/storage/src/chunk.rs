@@ -20,6 +20,8 @@ pub const CHUNK_BYTES_MAX: u64 = 256 << 10;
 pub const CHUNK_ENTRIES_MAX: u32 = 32 << 10;
 /// Bytes before the lengths.
 pub const CHUNK_HEADER: usize = 20;
+/// Bytes of the checksum, with which a chunk begins and which does not cover itself.
+pub const CRC_BYTES: usize = 4;
 
 /// What is known of the lengths of a chunk's messages before it is written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,8 +116,19 @@ pub fn encode<'a>(
     seed: u32,
 ) -> u32 {
     let start = out.len();
-    let kind = lengths.kind();
     out.reserve(CHUNK_HEADER + lengths.payload as usize + 8 * lengths.entries as usize);
+    put_head(out, lengths, pieces.clone());
+    for piece in pieces {
+        piece.slots().iter().for_each(|s| copy_message(out, piece.batch.data(), s));
+    }
+    let crc = crc32c::crc32c_append(seed, &out[start + CRC_BYTES..]);
+    out[start..start + CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+    crc
+}
+
+/// Appends what stands before the messages of a chunk; its checksum is not yet there.
+pub fn put_head<'a>(out: &mut Vec<u8>, lengths: &Lengths, pieces: impl Iterator<Item = Piece<'a>>) {
+    let kind = lengths.kind();
     put_u32(out, 0);
     put_u32(out, lengths.entries);
     out.extend_from_slice(&[kind, 0, 0, 0]);
@@ -123,7 +136,7 @@ pub fn encode<'a>(
     put_u32(out, props);
     put_u32(out, body);
     if kind != 0 {
-        for slot in pieces.clone().flat_map(|p| p.slots()) {
+        for slot in pieces.flat_map(|p| p.slots()) {
             if kind == 1 {
                 out.extend_from_slice(&(slot.props_len as u16).to_le_bytes());
                 out.extend_from_slice(&(slot.body_len as u16).to_le_bytes());
@@ -133,24 +146,16 @@ pub fn encode<'a>(
             }
         }
     }
-    for piece in pieces {
-        copy_messages(out, piece);
-    }
-    let crc = crc32c::crc32c_append(seed, &out[start + 4..]);
-    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-    crc
 }
 
-fn copy_messages(out: &mut Vec<u8>, piece: Piece<'_>) {
-    let data = piece.batch.data();
-    for s in piece.slots() {
-        let (props, body) = (s.props as usize, s.body as usize);
-        if props + s.props_len as usize == body {
-            out.extend_from_slice(&data[props..body + s.body_len as usize]);
-        } else {
-            out.extend_from_slice(&data[props..props + s.props_len as usize]);
-            out.extend_from_slice(&data[body..body + s.body_len as usize]);
-        }
+/// Appends properties and body of a message.
+pub fn copy_message(out: &mut Vec<u8>, data: &[u8], s: &Slot) {
+    let (props, body) = (s.props as usize, s.body as usize);
+    if props + s.props_len as usize == body {
+        out.extend_from_slice(&data[props..body + s.body_len as usize]);
+    } else {
+        out.extend_from_slice(&data[props..props + s.props_len as usize]);
+        out.extend_from_slice(&data[body..body + s.body_len as usize]);
     }
 }
 

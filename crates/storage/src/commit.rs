@@ -185,12 +185,14 @@ impl Shared {
         };
         let header = writer.encoder.encode(taken, place);
         debug_assert_eq!(u64::from(header.len), frame, "what was planned is what is written");
-        write_all(&*writer.active.file, writer.end, &mut writer.encoder.bytes())?;
+        let mut slices = writer.encoder.slices();
+        write_all(&*writer.active.file, writer.end, &mut slices)?;
         let (at, follows) = (Position { segment: writer.active.id, offset: writer.end }, writer.log_end);
-        let (segment_header, bytes) = (&writer.header_bytes, writer.encoder.bytes());
+        let (segment_header, bytes) = (&writer.header_bytes, &writer.encoder.slices()[..]);
         let frame = LogFrame { epoch: writer.epoch, at, follows, segment_header, bytes };
         let span = Span { at, follows, end: frame.end() };
         self.log.append(&frame, &writer.active.file);
+        writer.encoder.written();
         writer.log_end = span.end;
         self.count(&header, taken.len());
         put_footer_entry(&mut writer.footer, writer.end, header.payload_at(), writer.encoder.table());
@@ -213,8 +215,7 @@ impl Shared {
         });
         writer.active.note_frame(writer.encoder.extent());
         self.metrics.messages.fetch_add(messages, Relaxed);
-        let [head, payload] = writer.encoder.bytes();
-        writer.end += (head.len() + payload.len()) as u64;
+        writer.end += writer.encoder.len();
     }
 
     /// Carries out what is no message.

@@ -2,7 +2,7 @@
 //!
 //! Two passes: the first assigns messages to groups (one open group per queue, so that what came interleaved lies
 //! together; bytes that several operations name are placed once) and groups to chunks (a large one has its own, small
-//! ones share), the second copies bytes, each once, and computes the checksums. Buffers are used again from frame to
+//! ones share), the second copies bytes, each once and large messages not at all, and computes the checksums. Buffers are used again from frame to
 //! frame.
 
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use std::sync::Arc;
 use waypost_model::journal::{Enqueue, Op};
 use waypost_model::{Lsn, QueueId};
 
-use crate::chunk::{self, CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Lengths, Piece};
+use crate::chunk::{self, CHUNK_BYTES_MAX, CHUNK_ENTRIES_MAX, Lengths};
 use crate::frame::{self, ALIGN, FRAME_HEADER, FrameHeader, align};
+use crate::gather::Gather;
 use crate::hash::IdMap;
 use crate::ranges::Range;
 use crate::table::{self, Extent, Run, TableWriter, Target};
@@ -131,7 +132,9 @@ pub struct Encoder {
     placed: Vec<Placed>,
     routes: IdMap<usize, u32>,
     head: Vec<u8>,
-    payload: Vec<u8>,
+    payload: Gather,
+    /// Of head and payload together.
+    len: u64,
     /// Where in `head` the chunk table lies, and in it the checksums.
     table: std::ops::Range<usize>,
     crcs_at: usize,
@@ -303,20 +306,20 @@ impl Encoder {
         self.payload.clear();
         for (i, c) in self.chunks.iter().enumerate() {
             let groups = &self.groups[c.groups.clone()];
-            let pieces = groups.iter().flat_map(|g| &g.pieces).filter_map(|&(a, o, from, to)| {
+            let parts = groups.iter().flat_map(|g| &g.pieces).filter_map(|&(a, o, from, to)| {
                 match &appends[a as usize].ops[o as usize] {
-                    Op::Enqueue(e) => Some(Piece { batch: &e.batch, from, to }),
+                    Op::Enqueue(e) => Some((&e.batch, from, to)),
                     _ => None,
                 }
             });
             let seed = chunk::seed(place.segment, place.offset + payload_at + c.at);
-            let crc = chunk::encode(&mut self.payload, &c.lengths, pieces, seed);
-            self.payload.resize(align(self.payload.len() as u64) as usize, 0);
+            let crc = self.payload.put_chunk(&c.lengths, parts, seed);
+            self.payload.align();
             let crc_at = self.crcs_at + 4 * i;
             self.head[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
         }
         let mut header = FrameHeader {
-            len: (payload_at + self.payload.len() as u64) as u32,
+            len: (payload_at + self.payload.len()) as u32,
             crc: 0,
             epoch: place.epoch,
             segment: place.segment,
@@ -329,12 +332,23 @@ impl Encoder {
             first_lsn: appends.first().map_or(0, |a| a.lsn.0),
         };
         header.seal(&mut self.head);
+        self.len = u64::from(header.len);
         header
     }
 
     /// The frame: its head, and its chunks.
-    pub fn bytes(&self) -> [&[u8]; 2] {
-        [&self.head, &self.payload]
+    pub fn slices(&self) -> Vec<&[u8]> {
+        self.payload.slices(&self.head)
+    }
+
+    /// How long the frame is that was encoded last.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The frame is written: messages that were not copied are let go.
+    pub fn written(&mut self) {
+        self.payload.release();
     }
 
     /// The chunk table of the frame.

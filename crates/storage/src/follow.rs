@@ -54,7 +54,7 @@ impl Copy<'_> {
         let mut at = frame.at.offset;
         for bytes in frame.bytes {
             let mut here = vec![0; bytes.len()];
-            if read_most(&*file, at, &mut here)? < here.len() || here != bytes {
+            if read_most(&*file, at, &mut here)? < here.len() || here != **bytes {
                 write_all(&*file, at, &mut [bytes])?;
             }
             at += bytes.len() as u64;

@@ -25,6 +25,7 @@ mod follow;
 mod frame;
 #[doc(hidden)]
 pub mod fuzz;
+mod gather;
 mod hash;
 mod inbox;
 mod index;

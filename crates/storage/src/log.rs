@@ -40,8 +40,8 @@ pub struct LogFrame<'a> {
     pub follows: Position,
     /// The header of its segment, without which the first frame's predecessor cannot be checked.
     pub segment_header: &'a [u8; SEGMENT_HEADER],
-    /// Its bytes, in two parts.
-    pub bytes: [&'a [u8]; 2],
+    /// Its bytes, in parts.
+    pub bytes: &'a [&'a [u8]],
 }
 
 impl LogFrame<'_> {

@@ -276,7 +276,8 @@ impl Cold {
         let (segment, synced) = (self.id.0, FRAMES_AT);
         let place = Place { epoch: self.header.epoch, segment, offset: self.end, prev: self.last_crc, synced };
         let header = self.encoder.encode(&appends, place);
-        write_all(&*self.file, self.end, &mut self.encoder.bytes())?;
+        write_all(&*self.file, self.end, &mut self.encoder.slices())?;
+        self.encoder.written();
         self.encoder.ranges(segment, self.end, |queue, range| self.moved.push((queue, range)));
         put_footer_entry(&mut self.footer, self.end, header.payload_at(), self.encoder.table());
         self.extents.push(self.encoder.extent());

@@ -8,6 +8,10 @@ use std::sync::Arc;
 
 use super::{Disk, DiskFile, LockError};
 
+/// How many buffers one write may have (`IOV_MAX`).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const BUFFERS_MAX: usize = 1024;
+
 /// A directory of the operating system.
 pub struct RealDisk {
     root: PathBuf,
@@ -112,6 +116,8 @@ struct RealFile(File);
 impl DiskFile for RealFile {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        // More of them at once is an error.
+        let bufs = bufs.get(..BUFFERS_MAX).unwrap_or(bufs);
         Ok(rustix::io::pwritev(&self.0, bufs, offset)?)
     }
 
