@@ -35,13 +35,15 @@ const fn api(key: i16, name: &'static str, min: i16, answered: i16, max: i16, fl
 /// Never flexible.
 const NEVER: i16 = i16::MAX;
 
+/// The key of Produce.
+pub const PRODUCE: i16 = 0;
 /// The key of ApiVersions, whose answer never has tagged fields in its header: a client that has not heard yet what we
 /// speak must be able to read it.
 pub const API_VERSIONS: i16 = 18;
 
 /// All of them, by key.
 pub const APIS: &[Api] = &[
-    api(0, "Produce", 0, 3, 11, 9),
+    api(PRODUCE, "Produce", 0, 3, 11, 9),
     api(1, "Fetch", 4, 4, 16, 12),
     api(2, "ListOffsets", 0, 1, 10, 6),
     api(3, "Metadata", 0, 0, 13, 9),

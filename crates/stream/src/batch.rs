@@ -27,6 +27,7 @@ const CODEC_LAST: i16 = 4;
 const LOG_APPEND_TIME: i16 = 8;
 const TRANSACTIONAL: i16 = 16;
 const CONTROL: i16 = 32;
+const DELETE_HORIZON: i16 = 64;
 
 /// Why bytes are no batch that may be appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -51,9 +52,27 @@ pub enum BatchError {
     /// A codec that does not exist.
     #[error("compression type {0} does not exist")]
     Codec(i16),
+    /// A topic that is compacted takes only records with a key.
+    #[error("a record without a key in a compacted topic")]
+    Key,
+    /// The records cannot be read, where they must be.
+    #[error("the records cannot be read")]
+    Records,
     /// Only the server writes control batches.
     #[error("a producer may not write control records")]
     Control,
+}
+
+/// What a batch says of its records.
+pub(crate) struct Rest {
+    /// How many.
+    pub count: i32,
+    /// What their times count from.
+    pub base_timestamp: i64,
+    /// The latest.
+    pub max_timestamp: i64,
+    /// Whether the base timestamp is the time from which on those without a value may go.
+    pub has_horizon: bool,
 }
 
 /// A batch: header and records.
@@ -77,12 +96,18 @@ impl<'a> Batch<'a> {
         Ok((Batch(batch), rest))
     }
 
+    /// A batch that was cut off before: nothing else is in `bytes`.
+    pub(crate) fn known(bytes: &'a [u8]) -> Batch<'a> {
+        debug_assert!(matches!(Batch::split(bytes), Ok((_, []))));
+        Batch(bytes)
+    }
+
     /// What must hold of a batch that a producer sends.
     ///
     /// # Errors
     /// [`BatchError`].
     pub fn check(&self) -> Result<(), BatchError> {
-        if crc32c::crc32c(&self.0[ATTRIBUTES_AT..]) != u32::from_be_bytes(at(self.0, CRC_AT)) {
+        if !self.is_intact() {
             return Err(BatchError::Checksum);
         }
         let (count, last_delta) = (self.records(), self.last_delta());
@@ -93,6 +118,12 @@ impl<'a> Batch<'a> {
             return Err(BatchError::Codec(self.codec()));
         }
         if self.is_control() { Err(BatchError::Control) } else { Ok(()) }
+    }
+
+    /// Whether its checksum fits.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        crc32c::crc32c(self.0.get(ATTRIBUTES_AT..).unwrap_or_default()) == u32::from_be_bytes(at(self.0, CRC_AT))
     }
 
     /// All of it.
@@ -151,6 +182,30 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub fn is_control(&self) -> bool {
         self.attributes() & CONTROL != 0
+    }
+
+    /// From which time on its records without a value may be removed, milliseconds since 1970; `None` until compaction
+    /// has looked at it.
+    #[must_use]
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes() & DELETE_HORIZON != 0).then(|| self.base_timestamp())
+    }
+
+    /// The same batch with other records in it.
+    pub(crate) fn with(&self, rest: &Rest, records: &[u8]) -> Vec<u8> {
+        let mut batch = Vec::with_capacity(HEADER_BYTES + records.len());
+        batch.extend_from_slice(self.0.get(..HEADER_BYTES).unwrap_or_default());
+        batch.extend_from_slice(records);
+        let length = i32::try_from(batch.len() - LENGTH_AT).unwrap_or(i32::MAX);
+        put(&mut batch, 8, &length.to_be_bytes());
+        let horizon = if rest.has_horizon { DELETE_HORIZON } else { 0 };
+        put(&mut batch, ATTRIBUTES_AT, &(self.attributes() | horizon).to_be_bytes());
+        put(&mut batch, BASE_TIMESTAMP_AT, &rest.base_timestamp.to_be_bytes());
+        put(&mut batch, MAX_TIMESTAMP_AT, &rest.max_timestamp.to_be_bytes());
+        put(&mut batch, COUNT_AT, &rest.count.to_be_bytes());
+        let crc = crc32c::crc32c(batch.get(ATTRIBUTES_AT..).unwrap_or_default());
+        put(&mut batch, CRC_AT, &crc.to_be_bytes());
+        batch
     }
 
     /// What a control batch says: 0 abort, 1 commit, others are no end of a transaction. `None` for other batches, and for

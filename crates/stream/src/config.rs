@@ -43,6 +43,10 @@ enum Rule {
     Number(i64, i64),
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// One or more of these, with commas between them.
+    ListOf(&'static [&'static str]),
+    /// A number from 0 to 1.
+    Ratio,
     /// Only its default: anything else would ask for what is not done here.
     Fixed,
 }
@@ -57,8 +61,8 @@ pub const SETTINGS: &[Setting] = &[
         "cleanup.policy",
         Kind::List,
         "delete",
-        Rule::Fixed,
-        "What becomes of old records: `delete` removes what retention does not keep. Nothing is compacted yet.",
+        Rule::ListOf(&["compact", "delete"]),
+        "What becomes of old records: `delete` removes what retention does not keep, `compact` what a later record of the same key replaces.",
     ),
     setting(
         "compression.type",
@@ -71,8 +75,8 @@ pub const SETTINGS: &[Setting] = &[
         "delete.retention.ms",
         Kind::Long,
         "86400000",
-        Rule::Fixed,
-        "Nothing is compacted yet: only topics that delete.",
+        Rule::Number(0, i64::MAX),
+        "How long compaction keeps a record without a value after it has first seen it.",
     ),
     setting(
         "durability",
@@ -107,8 +111,8 @@ pub const SETTINGS: &[Setting] = &[
         "max.compaction.lag.ms",
         Kind::Long,
         "9223372036854775807",
-        Rule::Fixed,
-        "Nothing is compacted yet: only topics that delete.",
+        Rule::Number(1, i64::MAX),
+        "After so long a record is compacted, however little of the partition is dirty.",
     ),
     setting("max.message.bytes", Kind::Int, "1048588", Rule::Number(0, 128 << 20), "The largest batch."),
     setting(
@@ -136,15 +140,15 @@ pub const SETTINGS: &[Setting] = &[
         "min.cleanable.dirty.ratio",
         Kind::Double,
         "0.5",
-        Rule::Fixed,
-        "Nothing is compacted yet: only topics that delete.",
+        Rule::Ratio,
+        "How much of a partition must be uncompacted before it is compacted again.",
     ),
     setting(
         "min.compaction.lag.ms",
         Kind::Long,
         "0",
-        Rule::Fixed,
-        "Nothing is compacted yet: only topics that delete.",
+        Rule::Number(0, i64::MAX),
+        "For so long a record is not compacted.",
     ),
     setting(
         "min.insync.replicas",
@@ -179,7 +183,7 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Int,
         "1073741824",
         Rule::Number(1 << 20, i32::MAX as i64),
-        "Retention works batch by batch, which is at least as exact as any size of segments.",
+        "Of the newest records at most so much is kept from compaction. Retention works batch by batch.",
     ),
     setting("segment.index.bytes", Kind::Int, "10485760", Rule::Fixed, "Every batch is in the index."),
     setting("segment.jitter.ms", Kind::Long, "0", Rule::Fixed, "There are no segments of a partition's own."),
@@ -188,7 +192,7 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Long,
         "604800000",
         Rule::Number(1, i64::MAX),
-        "Retention works batch by batch, which is at least as exact as any age of segments.",
+        "How long the newest records are kept from compaction. Retention works batch by batch.",
     ),
     setting(
         "unclean.leader.election.enable",
@@ -233,10 +237,33 @@ impl Setting {
             },
             Rule::OneOf(all) if all.contains(&value) => Ok(()),
             Rule::OneOf(all) => Err(invalid(format!("one of {}", all.join(", ")))),
+            Rule::ListOf(all) if value.split(',').all(|v| all.contains(&v.trim())) => Ok(()),
+            Rule::ListOf(all) => Err(invalid(format!("one or more of {}", all.join(", ")))),
+            Rule::Ratio => match value.trim().parse::<f64>() {
+                Ok(n) if (0.0..=1.0).contains(&n) => Ok(()),
+                _ => Err(invalid("a number from 0 to 1".to_owned())),
+            },
             Rule::Fixed if value == self.default => Ok(()),
             Rule::Fixed => Err(invalid(format!("only {} is supported: {}", self.default, self.about))),
         }
     }
+}
+
+/// When and how a topic is compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// How much must be dirty, in millionths of all.
+    pub dirty_millionths: u32,
+    /// Younger records are left alone.
+    pub min_lag_ms: u64,
+    /// Older ones are not, however little is dirty.
+    pub max_lag_ms: u64,
+    /// How long records without a value are kept.
+    pub delete_retention_ms: u64,
+    /// How long the newest records are left alone.
+    pub segment_ms: u64,
+    /// How many bytes of them.
+    pub segment_bytes: u64,
 }
 
 /// The configuration of a topic.
@@ -253,6 +280,12 @@ pub struct TopicConfig {
     pub log_append_time: bool,
     /// A batch counts as written once the operating system has it.
     pub durable_by_os: bool,
+    /// Retention removes what it does not keep.
+    pub deletes: bool,
+    /// Of every key only the latest record is kept.
+    pub compacts: bool,
+    /// How it is compacted.
+    pub compaction: Compaction,
     after_max_ms: u64,
     before_max_ms: u64,
 }
@@ -291,14 +324,38 @@ impl TopicConfig {
                 }
             }
         }
-        Ok(TopicConfig::of(set))
+        let config = TopicConfig::of(set);
+        let Compaction { min_lag_ms, max_lag_ms, .. } = config.compaction;
+        if min_lag_ms > max_lag_ms {
+            let why = format!("at least min.compaction.lag.ms, which is {min_lag_ms}");
+            return Err(ConfigFault::Invalid {
+                name: "max.compaction.lag.ms",
+                value: max_lag_ms.to_string().into(),
+                why,
+            });
+        }
+        Ok(config)
     }
 
     fn of(set: BTreeMap<&'static str, Box<str>>) -> TopicConfig {
         let text =
             |name: &'static str| set.get(name).map(|v| &**v).unwrap_or_else(|| find(name).map_or("", |s| s.default));
         let number = |name| text(name).parse::<i64>().unwrap_or(-1);
+        let unsigned = |name| u64::try_from(number(name)).unwrap_or(0);
+        let policy = |wanted| text("cleanup.policy").split(',').any(|p| p.trim() == wanted);
+        let ratio = text("min.cleanable.dirty.ratio").parse::<f64>().unwrap_or(0.5);
+        let compaction = Compaction {
+            dirty_millionths: (ratio.clamp(0.0, 1.0) * 1e6) as u32,
+            min_lag_ms: unsigned("min.compaction.lag.ms"),
+            max_lag_ms: unsigned("max.compaction.lag.ms"),
+            delete_retention_ms: unsigned("delete.retention.ms"),
+            segment_ms: unsigned("segment.ms"),
+            segment_bytes: unsigned("segment.bytes"),
+        };
         TopicConfig {
+            deletes: policy("delete"),
+            compacts: policy("compact"),
+            compaction,
             retention_ms: u64::try_from(number("retention.ms")).ok(),
             retention_bytes: u64::try_from(number("retention.bytes")).ok(),
             max_message_bytes: usize::try_from(number("max.message.bytes")).unwrap_or(0),
@@ -357,11 +414,13 @@ mod tests {
         for (name, value) in [
             ("retention.ms", "soon"),
             ("retention.ms", "-2"),
-            ("cleanup.policy", "compact"),
+            ("cleanup.policy", "compact,shred"),
+            ("cleanup.policy", ""),
             ("min.insync.replicas", "2"),
             ("compression.type", "gzip"),
             ("message.timestamp.type", "logappendtime"),
-            ("min.cleanable.dirty.ratio", "0.1"),
+            ("min.cleanable.dirty.ratio", "1.1"),
+            ("min.compaction.lag.ms", "-1"),
         ] {
             assert!(matches!(TopicConfig::parse([(name, value)]), Err(ConfigFault::Invalid { .. })), "{name}={value}");
         }

@@ -26,6 +26,7 @@
 pub mod batch;
 mod codec;
 pub mod config;
+mod filter;
 pub mod groups;
 pub mod messages;
 pub mod partition;

@@ -147,6 +147,19 @@ pub fn first_of_time(batch: &Batch<'_>, time: i64) -> io::Result<Option<(i64, i6
     Ok(None)
 }
 
+/// Whether every record of a batch has a key: others cannot be compacted.
+///
+/// # Errors
+/// The batch is damaged.
+pub fn have_keys(batch: &Batch<'_>) -> io::Result<bool> {
+    for record in Records::of(batch)? {
+        if record?.key.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Snappy comes bare, or in the frames of the Java library: a head of 16 bytes, then blocks behind their length.
 fn snappy(bytes: &[u8]) -> io::Result<Vec<u8>> {
     const MAGIC: &[u8] = &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];

@@ -77,10 +77,10 @@ pub(super) const INVALID_REGULAR_EXPRESSION: i16 = 128;
 /// Why a batch is not appended.
 pub(super) fn of_append(fault: &AppendFault) -> i16 {
     match fault {
-        AppendFault::Batch(BatchError::Cut | BatchError::Checksum) => CORRUPT_MESSAGE,
+        AppendFault::Batch(BatchError::Cut | BatchError::Checksum | BatchError::Records) => CORRUPT_MESSAGE,
         AppendFault::Batch(BatchError::Magic(_)) => UNSUPPORTED_FOR_MESSAGE_FORMAT,
         AppendFault::Batch(BatchError::Codec(_)) => UNSUPPORTED_COMPRESSION_TYPE,
-        AppendFault::Batch(BatchError::Counts { .. } | BatchError::Control) => INVALID_RECORD,
+        AppendFault::Batch(BatchError::Counts { .. } | BatchError::Control | BatchError::Key) => INVALID_RECORD,
         AppendFault::TooLarge { .. } => MESSAGE_TOO_LARGE,
         AppendFault::Timestamp => INVALID_TIMESTAMP,
         AppendFault::Producer(ProducerError::Fenced { .. }) => INVALID_PRODUCER_EPOCH,

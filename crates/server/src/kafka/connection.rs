@@ -4,25 +4,24 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use waypost_kafka::apis;
 use waypost_kafka::frame::RequestHeader;
 use waypost_kafka::wire::{Malformed, Reader};
 use waypost_model::Lsn;
 
+use super::requests::Requests;
 use super::{ANSWERED, Answer, Ask, Session, cluster};
 use crate::node::Node;
 use std::sync::Arc;
 
-/// How long a connection may be silent: as Kafka's `connections.max.idle.ms`.
-const IDLE: Duration = Duration::from_secs(600);
-/// How long the rest of a request may take to come, and an answer to be taken.
+/// How long an answer may take to be taken.
 const STALL: Duration = Duration::from_secs(120);
 /// Answers that may wait for the disk or for the peer; then no more is read.
 const PIPELINE: usize = 64;
-/// A request is read in steps that grow, whatever length it claims.
-const FIRST_STEP: usize = 64 * 1024;
+/// Room for a request that is kept for the next one.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
 
 /// An answer on its way.
 struct Out {
@@ -48,16 +47,16 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(socket: S, ses
     }
 }
 
-async fn read_all(mut socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
+async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
     let max = usize::try_from(session.node.config.kafka.request_max.0).unwrap_or(usize::MAX);
-    let mut frame = Vec::new();
+    let (mut requests, mut frame) = (Requests::new(socket, max), Vec::new());
     loop {
-        if !read_frame(&mut socket, &mut frame, max).await? {
+        if !requests.next(&mut frame).await? {
             return Ok(());
         }
-        let answer = one(&mut session, &frame).await.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+        let answer = one(&mut session, &mut frame).await.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         // A large request is not remembered by its room.
-        if frame.capacity() > 4 * FIRST_STEP {
+        if frame.capacity() > KEPT_BYTES_MAX {
             frame = Vec::new();
         }
         let muted = std::mem::take(&mut session.muted);
@@ -78,33 +77,11 @@ async fn read_all(mut socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mu
     }
 }
 
-/// Reads a request; false if the peer is through.
-async fn read_frame(socket: &mut (impl AsyncRead + Unpin), frame: &mut Vec<u8>, max: usize) -> io::Result<bool> {
-    let mut head = [0; 4];
-    let timeout = |what: &'static str| io::Error::new(ErrorKind::TimedOut, what);
-    match tokio::time::timeout(IDLE, socket.read_exact(&mut head)).await.map_err(|_| timeout("silent for too long"))? {
-        Ok(_) => {}
-        Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(false),
-        Err(e) => return Err(e),
-    }
-    let length = waypost_kafka::frame::length(&head, max).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
-    let length = length.unwrap_or(0);
-    frame.clear();
-    while frame.len() < length {
-        let at = frame.len();
-        frame.resize((at.max(FIRST_STEP) * 2).min(length), 0);
-        let rest = frame.get_mut(at..).unwrap_or_default();
-        let read = tokio::time::timeout(STALL, socket.read_exact(rest)).await;
-        read.map_err(|_| timeout("a request does not end"))??;
-    }
-    Ok(true)
-}
-
-/// Carries out one request.
-async fn one(session: &mut Session, frame: &[u8]) -> Result<Answer, Malformed> {
+/// Carries out one request. Its buffer is taken where what it holds is kept.
+async fn one(session: &mut Session, frame: &mut Vec<u8>) -> Result<Answer, Malformed> {
     let mut reader = Reader::new(frame);
     let header = RequestHeader::read(&mut reader, apis::request_form)?;
-    let body = &frame[frame.len() - reader.left()..];
+    let at = frame.len() - reader.left();
     let api = apis::find(header.api_key).filter(|api| ANSWERED.contains(&api.key));
     let Some(api) = api else { return Err(Malformed::Value("an API that was not advertised")) };
     let ask = Ask {
@@ -112,8 +89,13 @@ async fn one(session: &mut Session, frame: &[u8]) -> Result<Answer, Malformed> {
         version: header.api_version,
         correlation_id: header.correlation_id,
         client_id: header.client_id.as_deref().unwrap_or_default(),
-        body,
+        body: &[],
     };
+    if api.key == apis::PRODUCE && api.speaks(ask.version) {
+        session.entered(api)?;
+        return session.produce(&ask, frame, at).await;
+    }
+    let ask = Ask { body: frame.get(at..).unwrap_or_default(), ..ask };
     if !api.speaks(ask.version) {
         // The one answer that clients of any version can read.
         return if api.key == apis::API_VERSIONS {

@@ -195,7 +195,7 @@ async fn any(mut all: Vec<Grown>) {
 
 /// Reads what is on disk, where no connection waits for it.
 async fn load(streams: Arc<Streams>, plan: Vec<Vec<Planned>>, wanted: Vec<Wanted>) -> Vec<FetchedTopic> {
-    let stored = |p: &Planned| p.batches.iter().any(|b| matches!(b, Piece::Stored(_)));
+    let stored = |p: &Planned| p.batches.iter().any(|b| matches!(b, Piece::Stored(..)));
     let on_disk = plan.iter().flatten().any(stored);
     let work = move || -> Vec<FetchedTopic> {
         let topics = wanted.into_iter().zip(plan);

@@ -15,6 +15,7 @@ mod lookup;
 mod offsets;
 mod produce;
 mod quotas;
+mod requests;
 mod sasl;
 mod throttle;
 mod topics;
@@ -288,17 +289,22 @@ impl Session {
         i32::try_from(pause.as_millis()).unwrap_or(i32::MAX)
     }
 
-    /// Carries out a request.
-    async fn answer(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
-        if matches!(self.who, Who::Nobody) && !matches!(ask.api.key, 17 | 18 | 36) {
+    /// Whether the peer has come far enough for this.
+    fn entered(&self, api: &Api) -> Result<(), Malformed> {
+        if matches!(self.who, Who::Nobody) && !matches!(api.key, 17 | 18 | 36) {
             // Nothing that a client could read says so in every API; the connection ends, as Kafka ends it.
             return Err(Malformed::Value("a request before authentication"));
         }
-        if self.session_is_over() && !matches!(ask.api.key, 17 | 18 | 36) {
+        if self.session_is_over() && !matches!(api.key, 17 | 18 | 36) {
             return Err(Malformed::Value("a request after the session's end"));
         }
+        Ok(())
+    }
+
+    /// Carries out a request other than Produce, which takes its buffer along.
+    async fn answer(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        self.entered(ask.api)?;
         match ask.api.key {
-            0 => return self.produce(ask).await,
             1 => return self.fetch(ask).await,
             2 => return self.list_offsets(ask).await,
             11 => return self.join_group(ask).await,

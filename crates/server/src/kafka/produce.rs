@@ -1,13 +1,15 @@
 //! Produce.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use waypost_broker::topology::{Access, QuotaKind};
 use waypost_kafka::messages::records::{PartitionProduceResponse, ProduceResponse, TopicProduceResponse};
-use waypost_kafka::produce::{ProducePartition, ProduceRequest};
+use waypost_kafka::produce::ProduceRequest;
 use waypost_kafka::wire::Malformed;
 use waypost_model::Lsn;
-use waypost_stream::batch::Batch;
+use waypost_stream::batch::{Batch, BatchError};
+use waypost_stream::partition::Packed;
 use waypost_stream::streams::Topic;
 
 use super::{Answer, Ask, Session, codes};
@@ -18,9 +20,38 @@ const ZSTD: i16 = 4;
 /// How often it is looked whether publishing goes on again.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// A smaller batch is copied, so that the buffer of its request serves the next one.
+const KEPT_BYTES_MIN: usize = 8 * 1024;
+
+/// Records where they lie in a request.
+struct Sent<'a> {
+    frame: &'a mut Vec<u8>,
+    at: Range<usize>,
+    /// Whether the request holds no others.
+    alone: bool,
+}
+
+impl Sent<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.frame.get(self.at.clone()).unwrap_or_default()
+    }
+
+    /// The batch as it is stored: in the buffer in which it came, unless that would keep too much else in memory.
+    fn pack(self) -> Result<Packed, BatchError> {
+        let worth = self.at.len() >= KEPT_BYTES_MIN && self.frame.capacity() < 2 * self.at.len();
+        if self.alone && worth {
+            return Packed::within(std::mem::take(self.frame), self.at);
+        }
+        Batch::split(self.bytes()).map(|(batch, _)| Packed::copy(&batch))
+    }
+}
+
 impl Session {
-    pub(super) async fn produce(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
-        let request = ProduceRequest::read(ask.body, ask.version)?;
+    /// The body of the request begins at `at` of `frame`; the buffer is kept if little else but a batch is in it.
+    pub(super) async fn produce(&mut self, ask: &Ask<'_>, frame: &mut Vec<u8>, at: usize) -> Result<Answer, Malformed> {
+        let request = ProduceRequest::read(frame.get(at..).unwrap_or_default(), ask.version)?;
+        let body_bytes = frame.len() - at;
+        let alone = matches!(&request.topics[..], [topic] if topic.partitions.len() == 1);
         let held_back = !self.may_publish(request.timeout_ms).await;
         let id = request.transactional_id.as_deref();
         let refused_id = id.map_or(codes::NONE, |id| self.transactional_id_code(Access::Write, id));
@@ -37,7 +68,11 @@ impl Session {
                 Some(_) => codes::NONE,
             };
             let partitions = topic.partitions.iter().map(|partition| match &found {
-                Some(topic) if refused == codes::NONE => self.append(ask, id, topic, partition, &mut lsn),
+                Some(topic) if refused == codes::NONE => {
+                    let records = partition.records.clone().unwrap_or_default();
+                    let records = Sent { frame: &mut *frame, at: at + records.start..at + records.end, alone };
+                    self.append(ask, id, topic, partition.index, records, &mut lsn)
+                }
                 _ => failed(partition.index, refused, None),
             });
             response.responses.push(TopicProduceResponse {
@@ -46,7 +81,7 @@ impl Session {
                 ..TopicProduceResponse::default()
             });
         }
-        response.throttle_time_ms = self.throttled(ask, QuotaKind::Producer, ask.body.len());
+        response.throttle_time_ms = self.throttled(ask, QuotaKind::Producer, body_bytes);
         Ok(if request.acks == 0 { Answer::None } else { ask.after(lsn, &response) })
     }
 
@@ -68,15 +103,14 @@ impl Session {
         ask: &Ask<'_>,
         transactional_id: Option<&str>,
         topic: &Topic,
-        partition: &ProducePartition,
+        index: i32,
+        records: Sent<'_>,
         lsn: &mut Option<Lsn>,
     ) -> PartitionProduceResponse {
-        let index = partition.index;
         let Some(cell) = topic.partition(index) else {
             return failed(index, codes::UNKNOWN_TOPIC_OR_PARTITION, None);
         };
-        let records = partition.records.clone().and_then(|range| ask.body.get(range)).unwrap_or_default();
-        let batch = match Batch::split(records) {
+        let batch = match Batch::split(records.bytes()) {
             Ok((batch, [])) => batch,
             Ok(_) => return failed(index, codes::INVALID_RECORD, Some("one batch per partition and request")),
             Err(error) => return failed(index, codes::of_append(&error.into()), None),
@@ -87,8 +121,12 @@ impl Session {
         if batch.is_transactional() && transactional_id.is_none() {
             return failed(index, codes::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, None);
         }
+        let packed = match records.pack() {
+            Ok(packed) => packed,
+            Err(error) => return failed(index, codes::of_append(&error.into()), None),
+        };
         let (config, now) = (topic.config(), self.node.clock.now());
-        match self.streams().append(topic, (index, &cell), transactional_id, &batch, &config, now) {
+        match self.streams().append(topic, (index, &cell), transactional_id, packed, &config, now) {
             Ok(appended) => {
                 if !config.durable_by_os {
                     *lsn = (*lsn).max(appended.lsn);

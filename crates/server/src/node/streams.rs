@@ -37,11 +37,19 @@ pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             () = stopped(&mut stop) => return,
             _ = tick.tick() => {
-                let node = Arc::clone(&node);
-                let _ = tokio::task::spawn_blocking(move || node.streams.maintain(node.clock.now())).await;
+                let (node, stop) = (Arc::clone(&node), stop.clone());
+                let _ = tokio::task::spawn_blocking(move || maintain(&node, &stop)).await;
             }
         }
     }
+}
+
+fn maintain(node: &Node, stop: &watch::Receiver<bool>) {
+    let now = node.clock.now();
+    node.streams.maintain(now);
+    node.streams.compact(now, &|| *stop.borrow(), |topic, fault| {
+        tracing::warn!(topic = &*topic.name, vhost = &*topic.vhost, %fault, "not compacted");
+    });
 }
 
 /// Has groups and transactions do what is due, until `stop` says so.

@@ -65,7 +65,7 @@ impl Planned {
     pub fn is_at_hand(&self) -> bool {
         self.pieces.iter().all(|piece| match piece {
             Piece::Memory(messages) => Batch::split(messages.body(0)).is_ok_and(|(batch, _)| batch.codec() == 0),
-            Piece::Stored(_) => false,
+            Piece::Stored(..) => false,
         })
     }
 

@@ -4,7 +4,10 @@
 //! last durable record. A consumer that reads only what is committed sees up to the *last stable offset*, one behind
 //! the last record that no open transaction precedes.
 
+mod compaction;
 mod index;
+mod journal;
+mod packed;
 mod producers;
 mod snapshot;
 mod transactions;
@@ -15,25 +18,29 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use waypost_model::journal::{AppendError, Enqueue, Journal, Op, RecoveredRun};
-use waypost_model::{AttrFlags, Attrs, Batch as Messages, Lsn, Millis, QueueId, Route, Seq, SeqRange};
+use waypost_model::journal::{AppendError, Journal, Op, RecoveredRun};
+use waypost_model::{Batch as Messages, Lsn, Millis, QueueId, Route, Seq};
 
+pub use compaction::Compacted;
+pub(crate) use compaction::{Plan, Replacement};
 pub use index::Entry;
+pub use packed::Packed;
 pub use producers::{ProducerError, ProducerInfo};
 pub(crate) use transactions::Ending;
 pub use transactions::{Aborted, Marker};
 
-use crate::batch::{Batch, BatchError, stamp};
+use crate::batch::{Batch, BatchError};
 use crate::config::TopicConfig;
 use crate::transactions::TransactionFault;
 use index::Index;
+pub(crate) use journal::Part;
+use journal::{enqueue, recover, settle};
+pub(crate) use packed::NO_PROPERTIES;
 use producers::{Checked, Producers};
 use transactions::Transactions;
 
 /// Bytes of the most recent batches that are kept in memory, for those who read at the end.
 const TAIL_BYTES: usize = 256 * 1024;
-/// The properties of a message that has none: no flags.
-const NO_PROPERTIES: [u8; 2] = [0, 0];
 
 /// Why a batch is not appended. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,15 +97,15 @@ pub struct Span {
 pub enum Piece {
     /// In memory.
     Memory(Arc<Messages>),
-    /// In the journal, at this place of the partition's queue.
-    Stored(Seq),
+    /// In the journal, at this place of one of the partition's queues.
+    Stored(QueueId, Seq),
 }
 
 impl PartialEq for Piece {
     fn eq(&self, other: &Piece) -> bool {
         match (self, other) {
             (Piece::Memory(a), Piece::Memory(b)) => a.data() == b.data(),
-            (Piece::Stored(a), Piece::Stored(b)) => a == b,
+            (Piece::Stored(a, at), Piece::Stored(b, place)) => (a, at) == (b, place),
             _ => false,
         }
     }
@@ -159,6 +166,10 @@ pub struct Partition {
     /// What is on its way to the disk: ticket, and the end of the log with it.
     pending: VecDeque<(Lsn, u64)>,
     index: Index,
+    /// Where batches lie that compaction has left.
+    compacted: Option<Compacted>,
+    /// By which append that came about.
+    replaced: Option<Lsn>,
     producers: Producers,
     transactions: Transactions,
     /// The last batches, by their last offset.
@@ -179,6 +190,8 @@ impl Partition {
             durable: 0,
             pending: VecDeque::new(),
             index: Index::default(),
+            compacted: None,
+            replaced: None,
             producers: Producers::default(),
             transactions: Transactions::default(),
             tail: VecDeque::new(),
@@ -194,19 +207,7 @@ impl Partition {
     pub fn recovered(queue: QueueId, route: Arc<Route>, runs: &[RecoveredRun], start: u64, next: Seq) -> Partition {
         let mut partition = Partition::new(queue, route);
         partition.start = start;
-        let mut base = start;
-        for run in runs {
-            let (count, first) = (u64::from(run.range.count), run.range.first.0);
-            let mut left = run.payload_bytes.saturating_sub(count * NO_PROPERTIES.len() as u64);
-            for at in 0..count {
-                let last = first + at;
-                // Batches of one record each that came together are told together: each is taken for the average.
-                let bytes = u32::try_from(left / (count - at)).unwrap_or(u32::MAX);
-                left -= u64::from(bytes);
-                partition.index.push(Entry { base: base.min(last), last, time: run.at, bytes });
-                base = last + 1;
-            }
-        }
+        let base = recover(&mut partition.index, runs, start);
         partition.end = next.0.max(base);
         partition.durable = partition.end;
         partition
@@ -248,6 +249,21 @@ impl Partition {
         journal: &dyn Journal,
         now: Millis,
     ) -> Result<Appended, AppendFault> {
+        self.append_packed(Packed::copy(batch), config, journal, now)
+    }
+
+    /// The same, of a batch that is stored where it lies.
+    ///
+    /// # Errors
+    /// [`AppendFault`].
+    pub fn append_packed(
+        &mut self,
+        packed: Packed,
+        config: &TopicConfig,
+        journal: &dyn Journal,
+        now: Millis,
+    ) -> Result<Appended, AppendFault> {
+        let batch = packed.batch();
         batch.check()?;
         let max = config.max_message_bytes;
         if batch.bytes().len() > max {
@@ -260,7 +276,7 @@ impl Partition {
         if !batch.is_transactional() && self.transactions.open_since(batch.producer_id()).is_some() {
             return Err(TransactionFault::State.into());
         }
-        match self.producers.check(batch)? {
+        match self.producers.check(&batch)? {
             Checked::Duplicate(base_offset) => {
                 // It counts as written once the first one of them is on disk.
                 let lsn = self.pending.iter().find(|(_, end)| *end > base_offset).map(|(lsn, _)| *lsn);
@@ -269,8 +285,9 @@ impl Partition {
             Checked::New => {}
         }
         let base = self.end;
-        let lsn = self.write(batch, append_time, journal)?;
-        self.producers.appended(batch, base, now);
+        let (lsn, messages) = self.write(packed, append_time, journal)?;
+        let batch = Batch::known(messages.body(0));
+        self.producers.appended(&batch, base, now);
         if batch.is_transactional() {
             self.transactions.begin(batch.producer_id(), base);
         }
@@ -279,37 +296,26 @@ impl Partition {
 
     fn write(
         &mut self,
-        batch: &Batch<'_>,
+        packed: Packed,
         append_time: Option<Millis>,
         journal: &dyn Journal,
-    ) -> Result<Lsn, AppendFault> {
-        let (op, laid) = self.lay(batch, append_time);
+    ) -> Result<(Lsn, Arc<Messages>), AppendFault> {
+        let (op, laid) = self.lay(packed, append_time);
+        let messages = Arc::clone(&laid.messages);
         let lsn = journal.append(vec![op])?;
         self.laid(laid, lsn);
-        Ok(lsn)
+        Ok((lsn, messages))
     }
 
     /// A batch at the end of the log: what the journal is to be told. Nothing is changed before [`Partition::laid`].
-    fn lay(&self, batch: &Batch<'_>, append_time: Option<Millis>) -> (Op, Laid) {
+    fn lay(&self, packed: Packed, append_time: Option<Millis>) -> (Op, Laid) {
+        let batch = packed.batch();
         let (base, last) = (self.end, self.end + u64::try_from(batch.last_delta()).unwrap_or(0));
         let time = append_time.unwrap_or_else(|| Millis(u64::try_from(batch.max_timestamp()).unwrap_or(0)));
-        let mut messages = Vec::with_capacity(NO_PROPERTIES.len() + batch.bytes().len());
-        messages.extend_from_slice(&NO_PROPERTIES);
-        messages.extend_from_slice(batch.bytes());
-        let time_stamp = append_time.map(|t| i64::try_from(t.0).unwrap_or(i64::MAX));
-        stamp(&mut messages[NO_PROPERTIES.len()..], i64::try_from(base).unwrap_or(i64::MAX), 0, time_stamp);
-        let messages = Arc::new(one_message(messages));
-        let enqueue = Enqueue {
-            targets: Box::new([(self.queue, Seq(last))]),
-            batch: Arc::clone(&messages),
-            from: 0,
-            to: 1,
-            route: Arc::clone(&self.route),
-            attrs: Attrs { flags: AttrFlags::PERSISTENT, ..Attrs::default() },
-            at: time,
-        };
         let bytes = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
-        (Op::Enqueue(enqueue), Laid { entry: Entry { base, last, time, bytes }, messages })
+        let messages = Arc::new(packed.into_message(base, append_time));
+        let op = enqueue((self.queue, Seq(last)), Arc::clone(&messages), 0, &self.route, time);
+        (op, Laid { entry: Entry { base, last, time, bytes }, messages })
     }
 
     /// The journal has taken it.
@@ -365,8 +371,8 @@ impl Partition {
 
     /// The places of all batches that end at `offset` or behind it.
     #[must_use]
-    pub fn places_from(&self, offset: u64) -> Vec<Seq> {
-        self.index.from(offset).map(|e| Seq(e.last)).collect()
+    pub fn places_from(&self, offset: u64) -> Vec<(QueueId, Seq)> {
+        self.index.from(offset).map(|e| (self.queue_of(e.last), Seq(e.last))).collect()
     }
 
     /// What a reader at `offset` may have: whole batches, the first one even if it is larger than `max_bytes`. None, if
@@ -399,7 +405,7 @@ impl Partition {
         let at = self.tail.binary_search_by_key(&last, |(last, _)| *last);
         match at.ok().and_then(|at| self.tail.get(at)) {
             Some((_, messages)) => Piece::Memory(Arc::clone(messages)),
-            None => Piece::Stored(Seq(last)),
+            None => Piece::Stored(self.queue_of(last), Seq(last)),
         }
     }
 
@@ -449,6 +455,9 @@ impl Partition {
 
     /// Removes what the topic's retention no longer keeps. Empty, if it keeps everything.
     pub fn retain(&mut self, config: &TopicConfig, now: Millis) -> Vec<Op> {
+        if !config.deletes {
+            return Vec::new();
+        }
         let old = config.retention_ms.map(|ms| Millis(now.0.saturating_sub(ms)));
         let mut cut = self.start;
         let mut bytes = self.index.bytes();
@@ -469,12 +478,15 @@ impl Partition {
         while self.tail.front().is_some_and(|(last, _)| *last < self.start) {
             self.drop_tail_front();
         }
-        let Some((first, last)) = gone else { return Vec::new() };
-        let (mut at, mut ops) = (first, Vec::new());
-        while at <= last {
-            let count = u32::try_from(last - at + 1).unwrap_or(u32::MAX);
-            ops.push(Op::Settle(SeqRange { queue: self.queue, first: Seq(at), count }));
-            at = at.saturating_add(u64::from(count));
+        let (Some((first, last)), mut ops) = (gone, Vec::new()) else { return Vec::new() };
+        let upto = self.compacted.map_or(0, |c| c.upto);
+        if let Some(compacted) = self.compacted
+            && first < upto
+        {
+            settle(compacted.queue, first, last.min(upto - 1), &mut ops);
+        }
+        if last >= upto {
+            settle(self.queue, first.max(upto), last, &mut ops);
         }
         ops
     }
@@ -484,13 +496,4 @@ impl Partition {
         let open = &self.transactions;
         self.producers.expire(before, |id| open.open_since(id).is_some());
     }
-}
-
-/// A batch of one message whose body follows its two bytes of properties.
-fn one_message(bytes: Vec<u8>) -> Messages {
-    let at = NO_PROPERTIES.len();
-    let body_len = u32::try_from(bytes.len().saturating_sub(at)).unwrap_or(u32::MAX);
-    let slot = waypost_model::Slot { props: 0, props_len: at as u32, body: at as u32, body_len };
-    // Both lie inside, unless the batch is longer than 4 GiB: then it is empty, and nobody can have sent it.
-    Messages::new(bytes, vec![slot]).unwrap_or_default()
 }

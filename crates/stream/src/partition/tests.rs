@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Mutex;
 
 use waypost_model::journal::SpillRef;
+use waypost_model::{Attrs, SeqRange};
 
 use super::*;
 use crate::batch::sample::produced;
@@ -84,7 +85,7 @@ impl World {
         let span = self.partition.read(offset, max_bytes, isolation).unwrap();
         let last = |piece: &Piece| match piece {
             Piece::Memory(m) => Batch::split(m.body(0)).unwrap().0.last_offset().unsigned_abs(),
-            Piece::Stored(seq) => seq.0,
+            Piece::Stored(_, seq) => seq.0,
         };
         span.batches.iter().map(last).collect()
     }
@@ -288,8 +289,8 @@ fn only_the_last_batches_are_kept_in_memory() {
     }
     w.sync();
     let kind = |w: &World, offset| w.partition.read(offset, 1, Isolation::ReadUncommitted).unwrap().batches.remove(0);
-    assert!(matches!(kind(&w, 0), Piece::Stored(Seq(0))));
+    assert!(matches!(kind(&w, 0), Piece::Stored(_, Seq(0))));
     assert!(matches!(kind(&w, 4_999), Piece::Memory(_)));
     w.partition.rest();
-    assert!(matches!(kind(&w, 4_999), Piece::Stored(Seq(4_999))));
+    assert!(matches!(kind(&w, 4_999), Piece::Stored(_, Seq(4_999))));
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use waypost_model::journal::Op;
 use waypost_model::{Lsn, Millis};
 
-use super::{Laid, Partition};
+use super::{Laid, Packed, Partition};
 use crate::batch::{Batch, BatchError, control};
 
 /// How a transaction ends.
@@ -135,7 +135,7 @@ impl Partition {
         }
         let bytes = marker.batch(producer_id, producer_epoch, now);
         let (batch, _) = Batch::split(&bytes)?;
-        let (op, laid) = self.lay(&batch, None);
+        let (op, laid) = self.lay(Packed::copy(&batch), None);
         Ok(Some((op, Ending { laid, producer_id, producer_epoch, marker, now })))
     }
 

@@ -11,9 +11,10 @@ use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
 use waypost_model::{Batch as Messages, Lsn, Millis, QueueId, Route};
 
 use super::{keep, lock};
-use crate::batch::Batch;
+use crate::batch::BatchError;
 use crate::config::TopicConfig;
-use crate::partition::{AppendFault, Appended, OutOfRange, Partition, Piece};
+use crate::partition::{AppendFault, Appended, OutOfRange, Packed, Partition, Piece};
+use crate::records;
 
 /// A snapshot is due after so many batches.
 const SNAPSHOT_BATCHES: u32 = 1024;
@@ -95,13 +96,21 @@ impl Cell {
     /// Appends a batch. [`super::Streams::appended`] is to be told.
     pub(super) fn append(
         &self,
-        batch: &Batch<'_>,
+        packed: Packed,
         config: &TopicConfig,
         journal: &dyn Journal,
         now: Millis,
     ) -> Result<Appended, AppendFault> {
         self.used.store(now.0, Ordering::Relaxed);
-        lock(&self.partition).append(batch, config, journal, now)
+        if config.compacts {
+            // Looked at before the partition is held: it may have to be decompressed.
+            let batch = packed.batch();
+            batch.check()?;
+            if !records::have_keys(&batch).map_err(|_| BatchError::Records)? {
+                return Err(BatchError::Key.into());
+            }
+        }
+        lock(&self.partition).append_packed(packed, config, journal, now)
     }
 
     /// Removes all records before `offset`: the first offset that is left, and what must be durable for that.
@@ -127,7 +136,7 @@ impl Cell {
     pub fn load(&self, piece: &Piece, bodies: &dyn BodyStore) -> std::io::Result<(Arc<Messages>, u32)> {
         match piece {
             Piece::Memory(messages) => Ok((Arc::clone(messages), 0)),
-            Piece::Stored(seq) => bodies.load(self.queue, *seq, 1).map(|l| (l.batch, l.from)),
+            Piece::Stored(queue, seq) => bodies.load(*queue, *seq, 1).map(|l| (l.batch, l.from)),
         }
     }
 

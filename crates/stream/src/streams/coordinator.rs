@@ -10,10 +10,9 @@ use waypost_model::journal::{AppendError, Op};
 use waypost_model::{Lsn, Millis, QueueId};
 
 use super::{Cell, Committed, Streams, Topic, keep, lock};
-use crate::batch::Batch;
 use crate::codec::Malformed;
 use crate::config::TopicConfig;
-use crate::partition::{AppendFault, Appended, Ending, Marker, Partition};
+use crate::partition::{AppendFault, Appended, Ending, Marker, Packed, Partition};
 use crate::transactions::{
     Entry, Phase, Producer, TRANSACTIONAL_ID_BYTES_MAX, TRANSACTIONAL_IDS_MAX, Transaction, TransactionFault,
     TransactionView,
@@ -188,11 +187,11 @@ impl Streams {
         topic: &Topic,
         partition: (i32, &Arc<Cell>),
         transactional_id: Option<&str>,
-        batch: &Batch<'_>,
+        packed: Packed,
         config: &TopicConfig,
         now: Millis,
     ) -> Result<Appended, AppendFault> {
-        let (number, cell) = partition;
+        let ((number, cell), batch) = (partition, packed.batch());
         let slot = match transactional_id.filter(|_| batch.is_transactional()) {
             Some(id) => Some(self.slot(&topic.vhost, id)?),
             None if batch.is_transactional() => return Err(TransactionFault::UnknownProducer.into()),
@@ -204,7 +203,7 @@ impl Streams {
             let producer = Producer { id: batch.producer_id(), epoch: batch.producer_epoch() };
             kept.state.may_write(producer, &topic.name, number, cell.queue())?;
         }
-        let appended = cell.append(batch, config, &*self.journal, now)?;
+        let appended = cell.append(packed, config, &*self.journal, now)?;
         drop(kept);
         if let Some(lsn) = appended.lsn {
             self.appended(cell, lsn);

@@ -8,6 +8,7 @@ use waypost_model::journal::Op;
 use super::{Cell, Topic};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::config::TopicConfig;
+use crate::partition::Compacted;
 
 pub(super) const KEYS: std::ops::RangeInclusive<u8> = 0xd0..=0xdf;
 pub(super) const TOPIC: u8 = 0xd0;
@@ -15,6 +16,7 @@ pub(super) const START: u8 = 0xd1;
 pub(super) const SNAPSHOT: u8 = 0xd2;
 pub(super) const OFFSET: u8 = 0xd3;
 pub(super) const NUMBERS: u8 = 0xd4;
+pub(super) const COMPACTED: u8 = 0xd5;
 pub(super) const TRANSACTION: u8 = 0xd8;
 pub(super) const PENDING_OFFSET: u8 = 0xd9;
 pub(super) const FORMAT: u64 = 1;
@@ -52,6 +54,10 @@ pub(super) fn no_topic(topic: &Topic) -> Vec<Op> {
         ops.push(Op::Forget(cell.queue()));
         ops.push(Op::Define { key: queue_key(START, cell.queue()), value: None });
         ops.push(Op::Define { key: queue_key(SNAPSHOT, cell.queue()), value: None });
+        if let Some(compacted) = cell.with(|p| p.compacted()) {
+            ops.push(Op::Forget(compacted.queue));
+            ops.push(Op::Define { key: queue_key(COMPACTED, cell.queue()), value: None });
+        }
     }
     ops
 }
@@ -59,6 +65,22 @@ pub(super) fn no_topic(topic: &Topic) -> Vec<Op> {
 /// Where a partition begins.
 pub(super) fn start(queue: QueueId, start: u64) -> Op {
     Op::Define { key: queue_key(START, queue), value: Some(Writer::default().number(start).finish()) }
+}
+
+/// Where what compaction has left of a partition lies.
+pub(super) fn compacted(queue: QueueId, compacted: Compacted) -> Op {
+    let value = Writer::default().number(FORMAT).number(compacted.queue.0).number(compacted.upto).finish();
+    Op::Define { key: queue_key(COMPACTED, queue), value: Some(value) }
+}
+
+/// Reads that.
+pub(super) fn read_compacted(value: &[u8]) -> Result<Compacted, Malformed> {
+    let mut r = Reader(value);
+    if r.number()? != FORMAT {
+        return Err(Malformed);
+    }
+    let compacted = Compacted { queue: QueueId(r.number()?), upto: r.number()? };
+    r.end().map(|()| compacted)
 }
 
 /// What a partition knows of its producers.

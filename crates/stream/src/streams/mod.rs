@@ -3,6 +3,9 @@
 //! Locks: the list of topics, then one partition; for transactions see `coordinator`. Nothing is read from disk while either is held.
 
 mod cell;
+mod compact;
+#[cfg(test)]
+mod compact_tests;
 mod coordinator;
 mod keep;
 mod offsets;
@@ -23,13 +26,14 @@ use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
 use waypost_model::{Lsn, Millis, QueueId, Route};
 
 pub use cell::{Cell, DeleteFault, Grown};
+pub use compact::{CompactFault, KEYS_MAX};
 pub use offsets::{Committed, OffsetsFault};
 pub use open::{OpenError, Share};
 pub use topic::{Retention, Topic, TopicId};
 
 use crate::batch::Batch;
 use crate::config::{ConfigFault, TopicConfig};
-use crate::partition::{AppendFault, Appended};
+use crate::partition::{AppendFault, Appended, Packed};
 use coordinator::Transactions;
 use offsets::Offsets;
 use producer_ids::ProducerIds;
@@ -204,8 +208,10 @@ impl Streams {
         let mut ops = keep::no_topic(&topic);
         ops.extend(lock(&self.offsets).forget_topic(vhost, name));
         // Nothing else may remember the highest number.
-        ops.push(keep::numbers(lock(&self.producer_ids).reserved, topics.queues));
+        let ids = lock(&self.producer_ids);
+        ops.push(keep::numbers(ids.reserved, topics.queues));
         let lsn = self.journal.append(ops)?;
+        drop(ids);
         topics.by_name.remove(&key);
         topics.by_id.remove(&topic.id);
         let cells = topic.partitions();
@@ -321,7 +327,7 @@ impl Streams {
         now: Millis,
     ) -> Result<Appended, AppendFault> {
         debug_assert!(batch.producer_id() < 0 && !batch.is_transactional());
-        let appended = cell.append(batch, config, journal, now)?;
+        let appended = cell.append(Packed::copy(batch), config, journal, now)?;
         if let Some(lsn) = appended.lsn {
             self.appended(cell, lsn);
         }

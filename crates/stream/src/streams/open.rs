@@ -14,7 +14,7 @@ use super::{Cell, Streams, Topic, TopicId, Topics, keep};
 use crate::batch::Batch;
 use crate::codec::{Malformed, Reader};
 use crate::config::TopicConfig;
-use crate::partition::Partition;
+use crate::partition::{Compacted, Partition};
 
 /// The queues of partitions have numbers from here on: the broker's own do not come this far, and the configuration
 /// center's end before.
@@ -70,6 +70,7 @@ struct Notes<'a> {
     topics: Vec<(&'a [u8], &'a [u8])>,
     starts: BTreeMap<QueueId, u64>,
     snapshots: BTreeMap<QueueId, &'a [u8]>,
+    compacted: BTreeMap<QueueId, Compacted>,
     offsets: Offsets,
     transactions: Transactions,
     producer_ids: u64,
@@ -90,6 +91,9 @@ impl<'a> Notes<'a> {
                 Some(&keep::TOPIC) => notes.topics.push((key, value)),
                 Some(&keep::START) => drop(notes.starts.insert(queue_of(key)?, Reader(value).number()?)),
                 Some(&keep::SNAPSHOT) => drop(notes.snapshots.insert(queue_of(key)?, value)),
+                Some(&keep::COMPACTED) => {
+                    notes.compacted.insert(queue_of(key)?, keep::read_compacted(value)?);
+                }
                 Some(&keep::OFFSET) => notes.offsets.recover(key, value)?,
                 Some(&keep::PENDING_OFFSET) => notes.offsets.recover_pending(key, value)?,
                 Some(&keep::TRANSACTION) => notes.transactions.recover(key, value)?,
@@ -125,7 +129,8 @@ impl Streams {
         for (key, value) in std::mem::take(&mut notes.topics) {
             let topic = Arc::new(read_topic(key, value, &mut share, &notes, &route, &*bodies)?);
             topics.partitions += topic.partitions().len() as u64;
-            let numbers = topic.partitions().iter().map(|c| c.queue().0 - QUEUES_FROM + 1).max();
+            let queues = |c: &Arc<Cell>| c.with(|p| p.compacted()).map_or(c.queue(), |l| l.queue.max(c.queue()));
+            let numbers = topic.partitions().iter().map(|c| queues(c).0 - QUEUES_FROM + 1).max();
             topics.queues = topics.queues.max(numbers.unwrap_or(0));
             topics.by_id.insert(topic.id, Arc::clone(&topic));
             topics.by_name.insert((Arc::clone(&topic.vhost), Arc::clone(&topic.name)), topic);
@@ -180,7 +185,10 @@ fn read_topic(
         let queue = QueueId(v.number()?);
         let (next, runs) = share.queues.remove(&queue).unwrap_or_default();
         let start = notes.starts.get(&queue).copied().unwrap_or(0);
-        let mut partition = Partition::recovered(queue, Arc::clone(route), &runs, start, next);
+        let compacted = notes.compacted.get(&queue).copied();
+        let left = compacted.and_then(|c| share.queues.remove(&c.queue)).map_or_else(Vec::new, |(_, runs)| runs);
+        let partition = Partition::recovered(queue, Arc::clone(route), &runs, start, next);
+        let mut partition = partition.with_compacted(compacted, &left);
         let replay_from = match notes.snapshots.get(&queue) {
             Some(snapshot) => partition.restore(snapshot)?,
             None => 0,
@@ -200,8 +208,8 @@ fn read_topic(
 
 /// Reads the batches behind a snapshot.
 fn replay(partition: &mut Partition, from: u64, bodies: &dyn BodyStore) -> std::io::Result<()> {
-    for place in partition.places_from(from) {
-        let loaded = bodies.load(partition.queue(), place, 1)?;
+    for (queue, place) in partition.places_from(from) {
+        let loaded = bodies.load(queue, place, 1)?;
         let body = loaded.batch.body(loaded.from);
         let (batch, _) = Batch::split(body).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))?;
         partition.replay(&batch);

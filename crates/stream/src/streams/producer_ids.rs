@@ -22,11 +22,12 @@ impl Streams {
     /// # Errors
     /// The journal takes nothing.
     pub fn new_producer_id(&self) -> Result<(i64, Option<Lsn>), AppendError> {
-        let queues = self.read().queues;
+        // Held: of two definitions the later one must say the higher number.
+        let topics = self.read();
         let mut ids = lock(&self.producer_ids);
         if ids.next >= ids.reserved {
             let reserved = ids.next + BLOCK;
-            ids.lsn = Some(self.journal.append(vec![keep::numbers(reserved, queues)])?);
+            ids.lsn = Some(self.journal.append(vec![keep::numbers(reserved, topics.queues)])?);
             ids.reserved = reserved;
         }
         let id = ids.next;

@@ -8,7 +8,7 @@ use waypost_storage::{Engine, EngineConfig, fault::FaultDisk};
 
 use super::*;
 use crate::batch::{Batch, sample::produced};
-use crate::partition::{Isolation, Marker};
+use crate::partition::{Isolation, Marker, Packed};
 
 pub(super) const NOW: Millis = Millis(1_000_000);
 
@@ -59,7 +59,7 @@ impl Node {
         let cell = topic.partition(partition).unwrap();
         let bytes = produced(count, attributes, 1_000_000, producer);
         let batch = Batch::split(&bytes).unwrap().0;
-        let appended = cell.append(&batch, &topic.config(), &*self.streams.journal, NOW).unwrap();
+        let appended = cell.append(Packed::copy(&batch), &topic.config(), &*self.streams.journal, NOW).unwrap();
         if let Some(lsn) = appended.lsn {
             self.streams.appended(&cell, lsn);
         }

@@ -11,7 +11,7 @@ use super::tests::{NOW, Node, open_over};
 use super::*;
 use crate::batch::Batch;
 use crate::batch::sample::produced;
-use crate::partition::{AppendFault, Isolation, Marker};
+use crate::partition::{AppendFault, Isolation, Marker, Packed};
 use crate::transactions::{Phase, Producer, TransactionFault};
 
 const TRANSACTIONAL: i16 = 16;
@@ -31,7 +31,8 @@ impl Node {
     fn write(&self, who: Producer, topic: &Topic, number: i32, sequence: i32) -> Result<u64, AppendFault> {
         let bytes = produced(1, TRANSACTIONAL, 1_000_000, (who.id, who.epoch, sequence));
         let (batch, cell) = (Batch::split(&bytes).unwrap().0, topic.partition(number).unwrap());
-        let appended = self.streams.append(topic, (number, &cell), Some(ID), &batch, &topic.config(), NOW)?;
+        let appended =
+            self.streams.append(topic, (number, &cell), Some(ID), Packed::copy(&batch), &topic.config(), NOW)?;
         Ok(appended.base_offset)
     }
 
