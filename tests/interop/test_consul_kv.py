@@ -260,7 +260,7 @@ def test_a_transaction(client, http, key):
     refused = requests.put(f"{http}/v1/txn", json=[
         {"KV": {"Verb": "set", "Key": f"{key}/x", "Value": b64("1")}},
         {"KV": {"Verb": "get", "Key": f"{key}/none"}},
-        {"KV": {"Verb": "check-index", "Key": f"{key}/b", "Index": 1}},
+        {"KV": {"Verb": "check-index", "Key": f"{key}/b", "Index": results[1]["ModifyIndex"] + 1}},
     ])
     assert refused.status_code == 409
     assert refused.json()["Results"] is None

@@ -122,14 +122,12 @@ fn records_without_a_value_go_after_a_while_and_without_a_key_are_refused() {
     compact_all(&node, &topic, AT);
     let gone = (2, "a".to_owned(), None);
     assert_eq!(brief(&node, &topic), [is(1, "b", "1"), gone.clone()]);
-    let mut offset = 3;
-    for (later, stays) in [(999, true), (1000, false)] {
+    for (offset, (later, stays)) in (3..).zip([(999, true), (1000, false)]) {
         put(&node, &topic, &[(Some("c"), Some("1"))]);
         node.sync();
         compact_all(&node, &topic, AT.plus(later));
         let found = brief(&node, &topic);
         assert_eq!((found.contains(&gone), found.contains(&is(offset, "c", "1"))), (stays, true), "{later}");
-        offset += 1;
     }
 }
 
