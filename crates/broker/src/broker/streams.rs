@@ -13,7 +13,7 @@ use crate::shard::Incoming;
 use crate::streams::{StreamArguments, StreamConsumer, Streams};
 
 /// Consumers of streams that a channel may have.
-const CONSUMERS_MAX: usize = 1024;
+const CONSUMERS_MAX: usize = 256;
 
 fn named(settings: &QueueSettings) -> String {
     format!("queue '{}' in vhost '{}'", settings.name, settings.vhost)

@@ -20,6 +20,7 @@ pub mod quota;
 pub mod router;
 pub mod scram;
 pub mod services;
+mod streams;
 pub mod user;
 pub mod vhost;
 

@@ -10,9 +10,10 @@ use super::arguments::{self, QueueArguments, assert_field, assert_queue_argument
 use super::binding::{Bindings, clean, no_such, object};
 use super::permission::{Access, Resource};
 use super::policy::{Policy, PolicyValues, merged};
+use super::streams::{check_properties, open_stream, stream_settings};
 use super::{Change, NAME_BYTES_MAX, Topology, definitions};
-use crate::settings::{DeadLetterTo, Overflow, QueueKind, QueueSettings};
-use crate::streams::{StreamSpec, Streams};
+use crate::settings::{DeadLetterTo, QueueKind, QueueSettings};
+use crate::streams::Streams;
 
 /// Failed deliveries that a quorum queue allows unless told otherwise.
 const QUORUM_DELIVERY_LIMIT: u32 = 20;
@@ -136,42 +137,6 @@ impl Declared {
     }
 }
 
-/// Whether the type goes with these properties.
-fn check_properties(d: &QueueDeclare, kind: QueueKind, what: &str) -> Result<(), Refusal> {
-    let wrong = match kind {
-        QueueKind::Classic => None,
-        _ if d.exclusive => Some("exclusive-owner"),
-        _ if !d.durable => Some("non-durable"),
-        QueueKind::Stream if d.auto_delete => Some("auto-delete"),
-        QueueKind::Quorum | QueueKind::Stream => None,
-    };
-    match wrong {
-        Some(property) => Err(Refusal::precondition_failed(format!("invalid property '{property}' for {what}"))),
-        None => Ok(()),
-    }
-}
-
-fn open_stream(
-    streams: Option<&dyn Streams>,
-    vhost: &str,
-    name: &str,
-    parsed: &QueueArguments,
-    what: &str,
-) -> Result<QueueId, Refusal> {
-    let unsupported = || {
-        let text = format!("invalid arg 'x-queue-type' for {what}: \"this server keeps no streams\"");
-        Refusal::precondition_failed(text)
-    };
-    let streams = streams.ok_or_else(unsupported)?;
-    streams.open(&StreamSpec {
-        vhost,
-        name,
-        max_age_ms: parsed.max_age_ms,
-        max_length_bytes: parsed.max_length_bytes,
-        segment_bytes: parsed.segment_bytes,
-    })
-}
-
 /// The smaller of what is there.
 fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {
@@ -227,33 +192,6 @@ pub(crate) fn settings(d: Declared, a: QueueArguments, p: &PolicyValues) -> Queu
         delay_of: None,
         service: d.service,
         implicit: d.implicit,
-    }
-}
-
-/// The same for a stream. What its arguments say is the configuration of its topic; only policies are for us to keep.
-fn stream_settings(d: Declared, p: &PolicyValues) -> QueueSettings {
-    QueueSettings {
-        id: d.id,
-        vhost: d.vhost,
-        name: d.name,
-        durable: true,
-        exclusive: None,
-        auto_delete: false,
-        kind: QueueKind::Stream,
-        message_ttl_ms: None,
-        expires_ms: None,
-        max_length: None,
-        max_length_bytes: p.max_length_bytes,
-        max_age_ms: p.max_age_ms,
-        overflow: Overflow::DropHead,
-        dead_letter: None,
-        max_priority: None,
-        single_active_consumer: false,
-        delivery_limit: None,
-        consumer_timeout_ms: None,
-        delay_of: None,
-        service: None,
-        implicit: false,
     }
 }
 

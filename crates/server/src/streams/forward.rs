@@ -19,7 +19,7 @@ use waypost_stream::messages::{Told, to_message};
 use waypost_stream::records::Record;
 use waypost_stream::streams::{Committed, Grown, Topic};
 
-use super::read::{Chunk, Cursor};
+use super::read::{Chunk, Cursor, DECODED_BYTES};
 use super::reader::any;
 use crate::local::{Message, Posted};
 use crate::node::Node;
@@ -216,7 +216,7 @@ impl Work<'_> {
             let Some(planned) = cursor.plan(self.node.clock.now()) else { continue };
             let partition = cursor.partition;
             let streams = Arc::clone(&self.node.streams);
-            let read = tokio::task::spawn_blocking(move || planned.read(&streams));
+            let read = tokio::task::spawn_blocking(move || planned.read(&streams, DECODED_BYTES));
             let Chunk { records, next, .. } = read.await.map_err(std::io::Error::other)??;
             let lsn = self.send_all(records).await;
             while !self.node.reached(lsn).await {

@@ -11,8 +11,9 @@ use waypost_stream::streams::{Cell, Streams};
 
 /// Batches are taken up to so many bytes at a time, and at least one.
 const TAKE_BYTES: usize = 256 * 1024;
-/// Records are decoded up to so many bytes at a time: the rest of the batch is decoded once more later.
-const DECODED_BYTES: usize = 4 << 20;
+/// Records are decoded up to so many bytes at a time, unless the reader wants fewer: the rest of the batch is decoded
+/// once more later.
+pub(super) const DECODED_BYTES: usize = 1 << 20;
 /// What a record takes beside its parts, about.
 const RECORD_BYTES: usize = 100;
 
@@ -69,11 +70,11 @@ impl Planned {
         })
     }
 
-    /// Reads and decodes. Blocks for as long as the disk does.
+    /// Reads and decodes, up to about so many bytes, and at least one record. Blocks for as long as the disk does.
     ///
     /// # Errors
     /// Those of the store; a damaged batch.
-    pub fn read(self, streams: &Streams) -> io::Result<Chunk> {
+    pub fn read(self, streams: &Streams, max_bytes: usize) -> io::Result<Chunk> {
         let mut chunk = Chunk { records: Vec::new(), next: self.from, since: self.since };
         let mut bytes = 0;
         for piece in &self.pieces {
@@ -85,7 +86,7 @@ impl Planned {
             };
             let body = messages.body(at);
             let (batch, _) = Batch::split(body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            if self.counts(&batch) && !self.take(&batch, &mut chunk, &mut bytes)? {
+            if self.counts(&batch) && !self.take(&batch, &mut chunk, &mut bytes, max_bytes)? {
                 break;
             }
             chunk.next = chunk.next.max(batch.last_offset().unsigned_abs() + 1);
@@ -102,7 +103,7 @@ impl Planned {
     }
 
     /// Takes a batch's records; false if that was enough before its end.
-    fn take(&self, batch: &Batch<'_>, chunk: &mut Chunk, bytes: &mut usize) -> io::Result<bool> {
+    fn take(&self, batch: &Batch<'_>, chunk: &mut Chunk, bytes: &mut usize, max_bytes: usize) -> io::Result<bool> {
         for record in Records::of(batch)? {
             let record = record?;
             let offset = record.offset.unsigned_abs();
@@ -113,7 +114,7 @@ impl Planned {
             chunk.next = offset + 1;
             *bytes += weight(&record);
             chunk.records.push(record);
-            if *bytes >= DECODED_BYTES {
+            if *bytes >= max_bytes {
                 return Ok(false);
             }
         }
@@ -140,7 +141,7 @@ impl Look<'_> {
             && bytes < DECODED_BYTES
             && let Some(planned) = cursor.plan(self.now)
         {
-            let chunk = planned.read(self.streams)?;
+            let chunk = planned.read(self.streams, DECODED_BYTES)?;
             bytes += chunk.records.iter().map(weight).sum::<usize>();
             records.extend(chunk.records);
             cursor.next = chunk.next;

@@ -18,7 +18,7 @@ use waypost_stream::records::Record;
 use waypost_stream::streams::{Grown, Streams};
 
 use super::keeper::Stream;
-use super::read::{Chunk, Cursor};
+use super::read::{Chunk, Cursor, DECODED_BYTES};
 
 /// Flat cost of a message beside its payload, as queues count it.
 const MESSAGE_COST: u64 = 64;
@@ -35,6 +35,8 @@ pub(super) struct Reader {
     outbox: Arc<Outbox>,
     token: u32,
     prefetch: u32,
+    /// So many bytes of messages are made at a time: many consumers of a connection have little each.
+    ahead_bytes: usize,
     credit: Mutex<Credit>,
     /// There is credit again, or it is over.
     wake: Notify,
@@ -79,6 +81,7 @@ impl Reader {
             outbox: c.outbox,
             token: c.token,
             prefetch: c.prefetch,
+            ahead_bytes: usize::try_from(c.window_bytes).unwrap_or(DECODED_BYTES).min(DECODED_BYTES),
             credit: Mutex::new(Credit { messages: c.prefetch, bytes, place: 0, ended: false }),
             wake: Notify::new(),
         }
@@ -249,7 +252,8 @@ impl Serving {
                         ready = more;
                         continue;
                     }
-                    Ok(None) => {}
+                    // Nothing is held while there is nothing to deliver.
+                    Ok(None) => ready = Ready::default(),
                     Err(error) => {
                         let topic = &*self.reader.stream.topic.name;
                         tracing::error!(topic, %error, "a stream cannot be read for its consumer");
@@ -283,10 +287,10 @@ impl Serving {
             let Some(planned) = cursor.plan(now) else { continue };
             let partition = cursor.partition;
             let (streams, stream) = (Arc::clone(&self.streams), Arc::clone(&self.reader.stream));
-            let arguments = self.arguments.clone();
+            let (arguments, ahead) = (self.arguments.clone(), self.reader.ahead_bytes);
             let at_hand = planned.is_at_hand();
             let work = move || {
-                let mut chunk = planned.read(&streams)?;
+                let mut chunk = planned.read(&streams, ahead)?;
                 let told = if told { Told::Place { partition } } else { Told::Offset };
                 let ready = converted(std::mem::take(&mut chunk.records), &arguments, &stream.topic.name, told);
                 Ok::<(Ready, Chunk), std::io::Error>((ready, chunk))
