@@ -233,7 +233,7 @@ class World:
 
     def killed_start(self) -> None:
         command = [str(waypost_binary()), "serve", "--data-dir", str(self.own.data), "--amqp", "127.0.0.1:0"]
-        command += ["--http", "127.0.0.1:0", "--dns", "off", *self.own.flags]
+        command += ["--http", "127.0.0.1:0", "--dns", "off", "--kafka", "off", *self.own.flags]
         with self.own.log.open("ab") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         time.sleep(self.rng.uniform(0, 0.08))

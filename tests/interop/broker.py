@@ -81,7 +81,8 @@ class Waypost:
         # The same port again after a restart, as clients that reconnect expect.
         port = self.endpoint.port if self.endpoint else 0
         command = [str(waypost_binary()), "serve", "--data-dir", str(self.data)]
-        command += ["--amqp", f"127.0.0.1:{port}", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0", *self.flags]
+        command += ["--amqp", f"127.0.0.1:{port}", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"]
+        command += [*(() if "--kafka" in self.flags else ("--kafka", "off")), *self.flags]
         # Many servers run at once: none needs the room that a real one sets aside.
         environment = {"WAYPOST__DISK__SEGMENT_BYTES": "16MiB", **os.environ}
         with self.log.open("ab") as log:

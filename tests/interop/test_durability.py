@@ -277,7 +277,7 @@ def test_a_second_server_is_kept_out(server):
     own = server()
     own.start()
     command = [str(waypost_binary()), "serve", "--data-dir", str(own.data), "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-    command += ["--dns", "off"]
+    command += ["--dns", "off", "--kafka", "off"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode != 0 and done.stderr
     assert own.alive()
@@ -291,7 +291,7 @@ def test_a_taken_port_ends_the_start(server):
     own, other = server(), server()
     port = own.start().port
     command = [str(waypost_binary()), "serve", "--data-dir", str(other.data), "--amqp", f"127.0.0.1:{port}", "--http", "127.0.0.1:0"]
-    command += ["--dns", "off"]
+    command += ["--dns", "off", "--kafka", "off"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode == 78 and str(port) in done.stderr
 

@@ -369,5 +369,5 @@ def test_a_taken_port_ends_the_start(tmp_path, peers):
 
 def refused(tmp_path, text: str) -> subprocess.CompletedProcess:
     command = [str(waypost_binary()), "serve", "--data-dir", str(tmp_path / "data")]
-    command += ["--amqp", "off", "--http", "off", "--dns", "off", "--zmtp", text]
+    command += ["--amqp", "off", "--http", "off", "--dns", "off", "--kafka", "off", "--zmtp", text]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, env=os.environ, check=False)

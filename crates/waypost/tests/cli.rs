@@ -20,7 +20,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let mut process = program()
-            .args(["serve", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "off", "--data-dir"])
+            .args(["serve", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "off", "--kafka", "off", "--data-dir"])
             .arg(&data)
             .stderr(Stdio::null())
             .spawn()
@@ -140,6 +140,8 @@ fn exit_codes_tell_what_went_wrong() {
             "--http",
             "off",
             "--dns",
+            "off",
+            "--kafka",
             "off",
             "--amqp",
             &s.amqp,

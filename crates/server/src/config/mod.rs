@@ -46,8 +46,8 @@ settings! {
         amqp: Vec<ListenerSpec> = "127.0.0.1:5672", flag "amqp";
         /// HTTP: metrics, health and the management API.
         http: Vec<ListenerSpec> = "127.0.0.1:8500 127.0.0.1:15672", flag "http";
-        /// Kafka's protocol. Off by default: transactions and the newer protocol of groups are not there yet.
-        kafka: Vec<ListenerSpec> = "off", flag "kafka";
+        /// Kafka's protocol.
+        kafka: Vec<ListenerSpec> = "127.0.0.1:9092", flag "kafka";
         /// DNS, over UDP and TCP.
         dns: Vec<ListenerSpec> = "127.0.0.1:8600", flag "dns";
         /// ZeroMQ devices: `KIND,front=bind:ENDPOINT,back=connect:ENDPOINT[,option=value…]`, KIND one of `streamer`,

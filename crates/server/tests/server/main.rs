@@ -35,6 +35,7 @@ fn flags(dir: &Path, more: &[(&str, &str)]) -> Vec<(String, Vec<String>)> {
         ("amqp", "127.0.0.1:0"),
         ("http", "127.0.0.1:0"),
         ("dns", "off"),
+        ("kafka", "off"),
         ("disk-free-limit", "0B"),
     ];
     let mut all: Vec<(String, Vec<String>)> = Vec::new();
