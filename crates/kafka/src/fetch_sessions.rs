@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -125,7 +125,8 @@ impl FetchSessions {
         request: &mut FetchRequest,
         now_ms: u64,
     ) -> Result<Fetching, SessionFault> {
-        let topics = std::mem::take(&mut request.topics);
+        let mut topics = std::mem::take(&mut request.topics);
+        once(&mut topics);
         match request.session_epoch {
             FINAL_EPOCH | FIRST_EPOCH => {
                 if request.session_id != 0 {
@@ -207,6 +208,18 @@ impl FetchSessions {
     #[must_use]
     pub fn count(&self) -> usize {
         lock(&self.slots).by_id.len()
+    }
+}
+
+/// Of partitions that are named twice only the first counts: each may come with a long list of what was aborted in it.
+fn once(topics: &mut [FetchTopic]) {
+    if topics.iter().map(|t| t.partitions.len()).sum::<usize>() < 2 {
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for topic in topics {
+        let name: Arc<str> = Arc::from(&*topic.topic);
+        topic.partitions.retain(|p| seen.insert((topic.topic_id, Arc::clone(&name), p.partition)));
     }
 }
 

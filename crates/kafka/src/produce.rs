@@ -83,9 +83,7 @@ fn list<T>(
     mut each: impl FnMut(&mut Reader<'_>) -> Result<T, Malformed>,
 ) -> Result<Vec<T>, Malformed> {
     let count = from.length(form.flexible, true, what)?.ok_or(Malformed::Value(what))?;
-    if count > from.left() {
-        return Err(Malformed::Short(what));
-    }
+    from.count(count, 1, what)?;
     let mut items = Vec::new();
     for _ in 0..count {
         items.push(each(from)?);

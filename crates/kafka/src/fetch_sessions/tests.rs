@@ -176,3 +176,12 @@ fn partitions_of_all_sessions_are_bounded() {
     assert_eq!(lock(&sessions.slots).partitions, 10);
     assert_eq!(begun(&sessions, "ann", vec![topic(&"x".repeat(250), &[0])], 0), 0, "no topic has such a name");
 }
+
+#[test]
+fn a_partition_that_is_named_twice_is_looked_for_once() {
+    let sessions = FetchSessions::new(7);
+    let twice = vec![topic("a", &[0, 0, 1]), topic("a", &[1, 2]), topic("b", &[0])];
+    let fetching = sessions.begin("ann", false, &mut request(0, FINAL_EPOCH, twice), 0).unwrap();
+    let named: Vec<_> = wanted(&fetching).into_iter().map(|(name, number, _)| (name, number)).collect();
+    assert_eq!(named, [("a", 0), ("a", 1), ("a", 2), ("b", 0)]);
+}

@@ -193,9 +193,7 @@ impl<T: Field> Field for Option<Vec<T>> {
 
     fn get(from: &mut Reader<'_>, form: Form, what: &'static str) -> Result<Self, Malformed> {
         let Some(count) = from.length(form.flexible, true, what)? else { return Ok(None) };
-        if count > from.left() / T::LEAST.max(1) {
-            return Err(Malformed::Short(what));
-        }
+        from.count(count, T::LEAST, what)?;
         // Grown as they come: what claims to take one byte may take fifty in memory.
         let mut items = Vec::new();
         for _ in 0..count {

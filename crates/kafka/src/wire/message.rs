@@ -44,10 +44,10 @@ macro_rules! message {
                 let mut this = Self::default();
                 $($crate::wire::message!(@read this, from, form, $field, $from $(, $to)? $(, tag $tag)?);)*
                 if form.flexible {
-                    #[allow(unused_mut, unused_variables, reason = "messages without tagged fields")]
-                    from.tagged(|tag, mut value| match tag {
+                    #[allow(unused_variables, reason = "messages without tagged fields")]
+                    from.tagged(|tag, value| match tag {
                         $($($tag => {
-                            this.$field = $crate::wire::Field::get(&mut value, form, stringify!($field))?;
+                            this.$field = $crate::wire::Field::get(value, form, stringify!($field))?;
                             Ok(())
                         })?)*
                         _ => Ok(()),

@@ -24,6 +24,9 @@ pub enum Malformed {
     /// It ends too early, or counts more than it has.
     #[error("{0}: beyond the end of the request")]
     Short(&'static str),
+    /// More items than a request may have.
+    #[error("{0}: too many items in one request")]
+    Many(&'static str),
     /// A value that the type cannot have.
     #[error("{0}: impossible value")]
     Value(&'static str),

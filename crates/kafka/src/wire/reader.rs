@@ -2,17 +2,22 @@
 
 use super::Malformed;
 
+/// Most items of all lists of a request together. A node has fewer partitions than half of that; an item of one byte may
+/// take a hundred in memory, and its answer as many again.
+pub(crate) const ITEMS_MAX: usize = 500_000;
+
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
+    items: usize,
 }
 
 impl<'a> Reader<'a> {
     /// Reads `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self { rest: bytes, items: ITEMS_MAX }
     }
 
     /// How many bytes are left.
@@ -25,6 +30,18 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
+    }
+
+    /// Takes note that a list has so many items, of at least so many bytes each.
+    ///
+    /// # Errors
+    /// There are too few bytes for them, or the request has more than [`ITEMS_MAX`].
+    pub fn count(&mut self, items: usize, least: usize, what: &'static str) -> Result<(), Malformed> {
+        if items > self.left() / least.max(1) {
+            return Err(Malformed::Short(what));
+        }
+        self.items = self.items.checked_sub(items).ok_or(Malformed::Many(what))?;
+        Ok(())
     }
 
     /// The next `n` bytes.
@@ -85,11 +102,16 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Those of `each`, and [`Malformed`].
-    pub fn tagged(&mut self, mut each: impl FnMut(u32, Reader<'a>) -> Result<(), Malformed>) -> Result<(), Malformed> {
+    pub fn tagged(
+        &mut self,
+        mut each: impl FnMut(u32, &mut Reader<'a>) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
         for _ in 0..self.uvarint("tagged fields")? {
             let (tag, size) = (self.uvarint("tag")?, self.uvarint("tag size")?);
             let value = self.take(usize::try_from(size).unwrap_or(usize::MAX), "tagged field")?;
-            each(tag, Reader::new(value))?;
+            let mut value = Reader { rest: value, items: self.items };
+            each(tag, &mut value)?;
+            self.items = value.items;
         }
         Ok(())
     }
@@ -114,5 +136,31 @@ pub(super) fn put_length(out: &mut Vec<u8>, length: Option<usize>, flexible: boo
     } else {
         let n = length.map_or(-1, |n| i16::try_from(n).unwrap_or(i16::MAX));
         out.extend_from_slice(&n.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_lists_of_a_request_share_one_bound() {
+        let bytes = vec![0; 2 * ITEMS_MAX];
+        let mut reader = Reader::new(&bytes);
+        assert_eq!(reader.count(ITEMS_MAX + 1, 1, "list"), Err(Malformed::Many("list")));
+        assert_eq!(reader.count(ITEMS_MAX - 1, 2, "list"), Ok(()));
+        assert_eq!(reader.count(1, 1, "list"), Ok(()));
+        assert_eq!(reader.count(1, 1, "list"), Err(Malformed::Many("list")));
+        assert_eq!(Reader::new(&bytes).count(ITEMS_MAX, 5, "list"), Err(Malformed::Short("list")));
+    }
+
+    #[test]
+    fn lists_in_tagged_fields_count_as_others_do() {
+        let bytes = [2, 0, 1, 9, 1, 1, 9, 9];
+        let mut reader = Reader::new(&bytes);
+        let count = |_, value: &mut Reader<'_>| value.count(1, 1, "tagged");
+        reader.tagged(count).unwrap();
+        assert_eq!(reader.count(ITEMS_MAX - 1, 0, "list"), Err(Malformed::Short("list")));
+        assert_eq!(reader.items, ITEMS_MAX - 2);
     }
 }

@@ -1,5 +1,7 @@
 //! What there is: versions, brokers, topics, log directories.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::apis::APIS;
 use waypost_kafka::messages::cluster::*;
@@ -53,7 +55,10 @@ impl Session {
                     .collect()
             }
             Some(wanted) => {
-                wanted.into_iter().map(|t| self.wanted_topic(t, request.allow_auto_topic_creation, &mut lsn)).collect()
+                // Each is told once, however often it is asked for: what is told may be a thousand times as long.
+                let mut seen = BTreeSet::new();
+                let once = wanted.into_iter().filter(|t| seen.insert((t.topic_id, t.name.clone())));
+                once.map(|t| self.wanted_topic(t, request.allow_auto_topic_creation, &mut lsn)).collect()
             }
         };
         let mut topics: Vec<MetadataResponseTopic> = topics;
@@ -165,9 +170,16 @@ impl Session {
             return Ok(ask.now(&DescribeLogDirsResponse { error_code, ..DescribeLogDirsResponse::default() }));
         }
         let topics = self.streams().topics(&self.vhost);
-        let wanted = |topic: &Topic, number: i32| match &request.topics {
+        let named = request.topics.map(|topics| {
+            let mut named: BTreeMap<Box<str>, BTreeSet<i32>> = BTreeMap::new();
+            for topic in topics {
+                named.entry(topic.topic).or_default().extend(topic.partitions);
+            }
+            named
+        });
+        let wanted = |topic: &Topic, number: i32| match &named {
             None => true,
-            Some(wanted) => wanted.iter().any(|w| *w.topic == *topic.name && w.partitions.contains(&number)),
+            Some(named) => named.get(&*topic.name).is_some_and(|numbers| numbers.contains(&number)),
         };
         let described = |topic: &Topic| {
             let numbered = topic.partitions().iter().cloned().zip(0_i32..).collect::<Vec<_>>();

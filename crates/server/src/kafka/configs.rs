@@ -1,6 +1,6 @@
 //! Configuration of topics, read and changed. The broker's own is read in part, and changed where it is configured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waypost_broker::topology::AclOperation;
 use waypost_kafka::messages::configs::*;
@@ -62,7 +62,10 @@ impl Session {
             }
             result
         };
-        let results = request.resources.iter().map(one).collect();
+        // Each once: what is told is much longer than the question.
+        let mut seen = BTreeSet::new();
+        let once = request.resources.iter().filter(|r| seen.insert((r.resource_type, &*r.resource_name)));
+        let results = once.map(one).collect();
         Ok(ask.now(&DescribeConfigsResponse { results, ..DescribeConfigsResponse::default() }))
     }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use waypost_kafka::apis;
 use waypost_kafka::frame::RequestHeader;
 use waypost_kafka::wire::{Malformed, Reader};
 use waypost_model::Lsn;
 
 use super::requests::Requests;
-use super::{ANSWERED, Answer, Ask, Session, cluster};
+use super::{ANSWERED, Answer, Ask, Session, Who, cluster};
 use crate::node::Node;
 use std::sync::Arc;
 
@@ -22,9 +22,15 @@ const STALL: Duration = Duration::from_secs(120);
 const PIPELINE: usize = 64;
 /// Room for a request that is kept for the next one.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of answers that wait for the peer; a longer one waits alone.
+const PENDING_BYTES_MAX: u32 = 16 << 20;
+/// Longest request of whoever has not said yet who it is, bytes: as Kafka's `sasl.server.max.receive.size`.
+const STRANGER_BYTES_MAX: usize = 512 * 1024;
 
 /// An answer on its way.
 struct Out {
+    /// Its share of [`PENDING_BYTES_MAX`], until it is written.
+    _room: Option<OwnedSemaphorePermit>,
     after: Option<Lsn>,
     pieces: Vec<Bytes>,
 }
@@ -49,9 +55,11 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(socket: S, ses
 
 async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
     let max = usize::try_from(session.node.config.kafka.request_max.0).unwrap_or(usize::MAX);
-    let (mut requests, mut frame) = (Requests::new(socket, max), Vec::new());
+    let (mut requests, mut frame) = (Requests::new(socket), Vec::new());
+    let room = Arc::new(Semaphore::new(PENDING_BYTES_MAX as usize));
     loop {
-        if !requests.next(&mut frame).await? {
+        let max = if matches!(session.who, Who::Nobody) { max.min(STRANGER_BYTES_MAX) } else { max };
+        if !requests.next(&mut frame, max).await? {
             return Ok(());
         }
         let answer = one(&mut session, &mut frame).await.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
@@ -69,7 +77,10 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
             Answer::After(lsn, pieces) => (Some(lsn), pieces, false),
             Answer::Last(pieces) => (None, pieces, true),
         };
-        if out.send(Out { after, pieces }).await.is_err() || last {
+        let length = pieces.iter().map(Bytes::len).sum::<usize>();
+        let share = u32::try_from(length).unwrap_or(u32::MAX).min(PENDING_BYTES_MAX);
+        let room = Arc::clone(&room).acquire_many_owned(share).await.ok();
+        if out.send(Out { _room: room, after, pieces }).await.is_err() || last {
             return Ok(());
         }
         // Over its quota: what it sends waits in its own buffers.
@@ -112,7 +123,7 @@ async fn write_all(
     mut ready: mpsc::Receiver<Out>,
     node: Arc<Node>,
 ) -> io::Result<()> {
-    while let Some(Out { after, pieces }) = ready.recv().await {
+    while let Some(Out { _room, after, pieces }) = ready.recv().await {
         if !node.reached(after).await {
             return Err(io::Error::new(ErrorKind::TimedOut, "the disk has not confirmed a write in time"));
         }

@@ -115,7 +115,9 @@ impl Session {
                 (refused, _) => failed(refused, None),
             }
         };
-        let mut groups: Vec<DescribedConsumerGroup> = request.group_ids.iter().map(|name| one(name)).collect();
+        let mut seen = BTreeSet::new();
+        let once = request.group_ids.iter().filter(|name| seen.insert(&***name));
+        let mut groups: Vec<DescribedConsumerGroup> = once.map(|name| one(name)).collect();
         if request.include_authorized_operations {
             for group in groups.iter_mut().filter(|g| g.error_code == codes::NONE) {
                 group.authorized_operations = self.operations(AclResource::Group, &group.group_id);

@@ -1,5 +1,7 @@
 //! Groups: where they are looked after, and what their members say.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::messages::groups::*;
@@ -162,7 +164,9 @@ impl Session {
                 }
             }
         };
-        let mut groups: Vec<DescribedGroup> = request.groups.iter().map(|name| one(name)).collect();
+        let mut seen = BTreeSet::new();
+        let once = request.groups.iter().filter(|name| seen.insert(&***name));
+        let mut groups: Vec<DescribedGroup> = once.map(|name| one(name)).collect();
         if request.include_authorized_operations {
             for group in groups.iter_mut().filter(|g| g.error_code == codes::NONE) {
                 group.authorized_operations = self.operations(AclResource::Group, &group.group_id);

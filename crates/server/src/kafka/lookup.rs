@@ -1,5 +1,6 @@
 //! Offsets by time, ends of epochs, records removed, producers at work.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use waypost_broker::topology::AclOperation;
@@ -34,10 +35,12 @@ impl Session {
     pub(super) async fn list_offsets(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: ListOffsetsRequest = ask.read()?;
         let committed = request.isolation_level == 1;
-        let mut cells = Vec::new();
+        // Each once: a search by time may read a batch.
+        let (mut cells, mut seen) = (Vec::new(), BTreeSet::new());
         for topic in request.topics {
+            let once = |p: &ListOffsetsPartition| seen.insert((topic.name.clone(), p.partition_index));
             let of = |p: ListOffsetsPartition| (self.cell(AclOperation::Describe, &topic.name, p.partition_index), p);
-            cells.push((topic.name.clone(), topic.partitions.into_iter().map(of).collect::<Vec<_>>()));
+            cells.push((topic.name.clone(), topic.partitions.into_iter().filter(once).map(of).collect::<Vec<_>>()));
         }
         let streams = Arc::clone(self.streams());
         let work = move || -> Vec<ListOffsetsTopicResponse> {
@@ -61,7 +64,6 @@ impl Session {
             };
             cells.into_iter().map(topic).collect()
         };
-        // A search by time may read a batch.
         let topics = tokio::task::spawn_blocking(work).await.unwrap_or_default();
         Ok(ask.now(&ListOffsetsResponse { topics, ..ListOffsetsResponse::default() }))
     }
@@ -148,9 +150,11 @@ impl Session {
             }
             answer
         };
-        let topics = request.topics.iter().map(|topic| TopicResponse {
-            name: topic.name.clone(),
-            partitions: topic.partition_indexes.iter().map(|p| one(&topic.name, *p)).collect(),
+        // Each once: a partition may have ten thousand of them.
+        let mut seen = BTreeSet::new();
+        let topics = request.topics.iter().map(|topic| {
+            let once = topic.partition_indexes.iter().filter(|p| seen.insert((&*topic.name, **p)));
+            TopicResponse { name: topic.name.clone(), partitions: once.map(|p| one(&topic.name, *p)).collect() }
         });
         Ok(ask.now(&DescribeProducersResponse { topics: topics.collect(), ..Default::default() }))
     }

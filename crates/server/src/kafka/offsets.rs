@@ -1,5 +1,6 @@
 //! Offsets that groups have committed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use waypost_broker::topology::{Access, AclOperation};
@@ -77,7 +78,10 @@ impl Session {
     pub(super) fn offset_fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: OffsetFetchRequest = ask.read()?;
         if ask.version >= 8 {
-            let groups = request.groups.iter().map(|g| self.fetch_group(g, request.require_stable)).collect();
+            // Each group and each partition once: what was committed beside them may be a thousand times as long.
+            let mut seen = BTreeSet::new();
+            let once = request.groups.iter().filter(|g| seen.insert(&*g.group_id));
+            let groups = once.map(|g| self.fetch_group(g, request.require_stable)).collect();
             let lsn = self.streams().offsets_lsn();
             return Ok(ask.after(lsn, &OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }));
         }
@@ -123,7 +127,11 @@ impl Session {
             return answer;
         }
         let wanted = match &group.topics {
-            Some(topics) => topics.iter().flat_map(|t| t.partition_indexes.iter().map(|p| (&*t.name, *p))).collect(),
+            Some(topics) => {
+                let mut seen = BTreeSet::new();
+                let all = topics.iter().flat_map(|t| t.partition_indexes.iter().map(|p| (&*t.name, *p)));
+                all.filter(|one| seen.insert(*one)).collect()
+            }
             None => Vec::new(),
         };
         let found = match &group.topics {

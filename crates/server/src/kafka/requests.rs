@@ -20,7 +20,6 @@ const HEAD: usize = 4;
 /// The reading half of a connection.
 pub(super) struct Requests<S> {
     socket: S,
-    max: usize,
     /// Of the next request's length, what came with the last request.
     head: [u8; HEAD],
     have: usize,
@@ -31,16 +30,15 @@ fn late(what: &'static str) -> impl FnOnce(tokio::time::error::Elapsed) -> io::E
 }
 
 impl<S: AsyncRead + Unpin> Requests<S> {
-    /// `max`: the longest request that is taken, bytes.
-    pub fn new(socket: S, max: usize) -> Requests<S> {
-        Requests { socket, max, head: [0; HEAD], have: 0 }
+    pub fn new(socket: S) -> Requests<S> {
+        Requests { socket, head: [0; HEAD], have: 0 }
     }
 
-    /// Reads a request, without its length; false if the peer is through.
+    /// Reads a request, without its length; false if the peer is through. `max`: the longest that is taken, bytes.
     ///
     /// # Errors
     /// The connection broke, the peer is silent for too long, a length that is not allowed.
-    pub async fn next(&mut self, request: &mut Vec<u8>) -> io::Result<bool> {
+    pub async fn next(&mut self, request: &mut Vec<u8>, max: usize) -> io::Result<bool> {
         request.clear();
         while self.have < HEAD {
             let rest = self.head.get_mut(self.have..).unwrap_or_default();
@@ -50,7 +48,7 @@ impl<S: AsyncRead + Unpin> Requests<S> {
                 n => self.have += n,
             }
         }
-        let length = frame::length(&self.head, self.max).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+        let length = frame::length(&self.head, max).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         self.have = 0;
         self.body(length.unwrap_or(0), request).await.map(|()| true)
     }
@@ -100,12 +98,12 @@ mod tests {
                     sender.write_all(part).await.unwrap();
                 }
             });
-            let (mut requests, mut request) = (Requests::new(peer, 2 << 20), Vec::new());
+            let (mut requests, mut request) = (Requests::new(peer), Vec::new());
             for body in &bodies {
-                assert!(requests.next(&mut request).await.unwrap());
+                assert!(requests.next(&mut request, 2 << 20).await.unwrap());
                 assert!(request == *body, "{cut} {}", body.len());
             }
-            assert!(!requests.next(&mut request).await.unwrap());
+            assert!(!requests.next(&mut request, 2 << 20).await.unwrap());
         }
     }
 
@@ -114,14 +112,14 @@ mod tests {
         let (peer, mut sender) = tokio::io::duplex(1000);
         sender.write_all(&[5, 0, 0, 0, 1, 2, 3]).await.unwrap();
         drop(sender);
-        let (mut requests, mut request) = (Requests::new(peer, 100 << 20), Vec::new());
-        assert_eq!(requests.next(&mut request).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        let (mut requests, mut request) = (Requests::new(peer), Vec::new());
+        assert_eq!(requests.next(&mut request, 100 << 20).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
         assert!(request.capacity() <= 2 * FIRST_STEP, "{}", request.capacity());
         for head in [[0x7f, 0, 0, 0], [0xff; 4]] {
             let (peer, mut sender) = tokio::io::duplex(1000);
             sender.write_all(&head).await.unwrap();
-            let mut requests = Requests::new(peer, 100 << 20);
-            assert_eq!(requests.next(&mut request).await.unwrap_err().kind(), ErrorKind::InvalidData);
+            let mut requests = Requests::new(peer);
+            assert_eq!(requests.next(&mut request, 100 << 20).await.unwrap_err().kind(), ErrorKind::InvalidData);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Topics made, removed, extended.
 
+use std::collections::BTreeMap;
+
 use waypost_broker::topology::AclOperation;
 use waypost_kafka::messages::topics::*;
 use waypost_kafka::wire::{Malformed, Uuid};
@@ -22,9 +24,12 @@ impl Session {
     pub(super) fn create_topics(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: CreateTopicsRequest = ask.read()?;
         let mut lsn = None;
-        let mut topics = Vec::new();
+        let (mut topics, mut times) = (Vec::new(), BTreeMap::new());
         for topic in &request.topics {
-            let twice = request.topics.iter().filter(|t| t.name == topic.name).count() > 1;
+            *times.entry(&*topic.name).or_insert(0_u32) += 1;
+        }
+        for topic in &request.topics {
+            let twice = times.get(&*topic.name).is_some_and(|times| *times > 1);
             let made = if twice {
                 Err((codes::INVALID_REQUEST, "the topic is named twice".to_owned()))
             } else {

@@ -1,5 +1,6 @@
 //! Transactions: what producers say to their coordinator, and what administrators ask it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use waypost_broker::topology::{Access, AclOperation, AclResource};
@@ -227,7 +228,9 @@ impl Session {
                 (refused, _) => failed(refused),
             }
         };
-        let transaction_states = request.transactional_ids.iter().map(|id| one(id)).collect();
+        let mut seen = BTreeSet::new();
+        let once = request.transactional_ids.iter().filter(|id| seen.insert(&***id));
+        let transaction_states = once.map(|id| one(id)).collect();
         Ok(ask.now(&DescribeTransactionsResponse { transaction_states, ..Default::default() }))
     }
 

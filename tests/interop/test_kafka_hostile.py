@@ -1,0 +1,126 @@
+"""Kafka: peers that ask for more than anybody needs. The server keeps its memory, and others their answers."""
+
+import socket
+import struct
+import time
+
+import kafka
+import pytest
+from kafka.admin import NewTopic
+
+from broker import Waypost
+
+PARTITIONS = 1000
+METADATA, DESCRIBE_CONFIGS, FIND_COORDINATOR = (3, 9), (32, 4), (10, 4)
+SASL = '[kafka]\nauth = "always"\n'
+
+
+def uvarint(n: int) -> bytes:
+    out = b""
+    while n > 0x7F:
+        out += bytes([n & 0x7F | 0x80])
+        n >>= 7
+    return out + bytes([n])
+
+
+def many(item: bytes, count: int) -> bytes:
+    return uvarint(count + 1) + item * count
+
+
+def request(api: tuple[int, int], body: bytes) -> bytes:
+    """A request of a flexible version."""
+    frame = struct.pack(">hhih", *api, 7, -1) + b"\0" + body
+    return struct.pack(">i", len(frame)) + frame
+
+
+class Peer:
+    def __init__(self, server: Waypost, timeout: float = 20):
+        host, port = server.kafka.rsplit(":", 1)
+        self.socket = socket.create_connection((host, int(port)), timeout)
+
+    def ask(self, data: bytes) -> bytes:
+        """The answer; empty if the server ends the connection."""
+        try:
+            self.socket.sendall(data)
+            (length,) = struct.unpack(">i", self.take(4))
+            return self.take(length)
+        except (ConnectionError, EOFError):
+            return b""
+
+    def take(self, n: int) -> bytes:
+        data = b""
+        while len(data) < n:
+            part = self.socket.recv(n - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+
+def memory(server: Waypost) -> int:
+    with open(f"/proc/{server.process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+
+@pytest.fixture(scope="module")
+def node():
+    server = Waypost("--kafka", "127.0.0.1:0")
+    try:
+        server.start()
+        admin = kafka.KafkaAdminClient(bootstrap_servers=server.kafka)
+        admin.create_topics([NewTopic("t", PARTITIONS, 1)])
+        admin.close()
+        yield server
+        assert server.alive(), server.tail()
+        assert "panicked" not in server.log.read_text()
+        assert server.stop() == 0, server.tail()
+    finally:
+        server.remove()
+
+
+def of_topics(count: int) -> bytes:
+    return request(METADATA, many(b"\x02t\0", count) + b"\0\0\0\0")
+
+
+def of_configs(count: int) -> bytes:
+    return request(DESCRIBE_CONFIGS, many(b"\x02\x02t\0\0", count) + b"\1\1\0")
+
+
+@pytest.mark.parametrize("asked", [of_topics, of_configs])
+def test_what_is_asked_for_many_times_is_told_once(node, asked):
+    peer = Peer(node)
+    assert len(peer.ask(asked(2000))) == len(peer.ask(asked(1))) > 100
+
+
+def test_a_request_has_no_more_items_than_a_node_has_things(node):
+    def keys(count: int) -> bytes:
+        return request(FIND_COORDINATOR, b"\0" + many(b"\1", count) + b"\0")
+
+    assert len(Peer(node).ask(keys(100_000))) > 100_000
+    assert Peer(node).ask(keys(500_001)) == b""
+
+
+def test_answers_that_nobody_takes_do_not_pile_up(node):
+    peer, size = Peer(node), len(Peer(node).ask(of_topics(1)))
+    admin = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    admin.create_topics([NewTopic(f"many-{n}", 1000, 1) for n in range(40)])
+    admin.close()
+    # All topics, 2 MB each time.
+    all_topics, before = request(METADATA, b"\0\0\0\0\0"), memory(node)
+    peer.socket.sendall(all_topics * 200)
+    time.sleep(4)
+    assert memory(node) - before < 64 << 20
+    # Others are answered all the while.
+    assert len(Peer(node).ask(of_topics(1))) == size
+
+
+def test_who_has_not_said_who_he_is_sends_little():
+    server = Waypost("--kafka", "127.0.0.1:0", config=SASL)
+    try:
+        server.start()
+        versions = (18, 3)
+        small = request(versions, b"\2a\2b\0")
+        assert len(Peer(server).ask(small)) > 50
+        assert Peer(server).ask(struct.pack(">i", 600_000) + small[4:]) == b""
+    finally:
+        server.remove()
