@@ -20,7 +20,18 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let mut process = program()
-            .args(["serve", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "off", "--kafka", "off", "--data-dir"])
+            .args([
+                "serve",
+                "--amqp",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--dns",
+                "off",
+                "--kafka",
+                "off",
+                "--data-dir",
+            ])
             .arg(&data)
             .stderr(Stdio::null())
             .spawn()

@@ -166,11 +166,12 @@ fn an_answer_can_be_fetched_later_and_once() {
     hook.next().answer("200 OK", "answer");
     assert_eq!(server.http(&format!("GET {place}?wait=10s"), "localhost", ""), (200, "answer".to_owned()));
     assert_eq!(server.call(&format!("GET {place}"), "").0, 404);
-    // Deleted before the answer comes.
+    // Deleted before the answer comes, and when it has been delivered: before, it would be withdrawn.
     let (_, later) = server.call(&format!("POST {CART}/request?async"), "y");
     let place = later["location"].as_str().unwrap();
+    let posted = hook.next();
     assert_eq!(server.call(&format!("DELETE {place}"), "").0, 204);
-    hook.next().answer("200 OK", "nobody reads it");
+    posted.answer("200 OK", "nobody reads it");
     assert_eq!(server.call(&format!("GET {place}"), "").0, 404);
     // Of another service.
     let (_, later) = server.call(&format!("POST {CART}/request?async"), "z");

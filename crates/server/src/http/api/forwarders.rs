@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hyper::StatusCode;
 use serde_json::{Value as Json, json};
 use waypost_broker::topology::{Access, Resource};
 
@@ -24,7 +25,8 @@ impl Ask {
             ("GET", ["forwarders", vhost, name]) => {
                 self.must_see(vhost)?;
                 let found = all().into_iter().find(|v| *v.spec.vhost == **vhost && *v.spec.name == **name);
-                show(self.forwarder(&found.ok_or_else(nothing_there)?))
+                let none = || Failure::new(StatusCode::NOT_FOUND, format!("no forwarder `{name}` in vhost `{vhost}`"));
+                show(self.forwarder(&found.ok_or_else(none)?))
             }
             ("PUT", ["forwarders", vhost, name]) => {
                 let spec = self.forwarder_spec(vhost, name)?;
