@@ -12,6 +12,7 @@ use waypost_kafka::wire::{Malformed, Reader};
 use waypost_model::Lsn;
 
 use super::requests::Requests;
+use super::room::Held;
 use super::{ANSWERED, Answer, Ask, Session, Who, cluster};
 use crate::node::Node;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ const STRANGER_BYTES_MAX: usize = 512 * 1024;
 struct Out {
     /// Its share of [`PENDING_BYTES_MAX`], until it is written.
     _room: Option<OwnedSemaphorePermit>,
+    /// The same of the room of all connections.
+    _held: Option<Held>,
     after: Option<Lsn>,
     pieces: Vec<Bytes>,
 }
@@ -67,7 +70,7 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
         if frame.capacity() > KEPT_BYTES_MAX {
             frame = Vec::new();
         }
-        let muted = std::mem::take(&mut session.muted);
+        let (muted, held) = (std::mem::take(&mut session.muted), session.held.take());
         let (after, pieces, last) = match answer {
             Answer::None => {
                 tokio::time::sleep(muted).await;
@@ -80,7 +83,7 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
         let length = pieces.iter().map(Bytes::len).sum::<usize>();
         let share = u32::try_from(length).unwrap_or(u32::MAX).min(PENDING_BYTES_MAX);
         let room = Arc::clone(&room).acquire_many_owned(share).await.ok();
-        if out.send(Out { _room: room, after, pieces }).await.is_err() || last {
+        if out.send(Out { _room: room, _held: held, after, pieces }).await.is_err() || last {
             return Ok(());
         }
         // Over its quota: what it sends waits in its own buffers.
@@ -123,7 +126,7 @@ async fn write_all(
     mut ready: mpsc::Receiver<Out>,
     node: Arc<Node>,
 ) -> io::Result<()> {
-    while let Some(Out { _room, after, pieces }) = ready.recv().await {
+    while let Some(Out { _room, _held, after, pieces }) = ready.recv().await {
         if !node.reached(after).await {
             return Err(io::Error::new(ErrorKind::TimedOut, "the disk has not confirmed a write in time"));
         }

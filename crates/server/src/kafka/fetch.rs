@@ -74,22 +74,25 @@ impl Session {
         let deadline = tokio::time::Instant::now() + wait;
         let topics = std::mem::take(&mut fetching.topics);
         let wanted: Vec<Wanted> = topics.into_iter().map(|t| self.wanted(ask, t)).collect();
-        let plan = loop {
+        let (plan, held) = loop {
             // Listened to before it is looked: what comes in between is not missed.
             let growing = grown(&wanted);
-            let plan = self.plan(&wanted, max_bytes, isolation);
+            let mut held = self.node.kafka_room.take(max_bytes);
+            let plan = self.plan(&wanted, held.bytes(), isolation);
             let (bytes, failed) = plan
                 .iter()
                 .flatten()
                 .fold((0, false), |(bytes, failed), p| (bytes + p.bytes, failed || p.answer.error_code != codes::NONE));
+            held.settle(bytes);
             if bytes >= least.max(1) || failed || growing.is_empty() {
-                break plan;
+                break (plan, held);
             }
             if tokio::time::timeout_at(deadline, any(growing)).await.is_err() {
-                break plan;
+                break (plan, held);
             }
         };
         let topics = load(Arc::clone(self.streams()), plan, wanted).await;
+        self.held = Some(held);
         let (session_id, topics) = fetching.finish(topics);
         let records = topics.iter().flat_map(|t| &t.partitions).flat_map(|p| &p.records);
         let throttle_time_ms = self.throttled(ask, QuotaKind::Consumer, records.map(Bytes::len).sum());

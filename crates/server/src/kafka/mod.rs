@@ -16,6 +16,7 @@ mod offsets;
 mod produce;
 mod quotas;
 mod requests;
+pub(crate) mod room;
 mod sasl;
 mod throttle;
 mod topics;
@@ -141,6 +142,7 @@ impl KafkaListener {
             sasl: Sasl::Idle,
             session_until: None,
             muted: Duration::ZERO,
+            held: None,
             loopback,
             remote: remote.ip().to_canonical(),
             host_text: remote.ip().to_canonical().to_string().into(),
@@ -194,6 +196,8 @@ struct Session {
     session_until: Option<Instant>,
     /// For how long nothing more is to be read from it, after the next answer.
     muted: Duration,
+    /// Of the room for answers, what the next one takes.
+    held: Option<room::Held>,
     loopback: bool,
     remote: std::net::IpAddr,
     /// The same as text, as rules have it.

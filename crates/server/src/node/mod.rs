@@ -83,6 +83,8 @@ pub struct Node {
     pub(crate) groups: waypost_stream::groups::Groups,
     /// What Kafka's consumers need not say again.
     pub(crate) fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions,
+    /// Room for records on their way to Kafka's clients.
+    pub(crate) kafka_room: crate::kafka::room::Room,
     /// Who is over his quota.
     pub(crate) throttle: crate::kafka::Throttle,
     /// Something in a group may be due earlier.
@@ -167,6 +169,7 @@ async fn serve(
         forwarders: crate::streams::forwarders::Forwarders::default(),
         groups: waypost_stream::groups::Groups::new(clock.now().0),
         fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions::new(clock.now().0),
+        kafka_room: crate::kafka::room::Room::default(),
         throttle: crate::kafka::Throttle::default(),
         regroup: Notify::new(),
         core,
