@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -73,9 +75,12 @@ def test_kafkas_own_client(nodes):
     folder, libraries = PROGRAMS / "java-kafka", CACHE / "java-kafka"
     if not libraries.exists():
         plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-        part = libraries.with_suffix(".part")
+        CACHE.mkdir(exist_ok=True)
+        part = pathlib.Path(tempfile.mkdtemp(dir=CACHE))
         get(["mvn", "-q", "-B", plugin, f"-DoutputDirectory={part}"], folder)
-        part.rename(libraries)
+        # Another worker may have been faster.
+        with contextlib.suppress(OSError):
+            part.rename(libraries)
     run(["java", "-cp", f"{libraries}/*", "Main.java"], folder, nodes)
 
 

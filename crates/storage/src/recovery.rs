@@ -340,8 +340,17 @@ impl Recovery<'_> {
     /// Takes the next segment behind the checkpoint's position: it continues the log, or is prepared for that.
     fn follow(&self, opened: &mut Opened, next: (Tail, u64)) -> Result<(), OpenError> {
         let (next, size) = next;
+        let prepared = opened.prepared.as_ref().map(|(_, header)| header.id);
         match &opened.tail {
-            Some(tail) if opened.prepared.is_some() || (!tail.sealed && next.end > FRAMES_AT) => {
+            // The log was about to go on in the prepared segment, and the one behind it had been prepared, when it ended: the
+            // first frame there was not written, or not whole.
+            Some(tail)
+                if tail.sealed && next.end == FRAMES_AT && prepared.map(SegmentId::next) == Some(next.header.id) =>
+            {
+                opened.leftovers.push(next.segment.id.file_name());
+                return Ok(());
+            }
+            Some(tail) if prepared.is_some() || (!tail.sealed && next.end > FRAMES_AT) => {
                 let name = tail.segment.id.file_name();
                 return Err(OpenError::damaged(name, tail.end, "the log goes on in the next segment, but not here"));
             }

@@ -132,3 +132,59 @@ proptest! {
         waypost_storage::fuzz::fuzz_recover(&data);
     }
 }
+
+/// A message of 300 bytes with this place.
+fn message(n: u64) -> Op {
+    let mut b = BatchBuilder::default();
+    b.push(&[0, 0], &[n as u8; 300]);
+    let (batch, route) = (Arc::new(b.finish()), Arc::new(Route::new("x", "y")));
+    let (targets, attrs, at) = (Box::new([(QueueId(1), Seq(n))]), Attrs::default(), Millis(n));
+    Op::Enqueue(Enqueue { targets, batch, from: 0, to: 1, route, attrs, at })
+}
+
+/// Segments by name, as they follow each other.
+fn segments(disk: &FaultDisk) -> Vec<String> {
+    let mut names: Vec<String> = disk.files().into_iter().map(|(n, _)| n).filter(|n| n.starts_with("seg-0")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_kill_before_the_first_frame_of_a_segment_whose_next_is_prepared_loses_nothing() {
+    let disk = FaultDisk::new(1);
+    let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
+    // Until a commit goes on in a segment that nobody had prepared: it holds one frame then.
+    let mut messages = 0;
+    loop {
+        let before = segments(&disk).len();
+        e.append(vec![message(messages)]).unwrap();
+        assert!(matches!(e.commit_once(), CommitOutcome::Committed(_)));
+        messages += 1;
+        if segments(&disk).len() > before {
+            break;
+        }
+    }
+    let active = segments(&disk).pop().unwrap();
+    let checkpoint = disk.content("checkpoint").unwrap();
+    e.maintain_once();
+    assert_ne!(segments(&disk).pop().unwrap(), active, "the next one is prepared");
+    disk.kill();
+    drop(e);
+    disk.put("checkpoint", checkpoint);
+    let frames = 128;
+    for kept in [frames, frames + 40, frames + 200] {
+        let disk = disk.snapshot();
+        let mut bytes = disk.content(&active).unwrap();
+        bytes[kept..].fill(0);
+        disk.put(&active, bytes);
+        // Twice: what is appended to what was found is found as well.
+        for more in 0..2 {
+            let found = read(&disk.snapshot()).unwrap().0;
+            assert_eq!(found.len() as u64, messages - 1 + more, "{kept}");
+            let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
+            e.append(vec![message(messages + more)]).unwrap();
+            assert!(matches!(e.commit_once(), CommitOutcome::Committed(_)));
+            disk.kill();
+        }
+    }
+}
