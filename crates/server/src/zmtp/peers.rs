@@ -28,7 +28,9 @@ pub(super) struct Peer {
 impl Peer {
     /// Whether it takes what it makes us say.
     pub(super) fn listens(&self) -> bool {
-        self.out.control_len() <= PONG_BACKLOG_MAX
+        // What the engine has to say goes into `out` only while the socket takes anything.
+        let unsaid = self.conn.as_ref().map_or(0, |conn| conn.engine.control_len());
+        self.out.control_len() + unsaid <= PONG_BACKLOG_MAX
     }
 }
 
