@@ -9,6 +9,7 @@ mod devices;
 mod http;
 mod net;
 mod offline;
+pub mod pair;
 mod present;
 mod publish;
 mod serve;

@@ -15,6 +15,7 @@ use waypost_model::props::{PropsOwned, ShortStr};
 use waypost_model::table::{Table, Value};
 
 use super::amqp::{AmqpUri, Client, Content, Incoming, Step};
+use super::pair::pair;
 use super::present::OutputArgs;
 use super::template::Template;
 use crate::exit::Failure;
@@ -138,11 +139,11 @@ pub fn seconds(text: &str) -> Result<f64, String> {
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    if key.is_empty() || key.len() > 255 {
-        return Err("a key has 1 to 255 bytes".to_owned());
+    let (key, value) = pair(text)?;
+    if key.len() > 255 {
+        return Err("a key has at most 255 bytes".to_owned());
     }
-    Ok((key.to_owned(), value.to_owned()))
+    Ok((key, value))
 }
 
 /// What a header's value reads as.

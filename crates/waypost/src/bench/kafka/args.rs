@@ -3,6 +3,7 @@
 use super::batch::{Batch, Codec, Shape};
 use crate::bench::amqp::fault::Fault;
 use crate::bench::amqp::usage::{Process, Watch};
+use crate::cli::pair::pair;
 use crate::output::OutputFormat;
 use clap::Args;
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub struct Target {
     #[arg(long, value_name = "NAME")]
     pub topic: Option<String>,
     /// Settings of a topic that is made, NAME=VALUE
-    #[arg(long = "topic-config", value_name = "NAME=VALUE", value_parser = parse_setting)]
+    #[arg(long = "topic-config", value_name = "NAME=VALUE", value_parser = pair)]
     pub settings: Vec<(String, String)>,
     /// What to print on standard output
     #[arg(short, long, value_enum, default_value_t)]
@@ -46,11 +47,6 @@ impl Target {
     pub fn process(&self) -> Result<Option<Process>, Fault> {
         self.broker_pid.map(|pid| Process::new(pid, self.broker_children)).transpose()
     }
-}
-
-fn parse_setting(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// What the records are.

@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
 use super::http::{Api, ApiPath, ApiUrl};
+use super::pair::pair;
 use super::present::OutputArgs;
 use super::publish::seconds;
 use crate::exit::Failure;
@@ -141,10 +142,10 @@ impl ArgumentArgs {
     }
 }
 
-/// `KEY=VALUE`.
+/// `KEY=VALUE`, the value as the JSON that it reads as, else as text.
 pub fn argument(text: &str) -> Result<(String, Value), String> {
-    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value))))
+    let (key, value) = pair(text)?;
+    Ok((key, serde_json::from_str(&value).unwrap_or_else(|_| Value::from(value))))
 }
 
 /// A limit: a number or `none`.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{ServerArgs, VhostArgs, VhostFilter};
 use crate::cli::http::ApiPath;
+use crate::cli::pair::pair;
 use crate::exit::Failure;
 
 /// What can be done with topics.
@@ -33,7 +34,7 @@ pub enum Topics {
         #[arg(short, long)]
         partitions: Option<u32>,
         /// A setting, by Kafka's names
-        #[arg(short, long = "config", value_name = "KEY=VALUE", value_parser = setting)]
+        #[arg(short, long = "config", value_name = "KEY=VALUE", value_parser = pair)]
         configs: Vec<(String, String)>,
         #[command(flatten)]
         vhost: VhostArgs,
@@ -53,7 +54,7 @@ pub enum Topics {
     Config {
         name: String,
         /// Give a setting a value
-        #[arg(short, long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+        #[arg(short, long = "set", value_name = "KEY=VALUE", value_parser = pair)]
         sets: Vec<(String, String)>,
         /// Take a setting back to its default
         #[arg(short, long = "unset", value_name = "KEY")]
@@ -80,12 +81,6 @@ pub enum Topics {
         #[command(flatten)]
         server: ServerArgs,
     },
-}
-
-/// `KEY=VALUE`, the value as it stands.
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn path(vhost: &VhostArgs, name: &str) -> ApiPath {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::Place;
 use super::selector::Selector;
 use crate::cli::http::ApiPath;
+use crate::cli::pair::pair;
 use crate::cli::present::Format;
 use crate::exit::Failure;
 
@@ -28,7 +29,7 @@ pub struct Explain {
     #[arg(long, short = 'x')]
     exchange: bool,
     /// A header of the message
-    #[arg(short = 'H', long = "header", value_name = "KEY=VALUE", value_parser = header, requires = "exchange")]
+    #[arg(short = 'H', long = "header", value_name = "KEY=VALUE", value_parser = pair, requires = "exchange")]
     headers: Vec<(String, String)>,
     /// The routing key
     #[arg(long, value_name = "KEY", requires = "exchange")]
@@ -37,11 +38,6 @@ pub struct Explain {
     selector: Selector,
     #[command(flatten)]
     place: Place,
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 impl Route {

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Place;
+use crate::cli::pair::pair;
 use crate::cli::publish::seconds;
 use crate::exit::Failure;
 
@@ -87,11 +88,6 @@ pub struct Deregister {
     id: String,
     #[command(flatten)]
     place: Place,
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 impl Register {
