@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import pika
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 START_SECONDS = 20
 STOP_SECONDS = 20
+ANY_PORT = "127.0.0.1:0"
 
 
 class Endpoint:
@@ -75,14 +77,29 @@ class Waypost:
         self.dns: str | None = None
         self.kafka: str | None = None
 
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, *flags: str, config: str | None = None):
+        """A server that many tests share: started, and expected to be well until the end, and to end in order."""
+        server = cls(*flags, config=config)
+        try:
+            server.start()
+            yield server
+            assert server.alive(), f"the server died during the tests:\n{server.tail()}"
+            assert "panicked" not in server.log.read_text(errors="replace"), server.tail()
+            assert server.stop() == 0, server.tail()
+        finally:
+            server.remove()
+
     def start(self) -> Endpoint:
         listeners = self.data / "listeners.json"
         listeners.unlink(missing_ok=True)
-        # The same port again after a restart, as clients that reconnect expect.
+        # The same ports again after a restart, as clients that reconnect expect.
         port = self.endpoint.port if self.endpoint else 0
         command = [str(waypost_binary()), "serve", "--data-dir", str(self.data)]
-        command += ["--amqp", f"127.0.0.1:{port}", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"]
-        command += [*(() if "--kafka" in self.flags else ("--kafka", "off")), *self.flags]
+        command += ["--amqp", f"127.0.0.1:{port}", "--http", ANY_PORT, "--dns", ANY_PORT]
+        flags = [self.kafka if flag == ANY_PORT and self.kafka else flag for flag in self.flags]
+        command += [*(() if "--kafka" in flags else ("--kafka", "off")), *flags]
         # Many servers run at once: none needs the room that a real one sets aside.
         environment = {"WAYPOST__DISK__SEGMENT_BYTES": "16MiB", **os.environ}
         with self.log.open("ab") as log:

@@ -69,14 +69,8 @@ def broker():
     if EXTERNAL:
         yield Broker(Endpoint.from_url(EXTERNAL), RabbitAdmin.from_environment(), None)
         return
-    server = Waypost()
-    try:
-        endpoint = server.start()
-        yield Broker(endpoint, WaypostAdmin(server), server)
-        assert server.alive(), f"the server died during the tests:\n{server.tail()}"
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
+    with Waypost.running() as server:
+        yield Broker(server.endpoint, WaypostAdmin(server), server)
 
 
 @pytest.fixture(autouse=True)

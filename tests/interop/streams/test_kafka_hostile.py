@@ -9,6 +9,7 @@ import pytest
 from kafka.admin import NewTopic
 
 from broker import Waypost
+from topics import KAFKA, make
 
 PARTITIONS = 1000
 METADATA, DESCRIBE_CONFIGS, FIND_COORDINATOR = (3, 9), (32, 4), (10, 4)
@@ -64,18 +65,9 @@ def memory(server: Waypost) -> int:
 
 @pytest.fixture(scope="module")
 def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        admin = kafka.KafkaAdminClient(bootstrap_servers=server.kafka)
-        admin.create_topics([NewTopic("t", PARTITIONS, 1)])
-        admin.close()
+    with Waypost.running(*KAFKA) as server:
+        make(server, "t", PARTITIONS)
         yield server
-        assert server.alive(), server.tail()
-        assert "panicked" not in server.log.read_text()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
 
 
 def of_topics(count: int) -> bytes:
@@ -115,12 +107,8 @@ def test_answers_that_nobody_takes_do_not_pile_up(node):
 
 
 def test_who_has_not_said_who_he_is_sends_little():
-    server = Waypost("--kafka", "127.0.0.1:0", config=SASL)
-    try:
-        server.start()
+    with Waypost.running(*KAFKA, config=SASL) as server:
         versions = (18, 3)
         small = request(versions, b"\2a\2b\0")
         assert len(Peer(server).ask(small)) > 50
         assert Peer(server).ask(struct.pack(">i", 600_000) + small[4:]) == b""
-    finally:
-        server.remove()

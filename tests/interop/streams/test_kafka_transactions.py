@@ -11,24 +11,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from broker import Waypost
-
-
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
-
-
-def make(node: Waypost, topic: str, partitions: int = 1) -> None:
-    client = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
-    client.create_topics([kafka.admin.NewTopic(topic, partitions, 1)])
-    client.close()
+from topics import KAFKA, make
 
 
 def transactional(node: Waypost, transactional_id: str, **options) -> confluent_kafka.Producer:
@@ -203,10 +186,8 @@ def test_who_is_too_slow_is_aborted(node, name):
 
 @pytest.mark.parametrize("commit", [True, False])
 def test_a_transaction_survives_kill_9(server, name, commit):
-    one = server("--kafka", "127.0.0.1:0")
+    one = server(*KAFKA)
     one.start()
-    # The same port after the restart.
-    one.flags = ["--kafka", one.kafka]
     make(one, "t", 2)
     producer = transactional(one, "id")
     producer.begin_transaction()
@@ -232,9 +213,8 @@ def test_a_transaction_survives_kill_9(server, name, commit):
 
 def test_kill_9_at_any_moment_leaves_all_or_nothing(server):
     """Each transaction writes one value to two topics and an offset; whatever the moment of the kill, they agree."""
-    one = server("--kafka", "127.0.0.1:0")
+    one = server(*KAFKA)
     one.start()
-    one.flags = ["--kafka", one.kafka]
     make(one, "a")
     make(one, "b")
     number, told = 0, 0

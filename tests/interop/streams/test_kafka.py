@@ -12,20 +12,9 @@ from confluent_kafka import admin as librdkafka
 from kafka.admin import NewTopic
 
 from broker import Waypost
+from topics import KAFKA, until
 
 CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
-
-
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
 
 
 def produce(node: Waypost, topic: str, count: int, **options) -> list[int]:
@@ -187,13 +176,6 @@ class Member(threading.Thread):
         self.join(20)
 
 
-def until(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("assignor", ["range", "roundrobin", "cooperative-sticky"])
 def test_a_group_shares_partitions_and_goes_on_where_it_was(node, name, assignor):
     topic, group, seen = name("t"), name("g"), []
@@ -246,7 +228,7 @@ def test_an_instance_that_comes_back_causes_no_rebalance(node, name):
 
 
 def test_a_restart_keeps_records_offsets_and_the_producers_place(server, name):
-    node = server("--kafka", "127.0.0.1:0")
+    node = server(*KAFKA)
     node.start()
     topic, group = name("t"), name("g")
     assert produce(node, topic, 30)[-1] == 29
@@ -264,7 +246,7 @@ def test_a_restart_keeps_records_offsets_and_the_producers_place(server, name):
 
 
 def test_sasl_plain(server, name):
-    node = server("--kafka", "127.0.0.1:0", "--kafka-auth", "always")
+    node = server(*KAFKA, "--kafka-auth", "always")
     node.start()
     node.cli("users", "add", "ann", "--password", "secret")
     node.cli("users", "permissions", "set", "ann", "^ours", "^ours", ".*")

@@ -6,32 +6,19 @@ import confluent_kafka
 import kafka
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka import admin as librdkafka
 
+import topics
 from broker import Waypost
+from topics import KAFKA
 
 pytestmark = pytest.mark.ours("when compaction runs is the server's own business")
 
 # Everything but what is being written is dirty enough at once.
-EAGER = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0", "segment.ms": "1"}
-
-
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
+EAGER = {"cleanup_policy": "compact", "min_cleanable_dirty_ratio": "0", "segment_ms": "1"}
 
 
 def make(node: Waypost, topic: str, **settings: str) -> None:
-    admin = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
-    config = EAGER | {name.replace("_", "."): value for name, value in settings.items()}
-    admin.create_topics([librdkafka.NewTopic(topic, 1, config=config)])[topic].result(20)
+    topics.make(node, topic, **EAGER | settings)
 
 
 def contents(node: Waypost, topic: str) -> list[tuple[int, str, str | None]]:
@@ -89,22 +76,19 @@ def test_records_without_a_key_are_refused(node, name):
     assert contents(node, topic) == []
 
 
-def test_what_was_deleted_is_forgotten_and_a_restart_changes_nothing(name):
-    server, topic = Waypost("--kafka", "127.0.0.1:0"), name("t")
-    try:
-        server.start()
-        make(server, topic, **{"delete_retention_ms": "0"})
-        producer = confluent_kafka.Producer({"bootstrap.servers": server.kafka})
-        for key, value in [("a", "1"), ("b", "1"), ("a", None)]:
-            producer.produce(topic, value, key=key)
-            assert producer.flush(20) == 0
-        until(server, topic, [(1, "b", "1"), (2, "a", None)])
-        # The next pass may forget what this one has noted.
-        producer.produce(topic, "2", key="c")
+def test_what_was_deleted_is_forgotten_and_a_restart_changes_nothing(server, name):
+    node, topic = server(*KAFKA), name("t")
+    node.start()
+    make(node, topic, **{"delete_retention_ms": "0"})
+    producer = confluent_kafka.Producer({"bootstrap.servers": node.kafka})
+    for key, value in [("a", "1"), ("b", "1"), ("a", None)]:
+        producer.produce(topic, value, key=key)
         assert producer.flush(20) == 0
-        until(server, topic, [(1, "b", "1"), (3, "c", "2")])
-        server.kill()
-        server.start()
-        assert contents(server, topic) == [(1, "b", "1"), (3, "c", "2")]
-    finally:
-        server.remove()
+    until(node, topic, [(1, "b", "1"), (2, "a", None)])
+    # The next pass may forget what this one has noted.
+    producer.produce(topic, "2", key="c")
+    assert producer.flush(20) == 0
+    until(node, topic, [(1, "b", "1"), (3, "c", "2")])
+    node.kill()
+    node.start()
+    assert contents(node, topic) == [(1, "b", "1"), (3, "c", "2")]

@@ -17,6 +17,7 @@ from kafka.admin import ResourcePatternFilter, ResourceType
 from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasRequest
 
 from broker import Waypost
+from topics import KAFKA
 
 pytestmark = pytest.mark.ours("Kafka")
 
@@ -25,14 +26,9 @@ MECHANISMS = ["SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 @pytest.fixture(scope="module")
 def node():
-    server = Waypost("--kafka", "127.0.0.1:0", "--kafka-auth", "always", "--kafka-session-lifetime", "3s")
-    try:
-        server.start()
+    """A server that asks who comes, and asks again soon."""
+    with Waypost.running(*KAFKA, "--kafka-auth", "always", "--kafka-session-lifetime", "3s") as server:
         yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
 
 
 @pytest.fixture
@@ -271,7 +267,7 @@ def test_what_only_administrators_may(node, name, user):
 
 
 def test_rules_and_credentials_outlive_a_restart(server, name):
-    node = server("--kafka", "127.0.0.1:0", "--kafka-auth", "always")
+    node = server(*KAFKA, "--kafka-auth", "always")
     node.start()
     node.cli("users", "add", "ann", "--password", "secret")
     where = topic(node, name("t"))

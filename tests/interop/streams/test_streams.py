@@ -9,98 +9,10 @@ import kafka
 import pika
 import pytest
 import requests
-from confluent_kafka import admin as librdkafka
 from kafka.admin import NewTopic
 
-from broker import Waypost
-from support import closes_channel, closes_connection, eventually, props, sync
-
-STREAM = {"x-queue-type": "stream"}
-
-
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
-
-
-@pytest.fixture
-def dial(node):
-    opened = []
-
-    def one() -> pika.BlockingConnection:
-        opened.append(pika.BlockingConnection(node.endpoint.params()))
-        return opened[-1]
-
-    yield one
-    for connection in opened:
-        if connection.is_open:
-            connection.close()
-
-
-@pytest.fixture
-def ch(dial):
-    return dial().channel()
-
-
-@pytest.fixture
-def stream(ch, name):
-    queue = name("s")
-    ch.queue_declare(queue, durable=True, arguments=STREAM)
-    return queue
-
-
-def fill(channel, queue: str, *bodies, exchange: str = "", **fields) -> None:
-    """Publishes and waits for the confirms."""
-    channel.confirm_delivery()
-    for body in bodies:
-        channel.basic_publish(exchange, queue, body if isinstance(body, bytes) else str(body).encode(), props(**fields))
-
-
-def read(channel, queue: str, count: int, offset=None, prefetch: int = 100, timeout: float = 10, **arguments) -> list:
-    """The first messages of a new consumer, acknowledged: (method, properties, body)."""
-    channel.basic_qos(prefetch_count=prefetch)
-    if offset is not None:
-        arguments["x-stream-offset"] = offset
-    taken = []
-    for method, properties, body in channel.consume(queue, arguments=arguments, inactivity_timeout=timeout):
-        assert method is not None, f"only {len(taken)} of {count} messages"
-        channel.basic_ack(method.delivery_tag)
-        taken.append((method, properties, body))
-        if len(taken) == count:
-            break
-    channel.cancel()
-    return taken
-
-
-def bodies(messages) -> list[bytes]:
-    return [body for _, _, body in messages]
-
-
-def offsets(messages) -> list[int]:
-    return [properties.headers["x-stream-offset"] for _, properties, _ in messages]
-
-
-def records(node, topic: str, count: int) -> list:
-    consumer = kafka.KafkaConsumer(topic, bootstrap_servers=node.kafka, auto_offset_reset="earliest",
-                                   consumer_timeout_ms=15_000)
-    taken = [next(consumer) for _ in range(count)]
-    consumer.close()
-    return taken
-
-
-def produce(node, topic: str, *values, **options) -> None:
-    producer = kafka.KafkaProducer(bootstrap_servers=node.kafka)
-    for value in values:
-        producer.send(topic, value, **options).get(20)
-    producer.close()
-
+from support import closes_channel, closes_connection, eventually, sync
+from topics import KAFKA, STREAM, bodies, config_of, fill, offsets, produce, read, records
 
 def test_every_consumer_reads_everything_from_where_it_says(ch, dial, stream):
     fill(ch, stream, *range(10))
@@ -355,13 +267,6 @@ def test_arguments_become_the_topic_s_configuration(node, ch, name):
         ch.queue_declare(queue, durable=True, arguments=arguments | {"x-max-age": "3h"})
 
 
-def config_of(node, topic: str) -> dict:
-    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
-    resource = librdkafka.ConfigResource("topic", topic)
-    [future] = client.describe_configs([resource]).values()
-    return {key: entry.value for key, entry in future.result(10).items()}
-
-
 def test_policies_limit_a_stream_while_they_apply(node, ch, name):
     queue = name("limited")
     ch.queue_declare(queue, durable=True, arguments=STREAM)
@@ -408,7 +313,7 @@ def test_a_deleted_stream_is_gone_for_everybody(node, ch, dial, name):
 
 
 def test_streams_outlive_a_kill(server, name):
-    node, queue = server("--kafka", "127.0.0.1:0"), name()
+    node, queue = server(*KAFKA), name()
     node.start()
     channel = pika.BlockingConnection(node.endpoint.params()).channel()
     channel.queue_declare(queue, durable=True, arguments=STREAM | {"x-max-age": "1h"})

@@ -2,30 +2,17 @@
 
 import kafka
 import pytest
-from confluent_kafka import admin as librdkafka
 
 from broker import Waypost
+from topics import KAFKA, make
 
 PARTITIONS = 1000
 
 pytestmark = pytest.mark.ours("Kafka")
 
 
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
-
-
 def made(node: Waypost, topic: str) -> list[kafka.TopicPartition]:
-    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
-    client.create_topics([librdkafka.NewTopic(topic, PARTITIONS, 1)])[topic].result(20)
+    make(node, topic, PARTITIONS)
     return [kafka.TopicPartition(topic, n) for n in range(PARTITIONS)]
 
 
@@ -73,7 +60,7 @@ def test_a_thousand_idle_partitions_cost_next_to_nothing(node, name):
 
 
 def test_a_session_that_is_gone_is_begun_anew(server, name):
-    node = server("--kafka", "127.0.0.1:0")
+    node = server(*KAFKA)
     node.start()
     address = node.kafka
     topic = name("t")
@@ -85,7 +72,6 @@ def test_a_session_that_is_gone_is_begun_anew(server, name):
     (before,) = sessions(consumer)
     assert before.session_id > 0
     node.stop()
-    node.flags = ["--kafka", address]
     node.start()
     producer = kafka.KafkaProducer(bootstrap_servers=address)
     producer.send(topic, b"later", partition=3).get(20)

@@ -6,28 +6,10 @@ import time
 import confluent_kafka
 import kafka
 import pika
-import pytest
 import requests
 
-from broker import Waypost
 from support import eventually
-from test_streams import STREAM, config_of, produce
-
-
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
-
-
-def api(node, method: str, path: str, **options) -> requests.Response:
-    return requests.request(method, f"{node.http}/api/v1/{path}", timeout=10, **options)
+from topics import KAFKA, STREAM, api, config_of, produce
 
 
 def cli(node, *arguments: str):
@@ -209,7 +191,7 @@ def test_forwarders_are_managed_by_the_command_line(node, name):
 
 
 def test_users_are_held_to_their_permissions(server, name):
-    node = server("--kafka", "127.0.0.1:0", config="[http]\nauth = \"always\"\n")
+    node = server(*KAFKA, config="[http]\nauth = \"always\"\n")
     node.start()
     admin = ("guest", "guest")
     for user in ["ann"]:

@@ -12,9 +12,10 @@ import tempfile
 import pytest
 
 from broker import Waypost
+from topics import KAFKA
 
-PROGRAMS = pathlib.Path(__file__).resolve().parent / "programs"
-CACHE = pathlib.Path(__file__).resolve().parent / ".cache"
+FOLDER = pathlib.Path(__file__).resolve().parents[1]
+PROGRAMS, CACHE = FOLDER / "programs", FOLDER / ".cache"
 SASL = {"SASL_USER": "ann", "SASL_PASSWORD": "secret"}
 MECHANISMS = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -24,19 +25,10 @@ pytestmark = [pytest.mark.ours("Kafka"), pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def nodes():
     """One that is open, one that asks who is there."""
-    both = Waypost("--kafka", "127.0.0.1:0"), Waypost("--kafka", "127.0.0.1:0", "--kafka-auth", "always")
-    try:
-        for node in both:
-            node.start()
-        both[1].cli("users", "add", "ann", "--password", "secret")
-        both[1].cli("users", "permissions", "set", "ann", ".*", ".*", ".*")
-        yield both
-        for node in both:
-            assert node.alive(), node.tail()
-            assert node.stop() == 0, node.tail()
-    finally:
-        for node in both:
-            node.remove()
+    with Waypost.running(*KAFKA) as free, Waypost.running(*KAFKA, "--kafka-auth", "always") as strict:
+        strict.cli("users", "add", "ann", "--password", "secret")
+        strict.cli("users", "permissions", "set", "ann", ".*", ".*", ".*")
+        yield free, strict
 
 
 def need(*programs: str) -> None:

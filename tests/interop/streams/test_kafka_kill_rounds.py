@@ -1,16 +1,15 @@
 """Kafka while the server is killed: what was acknowledged stays at its offset, once and in order; offsets of groups stay."""
 
 import random
-import socket
 import threading
 import time
 
 import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka import admin as librdkafka
 
 from broker import Waypost
+from topics import KAFKA, make
 
 pytestmark = pytest.mark.ours("the server is killed")
 
@@ -105,19 +104,9 @@ def check(node: Waypost, topic: str, writer: Writer, acknowledged: dict[tuple[in
         assert not wrong, f"acknowledged and not there: {wrong[:3]}"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 def rounds(count: int) -> None:
-    # The producer comes back to the address that it knows.
-    node = Waypost("--kafka", f"127.0.0.1:{free_port()}")
-    try:
-        node.start()
-        topic = "t"
-        admin = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
-        admin.create_topics([librdkafka.NewTopic(topic, PARTITIONS)])[topic].result(20)
+    with Waypost.running(*KAFKA) as node:
+        topic = make(node, "t", PARTITIONS)
         writer = Writer(node, topic)
         writer.start()
         offset = 0
@@ -132,9 +121,6 @@ def rounds(count: int) -> None:
         writer.finish()
         check(node, topic, writer, writer.acknowledged)
         assert len(writer.acknowledged) == writer.sent > 0
-        assert node.stop() == 0, node.tail()
-    finally:
-        node.remove()
 
 
 @pytest.mark.timeout(180)

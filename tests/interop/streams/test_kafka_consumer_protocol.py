@@ -4,30 +4,12 @@ import threading
 import time
 
 import confluent_kafka
-import kafka
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka import admin as librdkafka
 
 from broker import Waypost
-
-
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
-
-
-def make(node: Waypost, topic: str, partitions: int = 1) -> None:
-    client = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
-    client.create_topics([kafka.admin.NewTopic(topic, partitions, 1)])
-    client.close()
+from topics import KAFKA, make, until
 
 
 def produce(node: Waypost, topic: str, values, partitions: int) -> None:
@@ -35,13 +17,6 @@ def produce(node: Waypost, topic: str, values, partitions: int) -> None:
     for n in values:
         producer.produce(topic, b"%d" % n, partition=n % partitions)
     assert producer.flush(20) == 0
-
-
-def until(condition, seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.05)
 
 
 class Member(threading.Thread):
@@ -214,9 +189,8 @@ def test_kinds_do_not_mix_and_administrators_see_them(node, name):
 
 
 def test_members_join_again_after_a_restart(server, name):
-    one = server("--kafka", "127.0.0.1:0")
+    one = server(*KAFKA)
     one.start()
-    one.flags = ["--kafka", one.kafka]
     make(one, "t", 4)
     members = [Member(one, "g", ["t"], **{"auto.commit.interval.ms": 100}) for _ in range(2)]
     until(lambda: [len(m.parts) for m in members] == [2, 2])

@@ -3,38 +3,12 @@
 import kafka
 import pika
 import pytest
-import requests
 from kafka.admin import NewTopic
 
-from broker import Waypost
 from support import eventually, get
-from test_streams import STREAM, config_of, fill, produce, read
+from topics import KAFKA, STREAM, api, config_of, fill, produce, read
 
 SELF = "waypost.forward."
-
-
-@pytest.fixture(scope="module")
-def node():
-    server = Waypost("--kafka", "127.0.0.1:0")
-    try:
-        server.start()
-        yield server
-        assert server.alive(), server.tail()
-        assert server.stop() == 0, server.tail()
-    finally:
-        server.remove()
-
-
-@pytest.fixture
-def ch(node):
-    connection = pika.BlockingConnection(node.endpoint.params())
-    yield connection.channel()
-    if connection.is_open:
-        connection.close()
-
-
-def api(node, method: str, path: str, **options) -> requests.Response:
-    return requests.request(method, f"{node.http}/api/v1/{path}", timeout=10, **options)
 
 
 def forward(node, name: str, **definition) -> None:
@@ -191,7 +165,7 @@ def test_a_topic_of_a_service_feeds_it(node, ch, name):
 
 def test_nothing_is_lost_on_the_way_to_a_service(server, name):
     """Killed again and again: each record is in the mailbox at least once, in order but for what comes twice."""
-    node = server("--kafka", "127.0.0.1:0")
+    node = server(*KAFKA)
     node.start()
     for part in range(4):
         produce(node, "services.cart", *[b"%d" % n for n in range(part * 50, part * 50 + 50)])
