@@ -1,20 +1,15 @@
-"""Kafka: stock clients through topics, codecs, groups, offsets, configuration, SASL, a restart."""
+"""Kafka: groups under every assignor, instances that come back, configuration, SASL, a restart."""
 
-import asyncio
 import threading
 import time
 
-import aiokafka
 import confluent_kafka
 import kafka
 import pytest
 from confluent_kafka import admin as librdkafka
-from kafka.admin import NewTopic
 
 from broker import Waypost
 from topics import KAFKA, until
-
-CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
 
 
 def produce(node: Waypost, topic: str, count: int, **options) -> list[int]:
@@ -33,15 +28,6 @@ def read(node: Waypost, topic: str, count: int, partition: int = 0, **options) -
     records = [next(consumer) for _ in range(count)]
     consumer.close()
     return records
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_what_is_produced_is_read(node, name, codec):
-    topic = name("t")
-    assert produce(node, topic, 50, compression_type=codec) == list(range(50))
-    records = read(node, topic, 50)
-    assert [r.value for r in records] == [b"%d" % n for n in range(50)]
-    assert (records[7].key, records[7].headers, records[7].offset) == (b"k7", [("h", b"x")], 7)
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
@@ -63,61 +49,6 @@ def test_librdkafka_reads_what_it_produced(node, name, codec):
         offsets += [m.offset() for m in consumer.consume(1000, 1) if m.error() is None]
     assert offsets == list(range(5000))
     assert consumer.get_watermark_offsets(confluent_kafka.TopicPartition(topic, 0)) == (0, 5000)
-    consumer.close()
-
-
-def test_aiokafka_produces_and_is_a_group(node, name):
-    topic = name("t")
-
-    async def both() -> list[bytes]:
-        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=node.kafka, enable_idempotence=True)
-        await producer.start()
-        for n in range(20):
-            await producer.send_and_wait(topic, b"%d" % n)
-        await producer.stop()
-        consumer = aiokafka.AIOKafkaConsumer(
-            topic, bootstrap_servers=node.kafka, group_id=topic, auto_offset_reset="earliest"
-        )
-        await consumer.start()
-        values = [(await asyncio.wait_for(consumer.getone(), 20)).value for _ in range(20)]
-        await consumer.commit()
-        await consumer.stop()
-        return values
-
-    assert asyncio.run(both()) == [b"%d" % n for n in range(20)]
-
-
-def test_a_large_message(node, name):
-    topic = name("t")
-    client = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
-    client.create_topics([NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "6000000"})])
-    producer = kafka.KafkaProducer(bootstrap_servers=node.kafka, max_request_size=8_000_000)
-    assert producer.send(topic, b"x" * 5_000_000).get(30).offset == 0
-    with pytest.raises(kafka.errors.KafkaError):
-        producer.send(topic, b"x" * 6_500_000).get(30)
-    producer.close()
-    # Larger than what the consumer asks for at once: the first batch comes whole.
-    assert len(read(node, topic, 1, max_partition_fetch_bytes=1000)[0].value) == 5_000_000
-
-
-def test_offsets_by_time_and_deleted_records(node, name):
-    topic = name("t")
-    # Recent: what is older than a topic keeps goes at once.
-    base = int(time.time() * 1000) - 3_600_000
-    for codec in ("gzip", None):
-        producer = kafka.KafkaProducer(bootstrap_servers=node.kafka, compression_type=codec, linger_ms=50)
-        sent = [producer.send(topic, b"v", timestamp_ms=base + n * 1000) for n in range(10)]
-        [one.get(20) for one in sent]
-        producer.close()
-    where = kafka.TopicPartition(topic, 0)
-    consumer = kafka.KafkaConsumer(bootstrap_servers=node.kafka)
-    found = consumer.offsets_for_times({where: base + 3500})[where]
-    assert (found.offset, found.timestamp) == (4, base + 4000)
-    assert consumer.offsets_for_times({where: base + 1_000_000_000})[where] is None
-    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
-    deleted = client.delete_records([confluent_kafka.TopicPartition(topic, 0, 5)])
-    assert [one.result(20).low_watermark for one in deleted.values()] == [5]
-    assert (consumer.beginning_offsets([where])[where], consumer.end_offsets([where])[where]) == (5, 20)
     consumer.close()
 
 

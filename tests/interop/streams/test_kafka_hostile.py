@@ -112,3 +112,23 @@ def test_who_has_not_said_who_he_is_sends_little():
         small = request(versions, b"\2a\2b\0")
         assert len(Peer(server).ask(small)) > 50
         assert Peer(server).ask(struct.pack(">i", 600_000) + small[4:]) == b""
+
+
+def test_who_is_refused_has_time_to_read_that():
+    """Clients that find the end of the connection together with the answer do not look at the answer."""
+
+    def plain(api: int, version: int, body: bytes) -> bytes:
+        frame = struct.pack(">hhih", api, version, 7, -1) + body
+        return struct.pack(">i", len(frame)) + frame
+
+    with Waypost.running(*KAFKA, config=SASL) as server:
+        peer, token = Peer(server), b"\0guest\0wrong"
+        assert peer.ask(plain(17, 1, b"\0\5PLAIN"))
+        answer = peer.ask(plain(36, 0, struct.pack(">i", len(token)) + token))
+        assert struct.unpack(">ih", answer[:6]) == (7, 58)
+        peer.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.socket.recv(1)
+        # But not for ever.
+        peer.socket.settimeout(5)
+        assert peer.socket.recv(1) == b""

@@ -28,6 +28,10 @@ const PENDING_BYTES_MAX: u32 = 16 << 20;
 /// Longest request of whoever has not said yet who it is, bytes: as Kafka's `sasl.server.max.receive.size`.
 const STRANGER_BYTES_MAX: usize = 512 * 1024;
 
+/// How long a peer that was refused has to read that it was: clients that find the end of the connection together with
+/// the answer (kafka-python) never look at the answer, and try again for as long as they live.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// An answer on its way.
 struct Out {
     /// Its share of [`PENDING_BYTES_MAX`], until it is written.
@@ -83,7 +87,12 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
         let length = pieces.iter().map(Bytes::len).sum::<usize>();
         let share = u32::try_from(length).unwrap_or(u32::MAX).min(PENDING_BYTES_MAX);
         let room = Arc::clone(&room).acquire_many_owned(share).await.ok();
-        if out.send(Out { _room: room, _held: held, after, pieces }).await.is_err() || last {
+        if out.send(Out { _room: room, _held: held, after, pieces }).await.is_err() {
+            return Ok(());
+        }
+        if last {
+            // Whatever it says to that, or that it goes, ends the wait.
+            let _ = tokio::time::timeout(LAST_WORD, requests.next(&mut frame, STRANGER_BYTES_MAX)).await;
             return Ok(());
         }
         // Over its quota: what it sends waits in its own buffers.
