@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -407,3 +408,46 @@ def test_the_consul_package_of_npm(broker, name):
     done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all good" in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_consuls_own_client_for_go(broker, name, tmp_path):
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed")
+    binary = tmp_path / "go-consul"
+    build = ["go", "build", "-o", str(binary), "."]
+    built = subprocess.run(build, cwd=PROGRAMS / "go-consul", capture_output=True, text=True, timeout=500)
+    assert built.returncode == 0, built.stderr
+    url = broker.waypost.http.removeprefix("http://")
+    environment = os.environ | {"CONSUL_URL": url, "PREFIX": name("go").replace("_", "-").replace(".", "-").lower()[-40:].strip("-")}
+    done = subprocess.run([str(binary)], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all good" in done.stdout
+
+
+def test_the_log_as_it_is_written(http, broker):
+    url = f"{http}/v1/agent/monitor"
+    assert requests.get(url, params={"loglevel": "loud"}).status_code == 400
+    with requests.get(url, params={"loglevel": "debug"}, stream=True, timeout=10) as text, \
+            requests.get(url, params={"loglevel": "err"}, stream=True, timeout=1) as urgent, \
+            requests.get(url, params={"loglevel": "debug", "logjson": ""}, stream=True, timeout=10) as objects:
+        assert text.headers["Content-Type"].startswith("text/plain")
+        with socket.create_connection((broker.endpoint.host, broker.endpoint.port)) as peer:
+            peer.sendall(b"no protocol at all")
+            peer.recv(100)
+        line = next(text.iter_lines())
+        assert b"INFO" in line or b"DEBUG" in line, line
+        said = json.loads(next(objects.iter_lines()))
+        assert said["level"] in ("INFO", "DEBUG") and said["target"].startswith("waypost")
+        with pytest.raises(requests.exceptions.ConnectionError):
+            next(urgent.iter_lines())
+
+
+def test_the_log_is_for_administrators(server):
+    waypost = server("--http-auth", "always")
+    waypost.start()
+    url = f"{waypost.http}/v1/agent/monitor"
+    assert requests.get(url).status_code in (401, 403)
+    with requests.get(url, auth=("guest", "guest"), stream=True, timeout=10) as lines:
+        assert lines.status_code == 200
+    assert requests.get(f"{waypost.http}/v1/snapshot", auth=("guest", "guest")).status_code == 501

@@ -289,3 +289,91 @@ def test_values_locks_and_history_survive_a_kill(server, key):
     assert [s["ID"] for s in client.session.list()[1]] == [session]
     history = requests.get(f"{server.http}/api/v1/config/history/{key}/n").json()["versions"]
     assert [v["version"] for v in history] == [5, 4, 3, 2, 1]
+
+
+def b64(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_a_transaction_over_keys_nodes_services_and_checks(client, http, key):
+    node, service = f"n-{key[:12]}", f"s-{key[:12]}"
+    done = client.txn.put([
+        {"KV": {"Verb": "set", "Key": key, "Value": b64("1")}},
+        {"Node": {"Verb": "cas", "Node": {"Node": node, "Address": "10.3.3.3", "Meta": {"external-node": "true"}, "ModifyIndex": 0}}},
+        {"Service": {"Verb": "set", "Node": node, "Service": {"ID": f"{service}-1", "Service": service, "Port": 81, "Tags": ["b", "a"]}}},
+        {"Check": {"Verb": "set", "Check": {
+            "Node": node, "ServiceID": f"{service}-1", "CheckID": "up", "Name": "is it up", "Status": "passing", "Output": "fine"}}},
+        {"Service": {"Verb": "get", "Node": node, "Service": {"ID": f"{service}-1"}}},
+    ])
+    assert done["Errors"] is None
+    assert [next(iter(result)) for result in done["Results"]] == ["KV", "Node", "Service", "Check", "Service"]
+    _, set_node, set_service, set_check, _ = [next(iter(result.values())) for result in done["Results"]]
+    assert (set_node["Node"], set_node["Address"], set_node["Meta"]) == (node, "10.3.3.3", {"external-node": "true"})
+    assert (set_service["Service"], set_service["Tags"], set_service["Port"]) == (service, ["b", "a"], 81)
+    assert (set_check["Status"], set_check["Output"], set_check["ServiceName"]) == ("passing", "fine", service)
+
+    _, entries = client.health.service(service, passing=True)
+    assert [(e["Node"]["Node"], e["Service"]["ID"]) for e in entries] == [(node, f"{service}-1")]
+    assert entries[0]["Service"]["ModifyIndex"] == set_service["ModifyIndex"]
+    assert [c["ModifyIndex"] for c in entries[0]["Checks"] if c["CheckID"] == "up"] == [set_check["ModifyIndex"]]
+
+    # One condition that does not hold, and nothing is done: not the key, not the check.
+    refused = requests.put(f"{http}/v1/txn", json=[
+        {"KV": {"Verb": "set", "Key": key, "Value": b64("2")}},
+        {"Check": {"Verb": "set", "Check": {"Node": node, "ServiceID": f"{service}-1", "CheckID": "up", "Status": "critical"}}},
+        {"Node": {"Verb": "delete-cas", "Node": {"Node": node, "ModifyIndex": set_node["ModifyIndex"] + 1}}},
+        {"KV": {"Verb": "get", "Key": f"{key}/none"}},
+    ])
+    assert refused.status_code == 409 and refused.json()["Results"] is None
+    assert [e["OpIndex"] for e in refused.json()["Errors"]] == [2, 3]
+    assert "index is stale" in refused.json()["Errors"][0]["What"]
+    # And the other way round: the catalog's are possible, the key's is not.
+    refused = requests.put(f"{http}/v1/txn", json=[
+        {"Node": {"Verb": "delete", "Node": {"Node": node}}},
+        {"KV": {"Verb": "cas", "Key": key, "Value": b64("2"), "Index": 1}},
+    ])
+    assert refused.status_code == 409 and [e["OpIndex"] for e in refused.json()["Errors"]] == [1]
+    assert client.kv.get(key)[1]["Value"] == b"1"
+    assert client.health.service(service, passing=True)[1] == entries
+
+    index = client.health.service(service)[0]
+    done = requests.put(f"{http}/v1/txn", json=[
+        {"KV": {"Verb": "delete", "Key": key}},
+        {"Node": {"Verb": "delete-cas", "Node": {"Node": node, "ModifyIndex": set_node["ModifyIndex"]}}},
+    ])
+    # Services and checks that came to it are changes of what is on the node, not of the node.
+    assert done.status_code == 200 and done.json() == {"Results": [], "Errors": None}
+    changed, entries = client.health.service(service, index=index, wait="5s")
+    assert entries == [] and int(changed) > int(index)
+    assert client.catalog.node(node)[1] is None
+
+
+def test_a_transaction_is_there_as_a_whole_after_a_kill(server, key):
+    server = server()
+    server.start()
+    node, service = f"n-{key[:12]}", f"s-{key[:12]}"
+    done = requests.put(f"{server.http}/v1/txn", json=[
+        {"Node": {"Verb": "set", "Node": {"Node": node, "Address": "10.3.3.3"}}},
+        {"KV": {"Verb": "set", "Key": key, "Value": b64("1")}},
+        *({"Service": {"Verb": "set", "Node": node, "Service": {"ID": f"{service}-{n}", "Service": service}}} for n in range(100)),
+        {"Check": {"Verb": "set", "Check": {"Node": node, "CheckID": "up", "Status": "warning"}}},
+    ])
+    assert done.status_code == 200 and len(done.json()["Results"]) == 103
+    server.kill()
+    server.start()
+    entries = requests.get(f"{server.http}/v1/health/service/{service}").json()
+    assert len(entries) == 100 and {check["Status"] for e in entries for check in e["Checks"]} == {"warning"}
+    assert requests.get(f"{server.http}/v1/kv/{key}?raw").text == "1"
+
+
+@pytest.mark.parametrize("operation, why", [
+    ({}, "none of KV, Node, Service and Check"),
+    ({"Node": {"Verb": "set"}}, "Node is missing"),
+    ({"Node": {"Verb": "lock", "Node": {"Node": "n"}}}, "unknown verb"),
+    ({"Service": {"Verb": "set", "Node": "n", "Service": {"Service": "a_b"}}}, "Invalid service name"),
+    ({"Service": {"Verb": "delete", "Service": {"ID": "a"}}}, "Must provide node"),
+    ({"Check": {"Verb": "set", "Check": {"Node": "n", "CheckID": "c", "Status": "well"}}}, "Bad check status"),
+])
+def test_operations_that_cannot_be(http, operation, why):
+    refused = requests.put(f"{http}/v1/txn", json=[operation])
+    assert refused.status_code == 400 and why in refused.text

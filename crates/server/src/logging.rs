@@ -1,10 +1,16 @@
-//! The log: structured, on standard error.
+//! The log: structured, on standard error, and for those who look over its shoulder ([`monitor`]).
+
+pub(crate) mod monitor;
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use self::monitor::{Form, Monitors};
 use crate::config::{LogConfig, LogFormat};
 use crate::error::ServeError;
 
@@ -14,16 +20,21 @@ use crate::error::ServeError;
 /// If the level is no filter, or something else logs already.
 pub fn start(config: &LogConfig) -> Result<(), ServeError> {
     let filter = EnvFilter::try_new(&config.level).map_err(|e| ServeError::Log(e.to_string()))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_span_events(FmtSpan::NONE)
-        .with_ansi(io::stderr().is_terminal());
     let json = match config.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let started = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
-    started.map_err(|e| ServeError::Log(e.to_string()))
+    let lines = on_standard_error(json).with_filter(filter);
+    let (monitors, text) = Monitors::new().with_layer(Form::Text);
+    let (monitors, json) = monitors.with_layer(Form::Json);
+    let started = tracing_subscriber::registry().with(lines).with(text).with(json).try_init();
+    started.map_err(|e| ServeError::Log(e.to_string()))?;
+    monitor::open(monitors);
+    Ok(())
+}
+
+fn on_standard_error<S: Subscriber + for<'a> LookupSpan<'a>>(json: bool) -> Box<dyn Layer<S> + Send + Sync> {
+    let layer = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    if json { layer.json().flatten_event(true).boxed() } else { layer.boxed() }
 }

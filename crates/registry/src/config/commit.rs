@@ -17,7 +17,7 @@ use super::session;
 use super::space::Space;
 use super::stage::{Draft, Stage};
 use super::store::{By, Committed, State, Store};
-use super::write::Write;
+use super::write::{Answer, Write};
 
 /// How often time is looked at for what it has made superfluous, milliseconds.
 const SWEEP_EVERY_MS: u64 = 600_000;
@@ -34,11 +34,48 @@ impl Store {
         writes: &[Write],
         now: Millis,
     ) -> Result<Committed, Vec<(usize, Fault)>> {
+        self.commit_with(vhost, by, writes, Vec::new(), now)
+    }
+
+    /// Carries out operations together with those of others, in one append: all of them, or none. Without operations of
+    /// our own only those of the others are appended.
+    ///
+    /// # Errors
+    /// What stands in the way, with the number of the operation.
+    pub fn commit_with(
+        &self,
+        vhost: &str,
+        by: By<'_>,
+        writes: &[Write],
+        others: Vec<Op>,
+        now: Millis,
+    ) -> Result<Committed, Vec<(usize, Fault)>> {
         if writes.len() > TXN_OPS_MAX {
             return Err(vec![(TXN_OPS_MAX, Fault::Limit("operations of a transaction"))]);
         }
         let mut state = self.change();
         let state = &mut *state;
+        let (drafts, answers) = self.tried(state, vhost, by, writes, now)?;
+        let refused = |fault: Fault| vec![(0, fault)];
+        if drafts.is_empty() {
+            let lsn = match others.is_empty() {
+                true => state.lsn,
+                false => self.journal.append(others).map_err(|error| refused(error.into()))?.max(state.lsn),
+            };
+            return Ok(Committed { revision: state.revision, lsn, changed: false, answers });
+        }
+        let revision = state.revision + 1;
+        let lsn = self.write(state, vhost, by.cut(), drafts, others, now).map_err(refused)?;
+        Ok(Committed { revision, lsn, changed: true, answers })
+    }
+
+    /// What stands in the way of operations, without carrying them out.
+    #[must_use]
+    pub fn obstacles(&self, vhost: &str, by: By<'_>, writes: &[Write], now: Millis) -> Vec<(usize, Fault)> {
+        self.tried(&self.look(), vhost, by, writes, now).err().unwrap_or_default()
+    }
+
+    fn tried(&self, state: &State, vhost: &str, by: By<'_>, writes: &[Write], now: Millis) -> Tried {
         let (revision, empty) = (state.revision + 1, Space::default());
         let mut stage = Stage::new(state.spaces.get(vhost).unwrap_or(&empty), by.cut(), revision, now);
         let (mut answers, mut faults) = (Vec::with_capacity(writes.len()), Vec::new());
@@ -53,15 +90,7 @@ impl Store {
         {
             faults.push((writes.len().saturating_sub(1), fault));
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let drafts = stage.drafts;
-        if drafts.is_empty() {
-            return Ok(Committed { revision: state.revision, lsn: state.lsn, changed: false, answers });
-        }
-        let lsn = self.write(state, vhost, by.cut(), drafts, Vec::new(), now).map_err(|fault| vec![(0, fault)])?;
-        Ok(Committed { revision, lsn, changed: true, answers })
+        if faults.is_empty() { Ok((stage.drafts, answers)) } else { Err(faults) }
     }
 
     /// Carries out one operation.
@@ -224,6 +253,9 @@ impl Store {
         }
     }
 }
+
+/// What operations come to, or what stands in their way.
+type Tried = Result<(BTreeMap<Arc<str>, Draft>, Vec<Answer>), Vec<(usize, Fault)>>;
 
 /// What a commit does, before it is done.
 struct Plan {

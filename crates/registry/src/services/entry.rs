@@ -8,10 +8,10 @@ use waypost_model::{ConnId, Lsn, Millis};
 use super::spec::{CheckSpec, Detail, Source};
 use super::state::NEVER;
 use super::timers::Subject;
-use super::view::{CheckView, Why};
+use super::view::{CheckView, Listed, NodeView, Why};
 
 /// An instance.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub instance: Arc<Instance>,
     pub owner: Arc<str>,
@@ -41,7 +41,7 @@ pub(super) struct Entry {
 }
 
 /// What few instances have.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rare {
     /// The node that it is registered on, if it is not ours.
     pub node: Option<u32>,
@@ -85,6 +85,7 @@ pub(super) struct Check {
     pub critical_since: Millis,
     /// The run that is under way; 0 for none.
     pub run: u64,
+    /// Index of its last change; 0 until that has its number.
     pub modified: u64,
 }
 
@@ -129,6 +130,29 @@ impl Entry {
         self.detail.as_ref()
     }
 
+    /// As it is shown, on that node.
+    pub fn shown(&self, node: Option<Arc<NodeView>>) -> Listed {
+        let rare = self.rare();
+        Listed {
+            instance: Arc::clone(&self.instance),
+            standing: self.standing(),
+            why: self.why,
+            ejected: rare.is_some_and(|r| r.ejected),
+            incarnation: self.incarnation,
+            created: self.created,
+            modified: self.modified,
+            source: self.source,
+            owner: Arc::clone(&self.owner),
+            lease_ms: (self.lease_ms > 0).then_some(u64::from(self.lease_ms)),
+            connected: self.is_bound(),
+            drain_until: rare.and_then(|r| r.drain_until),
+            maintenance: rare.and_then(|r| r.maintenance.clone()),
+            detail: self.detail.clone(),
+            checks: check_views(&self.checks),
+            node,
+        }
+    }
+
     /// Whether it is kept across restarts. Of those that live by their connection only such as appear in lists are, so
     /// that lists do not become empty because we restart.
     pub fn is_kept(&self) -> bool {
@@ -160,6 +184,11 @@ impl Check {
             modified: self.modified,
         }
     }
+}
+
+/// Gives what has changed of checks its number.
+pub(super) fn number(checks: &mut [Check], index: u64) {
+    checks.iter_mut().filter(|check| check.modified == 0).for_each(|check| check.modified = index);
 }
 
 pub(super) fn check_views(checks: &[Check]) -> Arc<[CheckView]> {

@@ -42,6 +42,7 @@ mod state;
 mod tests;
 mod tick;
 mod timers;
+mod txn;
 mod view;
 
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ pub use self::limits::Limits;
 pub use self::open::{LoadError, is_definition};
 pub use self::spec::{CheckKind, CheckSpec, Detail, HttpProbe, NodeSpec, Push, PushFormat, Registration, Source};
 pub use self::tick::Due;
+pub use self::txn::{Change, Failed, Fault, Outcome, Target, Transacted, Verb};
 pub use self::view::{CheckView, Listed, NodeView, ServiceEntry, ServiceList, ServiceView, Summary, Why};
 
 use self::state::{State, TenantShared};

@@ -7,7 +7,7 @@ use waypost_model::service::Health;
 use waypost_model::{Lsn, Millis, Refusal};
 
 use super::conditions::cut;
-use super::entry::Check;
+use super::entry::{Check, number};
 use super::health::worse;
 use super::limits::CHECKS_PER_OWNER_MAX;
 use super::register::beyond;
@@ -34,7 +34,12 @@ impl Services {
                 }
                 let before = std::mem::replace(&mut old.spec, Arc::new(node));
                 let Some(changed) = state.nodes.get(place as usize) else { return Ok(Lsn::default()) };
-                match self.registry.append(vec![persist::put_node(&self.tenant.name, changed)]) {
+                let mut ops = vec![persist::put_node(&self.tenant.name, changed)];
+                // A name with other capital letters is another key.
+                if before.name != changed.spec.name {
+                    ops.insert(0, persist::remove_node(&self.tenant.name, &before.name));
+                }
+                match self.registry.append(ops) {
                     Ok(lsn) => {
                         if let Some(node) = state.nodes.get_mut(place as usize) {
                             node.lsn = lsn;
@@ -295,6 +300,7 @@ impl State {
         let Some(node) = self.nodes.get_mut(place as usize) else { return };
         node.health = node.checks.iter().fold(Health::Passing, |worst, check| worse(worst, check.status));
         (node.modified, node.view) = (index, None);
+        number(&mut node.checks, index);
         node.topic.raise(index);
         let (topic, number, is_self) = (Arc::clone(&node.topic), node.tenant, node.is_self);
         let members = if is_self { Vec::new() } else { node.members.clone() };

@@ -6,7 +6,7 @@ use waypost_model::journal::{AppendError, Op};
 use waypost_model::service::{Health, InstanceChange, is_service_name};
 use waypost_model::{Lsn, Millis, Refusal};
 
-use super::entry::{Check, Entry, Rare};
+use super::entry::{Check, Entry, Rare, number};
 use super::settle::Sign;
 use super::spec::{CheckSpec, Registration, Source};
 use super::state::{NEVER, State};
@@ -155,7 +155,7 @@ pub(super) fn checked_name(service: &str) -> Result<(), Refusal> {
 
 impl Entry {
     /// Whether a registration says nothing new.
-    fn is_same(&self, new: &Registration, node: Option<u32>) -> bool {
+    pub(super) fn is_same(&self, new: &Registration, node: Option<u32>) -> bool {
         let detail = self.detail().map_or_else(|| new.detail.is_empty(), |detail| **detail == new.detail);
         let specs = self.checks.iter().map(|c| &*c.spec);
         *self.instance == new.instance
@@ -168,7 +168,7 @@ impl Entry {
     }
 
     /// What a new registration of an instance keeps of the one before.
-    fn take_over(&mut self, old: &Entry) {
+    pub(super) fn take_over(&mut self, old: &Entry) {
         (self.incarnation, self.created) = (old.incarnation, old.created);
         (self.scheduled, self.seat) = (old.scheduled, old.seat);
         for check in &mut self.checks {
@@ -243,8 +243,9 @@ impl State {
     }
 
     /// Puts a new instance into every table and tells whoever must know.
-    pub fn add(&mut self, entry: Entry, now: Millis) -> u32 {
+    pub fn add(&mut self, mut entry: Entry, now: Millis) -> u32 {
         let (service, index) = (entry.service, entry.modified);
+        number(&mut entry.checks, index);
         let tenant = self.tenant_of(service).unwrap_or_default();
         let tags = Arc::clone(&entry.instance.tags);
         let (checks, node) = (entry.checks.len(), entry.rare().and_then(|r| r.node));
@@ -293,6 +294,7 @@ impl State {
         let (old_checks, new_checks) = (old.checks.len(), entry.checks.len());
         let (old_node, new_node) = (old.rare().and_then(|r| r.node), entry.rare().and_then(|r| r.node));
         (entry.health, entry.why) = (old.health, old.why);
+        number(&mut entry.checks, index);
         if let Some(slot) = self.entries.get_mut(place as usize) {
             *slot = entry;
         }

@@ -5,7 +5,7 @@ use std::hash::BuildHasher as _;
 use waypost_model::Millis;
 use waypost_model::service::{Health, InstanceChange};
 
-use super::entry::{Check, CheckRun, CheckTicket, Entry};
+use super::entry::{Check, CheckRun, CheckTicket, Entry, number};
 use super::health::judge;
 use super::limits::EVICT_MIN_MS;
 use super::spec::{CheckKind, Source};
@@ -44,7 +44,7 @@ impl Check {
         };
     }
 
-    /// Takes a status as it is. True if it is another one than before.
+    /// Takes a status as it is. True if it is another one than before: then somebody has to give the change its number.
     pub fn set(&mut self, status: Health, output: &str, silent: bool, now: Millis) -> bool {
         if *self.output != *output {
             self.output = output.into();
@@ -55,7 +55,11 @@ impl Check {
             (Health::Critical, _) => now,
             _ => NEVER,
         };
-        std::mem::replace(&mut self.status, status) != status
+        let changed = std::mem::replace(&mut self.status, status) != status;
+        if changed {
+            self.modified = 0;
+        }
+        changed
     }
 
     /// Takes a result of a run and counts it. True if the status changes.
@@ -213,6 +217,7 @@ impl State {
         let (index, tenant) = (self.next_index(), self.tenant_of(service).unwrap_or_default());
         if let Some(entry) = self.entries.get_mut(place as usize) {
             entry.modified = index;
+            number(&mut entry.checks, index);
         }
         self.touch_service(service, index);
         self.touch_checks(tenant, index);

@@ -88,7 +88,7 @@ pub(super) struct Service {
 }
 
 /// A node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     pub spec: Arc<NodeSpec>,
     pub tenant: u32,
@@ -185,6 +185,18 @@ impl State {
         let same = |place: &u32| {
             let entry = self.entries.get(*place as usize);
             entry.is_some_and(|e| *e.instance.id == *id && self.tenant_of(e.service) == Some(tenant))
+        };
+        self.by_id.find(self.hash(tenant, id), same).copied()
+    }
+
+    /// An instance of a vhost by its id and its node; `None`: on this server's.
+    pub fn find_on(&self, tenant: u32, node: Option<u32>, id: &str) -> Option<u32> {
+        let same = |place: &u32| {
+            self.entries.get(*place as usize).is_some_and(|entry| {
+                *entry.instance.id == *id
+                    && entry.rare().and_then(|rare| rare.node) == node
+                    && self.tenant_of(entry.service) == Some(tenant)
+            })
         };
         self.by_id.find(self.hash(tenant, id), same).copied()
     }
@@ -329,42 +341,30 @@ impl State {
     pub fn listed(&mut self, place: u32) -> Option<Listed> {
         let node = self.entries.get(place as usize)?.rare().and_then(|rare| rare.node);
         let node = node.and_then(|node| self.node_view(node));
-        let entry = self.entries.get(place as usize)?;
-        let rare = entry.rare();
-        Some(Listed {
-            instance: Arc::clone(&entry.instance),
-            standing: entry.standing(),
-            why: entry.why,
-            ejected: rare.is_some_and(|r| r.ejected),
-            incarnation: entry.incarnation,
-            created: entry.created,
-            modified: entry.modified,
-            source: entry.source,
-            owner: Arc::clone(&entry.owner),
-            lease_ms: (entry.lease_ms > 0).then_some(u64::from(entry.lease_ms)),
-            connected: entry.is_bound(),
-            drain_until: rare.and_then(|r| r.drain_until),
-            maintenance: rare.and_then(|r| r.maintenance.clone()),
-            detail: entry.detail.clone(),
-            checks: check_views(&entry.checks),
-            node,
-        })
+        Some(self.entries.get(place as usize)?.shown(node))
     }
 
     /// The snapshot of a node, made again only when it has changed.
     pub fn node_view(&mut self, place: u32) -> Option<Arc<NodeView>> {
         let node = self.nodes.get_mut(place as usize)?;
-        let view = node.view.get_or_insert_with(|| {
-            Arc::new(NodeView {
-                spec: Arc::clone(&node.spec),
-                checks: check_views(&node.checks),
-                health: node.health,
-                maintenance: node.maintenance.clone(),
-                is_self: node.is_self,
-                created: node.created,
-                modified: node.modified,
-            })
-        });
-        Some(Arc::clone(view))
+        if node.view.is_none() {
+            node.view = Some(Arc::new(node.shown()));
+        }
+        node.view.clone()
+    }
+}
+
+impl Node {
+    /// As it is shown.
+    pub fn shown(&self) -> NodeView {
+        NodeView {
+            spec: Arc::clone(&self.spec),
+            checks: check_views(&self.checks),
+            health: self.health,
+            maintenance: self.maintenance.clone(),
+            is_self: self.is_self,
+            created: self.created,
+            modified: self.modified,
+        }
     }
 }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use waypost_model::{Refusal, RefusalKind};
@@ -103,16 +103,23 @@ pub(super) fn host_of(authority: &str) -> &str {
 
 /// Whether the request is meant for us, and comes from no foreign web page. A page can have its own name point at a
 /// loopback address, but it cannot choose what the browser sends as `Host` and `Origin`.
-pub(super) fn host_is_ours(request: &Request<Incoming>, listener: SocketAddr, names: &[String]) -> bool {
+pub(super) fn host_is_ours<B>(request: &Request<B>, listener: SocketAddr, names: &[String]) -> bool {
     let header = |name: HeaderName| request.headers().get(name).map(|v| v.to_str().unwrap_or("?"));
     let Some(host) = header(HOST).or(request.uri().authority().map(|a| a.as_str())) else { return false };
-    if !is_known(host_of(host), listener, names) {
+    if !is_known(host_of(host), listener, names) && !is_of_envoy(request) {
         return false;
     }
     match header(ORIGIN) {
         None => true,
         Some(origin) => origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host)),
     }
+}
+
+/// Whether Envoy asks for endpoints: it calls us by the name that its configuration gives to our cluster. Behind a POST
+/// without `Origin` there is no web page (Fetch standard, "append a request `Origin` header").
+fn is_of_envoy<B>(request: &Request<B>) -> bool {
+    let is_page = request.headers().contains_key(ORIGIN) || request.headers().contains_key("sec-fetch-site");
+    request.method() == Method::POST && request.uri().path() == super::consul::discovery::EDS && !is_page
 }
 
 fn is_known(host: &str, listener: SocketAddr, names: &[String]) -> bool {
@@ -278,6 +285,20 @@ pub(super) async fn body(request: Request<Incoming>, max: u64) -> Result<Value, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn envoy_may_call_us_as_it_likes_and_no_page_may() {
+        let listener: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let is_ours = |method: Method, path: &str, origin: Option<&str>| {
+            let request = Request::builder().method(method).uri(path).header(HOST, "waypost");
+            let request = origin.into_iter().fold(request, |request, origin| request.header(ORIGIN, origin));
+            host_is_ours(&request.body(()).unwrap(), listener, &[])
+        };
+        assert!(is_ours(Method::POST, "/v3/discovery:endpoints", None));
+        assert!(!is_ours(Method::POST, "/v3/discovery:endpoints", Some("http://waypost")));
+        assert!(!is_ours(Method::GET, "/v3/discovery:endpoints", None));
+        assert!(!is_ours(Method::POST, "/api/v1/services", None));
+    }
 
     #[test]
     fn hosts() {

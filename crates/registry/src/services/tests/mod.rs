@@ -8,6 +8,7 @@ mod naive;
 mod nodes;
 mod persistence;
 mod registering;
+mod txn;
 mod watching;
 
 use std::collections::BTreeMap;

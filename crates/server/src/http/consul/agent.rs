@@ -75,7 +75,10 @@ impl Ask<'_> {
                 Ok(self.told("".into()))
             }
             ["token", ..] => Err(super::operator::acl_disabled()),
-            ["monitor"] => Err(super::operator::not_here("the agent's log is on its standard error")),
+            ["monitor"] => {
+                self.must_be(Method::GET, "GET")?;
+                self.agent_monitor()
+            }
             ["connect", ..] => Err(super::operator::no_mesh()),
             ["self" | "services" | "checks" | "members" | "version" | "metrics" | "host"] | ["health", ..] => {
                 Err(Failure::wrong_method("GET"))

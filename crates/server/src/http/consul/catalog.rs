@@ -235,7 +235,7 @@ impl Ask<'_> {
         }
         let now = self.now();
         let lsn = if !service.is_empty() {
-            match self.on_node(node, service) {
+            match self.services.find_on(node, service) {
                 Some((name, _)) => {
                     self.may_change(&name, service)?;
                     if check.is_empty() {
@@ -272,16 +272,6 @@ impl Ask<'_> {
             }
             None => Ok(None),
         }
-    }
-
-    /// An instance that is on a node. Ids are unique on a node only: should another one have it, all are looked through.
-    fn on_node(&self, node: &str, id: &str) -> Option<(std::sync::Arc<str>, Listed)> {
-        let own = self.services.own_node();
-        let is_on = |listed: &Listed| listed.node.as_deref().unwrap_or(&own).spec.name.eq_ignore_ascii_case(node);
-        self.services.find(id).filter(|(_, listed)| is_on(listed)).or_else(|| {
-            let (_, _, on_it) = self.services.node(node)?;
-            on_it.into_iter().find(|(_, listed)| *listed.instance.id == *id)
-        })
     }
 }
 

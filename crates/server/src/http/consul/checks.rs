@@ -163,7 +163,8 @@ fn maintenance<'a>(service: &'a str, listed: &'a Listed, node: &'a NodeView, not
     }
 }
 
-fn of_check<'a>(check: &'a CheckView, node: &'a NodeView, of: Option<(&'a str, &'a Listed)>) -> Item<'a> {
+/// A check of a node, or of an instance on it with its service.
+pub(super) fn of_check<'a>(check: &'a CheckView, node: &'a NodeView, of: Option<(&'a str, &'a Listed)>) -> Item<'a> {
     let (kind, timeout_ms) = match &check.spec.kind {
         CheckKind::Ttl { ttl_ms: _ } => ("ttl", None),
         CheckKind::Http(probe) => ("http", Some(probe.timeout_ms)),

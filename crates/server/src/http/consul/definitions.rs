@@ -60,7 +60,7 @@ pub(super) fn service(body: Object<'_>, name_member: &str, owner: &str, source: 
     let service = service_name(name)?;
     let (instance, extra) = instance(body, id)?;
     let mut registration = Registration::new(instance, owner, source);
-    let (weight, warning_weight) = weights(body)?;
+    let (weight, warning_weight) = weights(body, source)?;
     registration.instance.weight = weight;
     registration.detail = Detail { warning_weight, extra: extra.text(), ..Detail::default() };
     registration.checks = service_checks(body, id, name)?;
@@ -116,15 +116,20 @@ fn tagged_addresses(body: Object<'_>) -> Result<std::collections::BTreeMap<Strin
 }
 
 /// The weight, and the one while its health is a warning if that is another one.
-fn weights(body: Object<'_>) -> Result<(u16, Option<u16>), Failure> {
+fn weights(body: Object<'_>, source: Source) -> Result<(u16, Option<u16>), Failure> {
     let Some(weights) = body.object("Weights")? else { return Ok((1, None)) };
     let max = u64::from(WEIGHT_MAX);
     let small = |n: Option<u64>| n.and_then(|n| u16::try_from(n).ok());
-    let passing = small(weights.number("Passing", max)?).unwrap_or(1);
+    let given = [weights.number("Passing", max)?, weights.number("Warning", max)?];
+    // Go's client says so in the catalog when nobody has said anything.
+    if source == Source::Catalog && given == [Some(0); 2] {
+        return Ok((1, None));
+    }
+    let passing = small(given[0]).unwrap_or(1);
     if passing == 0 {
         return Err(Failure::bad("Invalid Weights: Passing must be greater than 0"));
     }
-    let warning = small(weights.number("Warning", max)?).unwrap_or(1);
+    let warning = small(given[1]).unwrap_or(1);
     Ok((passing, (warning != passing).then_some(warning)))
 }
 
@@ -267,6 +272,15 @@ mod tests {
         assert_eq!((&*checks[0].id, &*checks[0].name), ("service:app-1", "Service 'App' check"));
         assert_eq!((checks[0].initial, checks[0].kind.interval_ms()), (Health::Critical, Some(10_000)));
         assert_eq!(Extra::of(detail.extra.as_deref()).tags, Some(vec!["b".to_owned(), "a".to_owned()]));
+    }
+
+    #[test]
+    fn no_weights_as_go_says_them_in_the_catalog() {
+        let value = json!({ "Service": "a", "Weights": { "Passing": 0, "Warning": 0 } });
+        let body = Object::of(&value, "the body").unwrap();
+        let definition = service(body, "Service", "", Source::Catalog).unwrap();
+        assert_eq!(definition.registration.instance.weight, 1);
+        assert!(service(body, "Service", "", Source::Agent).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod fields;
 mod health;
 mod lenient;
 mod liveness;
+mod monitor;
 mod operator;
 mod params;
 mod queries;
@@ -23,6 +24,7 @@ mod query_execute;
 mod read;
 mod render;
 mod shared;
+mod txn;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
@@ -44,6 +46,7 @@ pub(crate) use liveness::{Seen, end_sessions};
 pub(in crate::http) use params::duration;
 pub(crate) use query_execute::carry_out;
 pub(crate) use shared::Shared;
+pub(in crate::http) use txn::Catalog;
 
 /// Largest body: that of Envoy and of transactions are larger, and not ours.
 const BODY_MAX: u64 = 1 << 20;

@@ -35,7 +35,11 @@ impl Ask<'_> {
             ["connect" | "config" | "discovery-chain" | "peering" | "peerings" | "exported-services", ..]
             | ["imported-services", ..] => return Err(no_mesh()),
             ["internal", ..] => return Err(not_here("this is Consul's own console's")),
-            ["snapshot"] => return Err(not_here("copy the data directory of a stopped server")),
+            ["snapshot"] => {
+                return Err(not_here(
+                    "a snapshot is Consul's own state; copy the data directory of a stopped server to keep ours",
+                ));
+            }
             [
                 "namespace" | "namespaces" | "partition" | "partitions" | "federation-state" | "federation-states",
                 ..,
