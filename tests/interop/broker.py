@@ -86,7 +86,7 @@ class Waypost:
             server.start()
             yield server
             assert server.alive(), f"the server died during the tests:\n{server.tail()}"
-            assert "panicked" not in server.log.read_text(errors="replace"), server.tail()
+            assert "panicked" not in server.said(), server.tail()
             assert server.stop() == 0, server.tail()
         finally:
             server.remove()
@@ -141,8 +141,11 @@ class Waypost:
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def said(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
     def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+        return self.said()[-4000:]
 
     def cli(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
         """Runs one of our own subcommands against this server."""

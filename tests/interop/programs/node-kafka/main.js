@@ -134,6 +134,29 @@ async function groups() {
   await producer.disconnect()
 }
 
+async function transactions() {
+  await admin.createTopics({ topics: [{ topic: 'js-sink' }] })
+  const producer = kafka.producer({ transactionalId: 'js-id', idempotent: true, maxInFlightRequests: 1 })
+  await producer.connect()
+  for (const word of ['kept', 'dropped', 'last']) {
+    const transaction = await producer.transaction()
+    await transaction.send({ topic: 'js-sink', messages: [{ value: word }] })
+    const offsets = { topics: [{ topic: 'js', partitions: [{ partition: 0, offset: String(word.length) }] }] }
+    await transaction.sendOffsets({ consumerGroupId: 'js-transactions', ...offsets })
+    await (word === 'dropped' ? transaction.abort() : transaction.commit())
+  }
+  await producer.disconnect()
+  const words = async (groupId, count, options) => {
+    const { consumer, seen } = await consume('js-sink', groupId, count, options)
+    await consumer.disconnect()
+    return seen.map(m => m.value.toString())
+  }
+  assert.deepStrictEqual(await words('js-committed', 2), ['kept', 'last'])
+  assert.deepStrictEqual(await words('js-all', 3, { readUncommitted: true }), ['kept', 'dropped', 'last'])
+  const [{ partitions }] = await admin.fetchOffsets({ groupId: 'js-transactions', topics: ['js'] })
+  assert.strictEqual(partitions.find(p => p.partition === 0).offset, '4')
+}
+
 async function sasl() {
   const { SASL_BROKER, SASL_USER: username, SASL_PASSWORD: password, MECHANISMS } = process.env
   for (const mechanism of MECHANISMS.split(',')) {
@@ -149,7 +172,7 @@ async function sasl() {
 
 async function main() {
   await admin.connect()
-  for (const part of [topicsAndConfigs, codecsKeysHeadersTimes, largeMessages, groups, sasl]) {
+  for (const part of [topicsAndConfigs, codecsKeysHeadersTimes, largeMessages, groups, transactions, sasl]) {
     await part()
     console.log(part.name)
   }
