@@ -8,7 +8,7 @@ use waypost_model::journal::{AppendError, Journal, Op, RecoveredRun};
 use waypost_model::{Lsn, Millis, QueueId, Seq};
 
 use super::index::Index;
-use super::{Aborted, Entry, Partition};
+use super::{Aborted, Entry, Partition, Snapshot};
 use crate::config::TopicConfig;
 
 /// Where the compacted part lies.
@@ -102,7 +102,7 @@ impl Partition {
         let all: u64 = batches.iter().map(|(e, _)| u64::from(e.bytes)).sum();
         let enough = u128::from(dirty) * 1_000_000 >= u128::from(all) * u128::from(rules.dirty_millionths);
         let due = dirty > 0 && (enough || late);
-        due.then(|| Plan { batches, dirty_from, aborted: self.transactions.aborted(0, cut) })
+        due.then(|| Plan { batches, dirty_from, aborted: self.transactions.aborted.within(0, cut) })
     }
 
     /// Puts a compacted part in the place of all batches before its end. `define` says how the journal is to be told
@@ -113,15 +113,11 @@ impl Partition {
     pub(crate) fn replace(
         &mut self,
         replacement: Replacement,
-        define: impl FnOnce(Compacted, Box<[u8]>) -> [Op; 2],
+        define: impl FnOnce(Compacted, Snapshot) -> Vec<Op>,
         journal: &dyn Journal,
     ) -> Result<Lsn, AppendError> {
         let Replacement { compacted, entries } = replacement;
-        let (since, aborted) = (self.since_snapshot, self.transactions.aborted.clone());
-        // Their records are gone. A reader that is told of them would skip what the same producer wrote later, if their
-        // markers are gone too.
-        self.transactions.aborted.retain(|a| a.last >= compacted.upto);
-        let mut ops: Vec<Op> = define(compacted, self.snapshot()).into();
+        let mut ops = define(compacted, self.snapshot());
         // Retention may have been faster.
         let gone = entries.partition_point(|e| e.last < self.start);
         let (gone, kept) = entries.split_at(gone);
@@ -134,10 +130,11 @@ impl Partition {
             super::settle(self.queue, first.last, last.last, &mut ops);
         }
         ops.extend(self.compacted.map(|c| Op::Forget(c.queue)));
-        let lsn = journal.append(ops).inspect_err(|_| {
-            self.since_snapshot = since;
-            self.transactions.aborted = aborted;
-        })?;
+        let lsn = journal.append(ops)?;
+        self.note_snapshot();
+        // Their records are gone. A reader that is told of them would skip what the same producer wrote later, if their
+        // markers are gone too. (Who restores the snapshot forgets them by itself.)
+        self.transactions.aborted.forget_before(compacted.upto);
         let mut index = Index::default();
         kept.iter().for_each(|e| index.push(*e));
         self.index.from(compacted.upto).for_each(|e| index.push(*e));

@@ -4,6 +4,7 @@
 //! last durable record. A consumer that reads only what is committed sees up to the *last stable offset*, one behind
 //! the last record that no open transaction precedes.
 
+mod aborted;
 mod compaction;
 mod index;
 mod journal;
@@ -21,13 +22,15 @@ use std::sync::Arc;
 use waypost_model::journal::{AppendError, Journal, Op, RecoveredRun};
 use waypost_model::{Batch as Messages, Lsn, Millis, QueueId, Route, Seq};
 
+pub use aborted::{Aborted, WrittenChunk};
 pub use compaction::Compacted;
 pub(crate) use compaction::{Plan, Replacement};
 pub use index::Entry;
 pub use packed::Packed;
 pub use producers::{ProducerError, ProducerInfo};
 pub(crate) use transactions::Ending;
-pub use transactions::{Aborted, Marker};
+pub use snapshot::Snapshot;
+pub use transactions::Marker;
 
 use crate::batch::{Batch, BatchError};
 use crate::config::TopicConfig;
@@ -412,7 +415,7 @@ impl Partition {
     /// The transactions that were aborted and have records between these offsets.
     #[must_use]
     pub fn aborted(&self, from: u64, to: u64) -> Vec<Aborted> {
-        self.transactions.aborted(from, to)
+        self.transactions.aborted.within(from, to)
     }
 
     /// The batch in which the first record of that time or later must be looked for.
@@ -474,7 +477,7 @@ impl Partition {
     }
 
     fn forget(&mut self, gone: Option<(u64, u64)>) -> Vec<Op> {
-        self.transactions.forget_before(self.start);
+        self.transactions.aborted.forget_before(self.start);
         while self.tail.front().is_some_and(|(last, _)| *last < self.start) {
             self.drop_tail_front();
         }

@@ -4,18 +4,29 @@
 use waypost_model::Millis;
 
 use super::producers::{Producer, Written};
-use super::transactions::Aborted;
+use super::aborted::{AbortedList, WrittenChunk};
 use super::{Marker, Partition};
 use crate::batch::Batch;
 use crate::codec::{Malformed, Reader, Writer};
 
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+/// The one before: all aborted transactions in the snapshot itself.
+const FORMAT_ONE_LIST: u64 = 1;
+
+/// What is to be kept of a partition's state, each part as a definition of its own, all of them in one append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The state but for most aborted transactions.
+    pub state: Box<[u8]>,
+    /// Chunks of aborted transactions that were not kept before.
+    pub chunks: Vec<WrittenChunk>,
+}
 
 impl Partition {
-    /// The state as of the end of the log, to be kept as a definition; see [`Partition::restore`].
+    /// The state as of the end of the log; see [`Partition::restore`]. Once it is kept, [`Partition::note_snapshot`] is to
+    /// be told before anything else is changed.
     #[must_use]
-    pub fn snapshot(&mut self) -> Box<[u8]> {
-        self.since_snapshot = 0;
+    pub fn snapshot(&self) -> Snapshot {
         let mut w = Writer::default().number(FORMAT).number(self.end).number(self.producers.all.len() as u64);
         for (id, p) in &self.producers.all {
             w = w.number(*id as u64).number(p.epoch as u64).number(p.last_time.0).number(p.written.len() as u64);
@@ -27,22 +38,37 @@ impl Partition {
         for (id, first) in &self.transactions.open {
             w = w.number(*id as u64).number(*first);
         }
-        w = w.number(self.transactions.aborted.len() as u64);
-        for a in &self.transactions.aborted {
-            w = w.number(a.producer_id as u64).number(a.first).number(a.last);
-        }
-        w.finish()
+        let state = self.transactions.aborted.write_rest(w).finish();
+        Snapshot { state, chunks: self.transactions.aborted.unkept() }
     }
 
-    /// Takes over a snapshot. The offset from which on batches are still to be replayed comes back.
+    /// The journal has taken the snapshot.
+    pub fn note_snapshot(&mut self) {
+        self.since_snapshot = 0;
+        self.transactions.aborted.note_kept();
+    }
+
+    /// Numbers of chunks that were kept and that nobody needs any more. Each is told once; what is not removed then is
+    /// told again after the next start.
+    #[must_use]
+    pub fn dropped_chunks(&mut self) -> Vec<u64> {
+        self.transactions.aborted.dropped()
+    }
+
+    /// Numbers of all chunks that are kept.
+    #[must_use]
+    pub fn kept_chunks(&self) -> Vec<u64> {
+        self.transactions.aborted.kept().collect()
+    }
+
+    /// Takes over a snapshot and the chunks that go with it, in order of their numbers. The offset from which on batches
+    /// are still to be replayed comes back.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn restore(&mut self, snapshot: &[u8]) -> Result<u64, Malformed> {
-        let mut r = Reader(snapshot);
-        if r.number()? != FORMAT {
-            return Err(Malformed);
-        }
+    pub fn restore(&mut self, state: &[u8], chunks: &[(u64, &[u8])]) -> Result<u64, Malformed> {
+        let mut r = Reader(state);
+        let format = r.number()?;
         let end = r.number()?;
         for _ in 0..r.count(32)? {
             let (id, epoch, last_time) = (r.number()? as i64, r.number()? as i16, Millis(r.number()?));
@@ -57,10 +83,12 @@ impl Partition {
             let id = r.number()? as i64;
             self.transactions.open.insert(id, r.number()?);
         }
-        for _ in 0..r.count(24)? {
-            let (producer_id, first, last) = (r.number()? as i64, r.number()?, r.number()?);
-            self.transactions.aborted.push(Aborted { producer_id, first, last });
-        }
+        self.transactions.aborted = match format {
+            FORMAT => AbortedList::read_rest(&mut r, chunks)?,
+            FORMAT_ONE_LIST => AbortedList::read_all(&mut r)?,
+            _ => return Err(Malformed),
+        };
+        self.transactions.aborted.forget_before(self.start.max(self.compacted.map_or(0, |c| c.upto)));
         r.end().map(|()| end)
     }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use waypost_model::journal::Op;
 use waypost_model::{Lsn, Millis};
 
-use super::{Laid, Packed, Partition};
+use super::aborted::AbortedList;
+use super::{Aborted, Laid, Packed, Partition};
 use crate::batch::{Batch, BatchError, control};
 
 /// How a transaction ends.
@@ -39,24 +40,12 @@ impl Marker {
     }
 }
 
-/// A transaction that was aborted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Aborted {
-    /// Whose it was.
-    pub producer_id: i64,
-    /// Its first record.
-    pub first: u64,
-    /// Its marker.
-    pub last: u64,
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     /// The first record of each open one, by producer.
     pub open: BTreeMap<i64, u64>,
-    /// In order of their markers.
-    pub aborted: Vec<Aborted>,
+    pub aborted: AbortedList,
     /// Those whose marker is on its way to the disk: first record, marker. Until it is there, they count as open: a crash
     /// may still undo the marker.
     ending: VecDeque<(u64, u64)>,
@@ -94,16 +83,6 @@ impl Transactions {
 
     pub fn open_since(&self, producer_id: i64) -> Option<u64> {
         self.open.get(&producer_id).copied()
-    }
-
-    /// Those with records in `from..to`.
-    pub fn aborted(&self, from: u64, to: u64) -> Vec<Aborted> {
-        let at = self.aborted.partition_point(|a| a.last < from);
-        self.aborted[at..].iter().filter(|a| a.first < to).copied().collect()
-    }
-
-    pub fn forget_before(&mut self, start: u64) {
-        self.aborted.retain(|a| a.last >= start);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
+use waypost_model::journal::{AppendError, BodyStore, Journal};
 use waypost_model::{Batch as Messages, Lsn, Millis, QueueId, Route};
 
 use super::{keep, lock};
@@ -126,6 +126,7 @@ impl Cell {
             return Ok((start, None));
         }
         ops.push(keep::start(self.queue, start));
+        ops.extend(keep::no_aborted(self.queue, partition.dropped_chunks()));
         Ok((start, Some(journal.append(ops)?)))
     }
 
@@ -178,7 +179,9 @@ impl Cell {
         rest
     }
 
-    pub(super) fn maintain(&self, config: &TopicConfig, now: Millis) -> Vec<Op> {
+    /// Removes what is not kept any more, and writes a snapshot if one is due. What the journal does not take now is found
+    /// again next time: what was removed is removed once more at a start.
+    pub(super) fn maintain(&self, config: &TopicConfig, journal: &dyn Journal, now: Millis) {
         let mut partition = lock(&self.partition);
         let before = partition.offsets().start;
         let mut ops = partition.retain(config, now);
@@ -189,15 +192,20 @@ impl Cell {
         if self.used.load(Ordering::Relaxed) + REST_AFTER_MS < now.0 {
             partition.rest();
         }
+        ops.extend(keep::no_aborted(self.queue, partition.dropped_chunks()));
         drop(partition);
-        ops.extend(self.snapshot(SNAPSHOT_BATCHES));
-        ops
+        if !ops.is_empty() {
+            let _ = journal.append(ops);
+        }
+        self.snapshot(SNAPSHOT_BATCHES, journal);
     }
 
-    /// A snapshot, if so many batches came since the last one.
-    pub(super) fn snapshot(&self, after: u32) -> Option<Op> {
+    /// Writes a snapshot, if so many batches came since the last one. Held meanwhile: an older one never comes after a newer.
+    pub(super) fn snapshot(&self, after: u32, journal: &dyn Journal) {
         let mut partition = lock(&self.partition);
-        (partition.since_snapshot() >= after).then(|| keep::snapshot(self.queue, partition.snapshot()))
+        if partition.since_snapshot() >= after && journal.append(keep::snapshot(self.queue, partition.snapshot())).is_ok() {
+            partition.note_snapshot();
+        }
     }
 
     /// Somebody reads.

@@ -251,7 +251,11 @@ impl Pass<'_> {
             return Ok(false);
         }
         let own = self.cell.queue();
-        let define = |compacted, snapshot| [keep::compacted(own, compacted), keep::snapshot(own, snapshot)];
+        let define = |compacted, snapshot| {
+            let mut ops = keep::snapshot(own, snapshot);
+            ops.push(keep::compacted(own, compacted));
+            ops
+        };
         let replaced = self.cell.with(|p| p.replace(replacement, define, &*self.streams.journal));
         drop(topics);
         replaced?;

@@ -8,7 +8,7 @@ use waypost_model::journal::Op;
 use super::{Cell, Topic};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::config::TopicConfig;
-use crate::partition::Compacted;
+use crate::partition::{Compacted, Snapshot};
 
 pub(super) const KEYS: std::ops::RangeInclusive<u8> = 0xd0..=0xdf;
 pub(super) const TOPIC: u8 = 0xd0;
@@ -17,6 +17,7 @@ pub(super) const SNAPSHOT: u8 = 0xd2;
 pub(super) const OFFSET: u8 = 0xd3;
 pub(super) const NUMBERS: u8 = 0xd4;
 pub(super) const COMPACTED: u8 = 0xd5;
+pub(super) const ABORTED: u8 = 0xd6;
 pub(super) const TRANSACTION: u8 = 0xd8;
 pub(super) const PENDING_OFFSET: u8 = 0xd9;
 pub(super) const FORMAT: u64 = 1;
@@ -54,6 +55,7 @@ pub(super) fn no_topic(topic: &Topic) -> Vec<Op> {
         ops.push(Op::Forget(cell.queue()));
         ops.push(Op::Define { key: queue_key(START, cell.queue()), value: None });
         ops.push(Op::Define { key: queue_key(SNAPSHOT, cell.queue()), value: None });
+        ops.extend(no_aborted(cell.queue(), cell.with(|p| p.kept_chunks())));
         if let Some(compacted) = cell.with(|p| p.compacted()) {
             ops.push(Op::Forget(compacted.queue));
             ops.push(Op::Define { key: queue_key(COMPACTED, cell.queue()), value: None });
@@ -83,9 +85,29 @@ pub(super) fn read_compacted(value: &[u8]) -> Result<Compacted, Malformed> {
     r.end().map(|()| compacted)
 }
 
-/// What a partition knows of its producers.
-pub(super) fn snapshot(queue: QueueId, snapshot: Box<[u8]>) -> Op {
-    Op::Define { key: queue_key(SNAPSHOT, queue), value: Some(snapshot) }
+/// What a partition knows of its producers and transactions.
+pub(super) fn snapshot(queue: QueueId, snapshot: Snapshot) -> Vec<Op> {
+    let Snapshot { state, chunks } = snapshot;
+    let chunk = |(number, value)| Op::Define { key: aborted_key(queue, number), value: Some(value) };
+    let mut ops: Vec<Op> = chunks.into_iter().map(chunk).collect();
+    ops.push(Op::Define { key: queue_key(SNAPSHOT, queue), value: Some(state) });
+    ops
+}
+
+fn aborted_key(queue: QueueId, number: u64) -> Box<[u8]> {
+    Writer::beginning(&[ABORTED]).number(queue.0).number(number).finish()
+}
+
+/// The queue and the number of such a definition.
+pub(super) fn read_aborted_key(key: &[u8]) -> Result<(QueueId, u64), Malformed> {
+    let mut r = Reader(key.get(1..).ok_or(Malformed)?);
+    let read = (QueueId(r.number()?), r.number()?);
+    r.end().map(|()| read)
+}
+
+/// Chunks of a partition's aborted transactions are not needed any more.
+pub(super) fn no_aborted(queue: QueueId, numbers: Vec<u64>) -> impl Iterator<Item = Op> {
+    numbers.into_iter().map(move |number| Op::Define { key: aborted_key(queue, number), value: None })
 }
 
 /// Up to where producer ids and queue numbers were given out: neither is used twice.

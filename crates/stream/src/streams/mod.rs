@@ -288,11 +288,7 @@ impl Streams {
         for topic in topics {
             let config = topic.kept();
             for cell in topic.partitions().iter() {
-                let ops = cell.maintain(&config, now);
-                if !ops.is_empty() {
-                    // What is not taken now is found again next time: what was removed is removed once more at a start.
-                    let _ = self.journal.append(ops);
-                }
+                cell.maintain(&config, &*self.journal, now);
             }
         }
         // Once an hour: they live for a week.
@@ -306,10 +302,8 @@ impl Streams {
     /// What all partitions know is written down, so that the next start reads no batch.
     pub fn close(&self) {
         let topics: Vec<Arc<Topic>> = self.read().by_name.values().cloned().collect();
-        let cells = topics.iter().flat_map(|t| t.partitions().to_vec());
-        let ops: Vec<Op> = cells.filter_map(|c| c.snapshot(1)).collect();
-        if !ops.is_empty() {
-            let _ = self.journal.append(ops);
+        for cell in topics.iter().flat_map(|t| t.partitions().to_vec()) {
+            cell.snapshot(1, &*self.journal);
         }
     }
 

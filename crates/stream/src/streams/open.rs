@@ -1,6 +1,6 @@
 //! After a start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -70,6 +70,10 @@ struct Notes<'a> {
     topics: Vec<(&'a [u8], &'a [u8])>,
     starts: BTreeMap<QueueId, u64>,
     snapshots: BTreeMap<QueueId, &'a [u8]>,
+    /// Chunks of aborted transactions, by their numbers.
+    aborted: BTreeMap<QueueId, BTreeMap<u64, &'a [u8]>>,
+    /// What nothing speaks of any more.
+    stale: Vec<Op>,
     compacted: BTreeMap<QueueId, Compacted>,
     offsets: Offsets,
     transactions: Transactions,
@@ -91,6 +95,10 @@ impl<'a> Notes<'a> {
                 Some(&keep::TOPIC) => notes.topics.push((key, value)),
                 Some(&keep::START) => drop(notes.starts.insert(queue_of(key)?, Reader(value).number()?)),
                 Some(&keep::SNAPSHOT) => drop(notes.snapshots.insert(queue_of(key)?, value)),
+                Some(&keep::ABORTED) => {
+                    let (queue, number) = keep::read_aborted_key(key)?;
+                    notes.aborted.entry(queue).or_default().insert(number, value);
+                }
                 Some(&keep::COMPACTED) => {
                     notes.compacted.insert(queue_of(key)?, keep::read_compacted(value)?);
                 }
@@ -127,7 +135,7 @@ impl Streams {
         let route: Arc<Route> = Arc::default();
         let mut topics = Topics { queues: notes.queues, ..Topics::default() };
         for (key, value) in std::mem::take(&mut notes.topics) {
-            let topic = Arc::new(read_topic(key, value, &mut share, &notes, &route, &*bodies)?);
+            let topic = Arc::new(read_topic((key, value), &mut share, &mut notes, &route, &*bodies)?);
             topics.partitions += topic.partitions().len() as u64;
             let queues = |c: &Arc<Cell>| c.with(|p| p.compacted()).map_or(c.queue(), |l| l.queue.max(c.queue()));
             let numbers = topic.partitions().iter().map(|c| queues(c).0 - QUEUES_FROM + 1).max();
@@ -136,7 +144,8 @@ impl Streams {
             topics.by_name.insert((Arc::clone(&topic.vhost), Arc::clone(&topic.name)), topic);
         }
         // Of topics that were deleted. Their numbers are not used again: recovery may tell of them once more.
-        let gone: Vec<Op> = share.queues.keys().map(|queue| Op::Forget(*queue)).collect();
+        let mut gone: Vec<Op> = share.queues.keys().map(|queue| Op::Forget(*queue)).collect();
+        gone.append(&mut notes.stale);
         topics.queues = share.queues.keys().map(|q| q.0 - QUEUES_FROM + 1).fold(topics.queues, u64::max);
         if !gone.is_empty() {
             journal.append(gone)?;
@@ -165,10 +174,9 @@ impl Streams {
 }
 
 fn read_topic(
-    key: &[u8],
-    value: &[u8],
+    (key, value): (&[u8], &[u8]),
     share: &mut Share,
-    notes: &Notes<'_>,
+    notes: &mut Notes<'_>,
     route: &Arc<Route>,
     bodies: &dyn BodyStore,
 ) -> Result<Topic, OpenError> {
@@ -189,10 +197,14 @@ fn read_topic(
         let left = compacted.and_then(|c| share.queues.remove(&c.queue)).map_or_else(Vec::new, |(_, runs)| runs);
         let partition = Partition::recovered(queue, Arc::clone(route), &runs, start, next);
         let mut partition = partition.with_compacted(compacted, &left);
+        let chunks: Vec<_> = notes.aborted.remove(&queue).unwrap_or_default().into_iter().collect();
         let replay_from = match notes.snapshots.get(&queue) {
-            Some(snapshot) => partition.restore(snapshot)?,
+            Some(snapshot) => partition.restore(snapshot, &chunks)?,
             None => 0,
         };
+        let kept: BTreeSet<u64> = partition.kept_chunks().into_iter().collect();
+        let left = chunks.into_iter().map(|(number, _)| number).filter(|number| !kept.contains(number));
+        notes.stale.extend(keep::no_aborted(queue, left.collect()));
         replay(&mut partition, replay_from, bodies)
             .map_err(|e| OpenError::Batch { topic: Arc::clone(&names.1), why: e.to_string() })?;
         cells.push(Arc::new(Cell::of(partition)));

@@ -66,6 +66,13 @@ impl Node {
         appended.base_offset
     }
 
+    fn abort(&self, cell: &Arc<Cell>, producer_id: i64) {
+        let (op, ending) = cell.with(|p| p.end(producer_id, 0, Marker::Abort, NOW)).unwrap().unwrap();
+        let lsn = self.streams.journal.append(vec![op]).unwrap();
+        cell.with(|p| p.ended(ending, lsn));
+        self.streams.appended(cell, lsn);
+    }
+
     pub fn read(&self, topic: &Topic, partition: i32, offset: u64) -> Vec<(i64, i64)> {
         let cell = topic.partition(partition).unwrap();
         let span = cell.with(|p| p.read(offset, usize::MAX, Isolation::ReadUncommitted)).unwrap();
@@ -77,6 +84,8 @@ impl Node {
         span.batches.iter().map(range).collect()
     }
 }
+
+const TRANSACTIONAL: i16 = 16;
 
 pub(super) const ANYBODY: (i64, i16, i32) = (-1, -1, -1);
 
@@ -104,17 +113,13 @@ fn what_was_durable_is_there_after_a_crash() {
 
 #[test]
 fn idempotence_and_transactions_survive_with_and_without_a_snapshot() {
-    const TRANSACTIONAL: i16 = 16;
     for snapshot in [false, true] {
         let node = Node::new();
         let topic = node.topic("t", 1);
         node.append(&topic, 0, 2, (9, 0, 0), 0);
         node.append(&topic, 0, 1, (5, 0, 0), TRANSACTIONAL);
         let cell = topic.partition(0).unwrap();
-        let (op, ending) = cell.with(|p| p.end(5, 0, Marker::Abort, NOW)).unwrap().unwrap();
-        let lsn = node.streams.journal.append(vec![op]).unwrap();
-        cell.with(|p| p.ended(ending, lsn));
-        node.streams.appended(&cell, lsn);
+        node.abort(&cell, 5);
         node.append(&topic, 0, 1, (5, 0, 1), TRANSACTIONAL);
         if snapshot {
             node.streams.close();
@@ -130,6 +135,43 @@ fn idempotence_and_transactions_survive_with_and_without_a_snapshot() {
         assert_eq!(node.append(&topic, 0, 3, (9, 0, 2), 0), 5);
         assert_eq!(node.append(&topic, 0, 1, (9, 0, 5), 0), 8);
     }
+}
+
+#[test]
+fn however_many_transactions_were_aborted_all_are_known_after_a_start() {
+    let mut node = Node::new();
+    let all = |node: &Node| {
+        let cell = node.streams.topic("/", "t").unwrap().partition(0).unwrap();
+        cell.with(|p| (p.offsets(), p.aborted(0, u64::MAX), p.kept_chunks().len()))
+    };
+    node.topic("t", 1);
+    for round in 0..3 {
+        let topic = node.streams.topic("/", "t").unwrap();
+        let cell = topic.partition(0).unwrap();
+        for n in 0..1500 {
+            node.append(&topic, 0, 1, (5, 0, round * 1500 + n), TRANSACTIONAL);
+            node.abort(&cell, 5);
+            // A commit takes so many at once.
+            node.sync();
+        }
+        node.streams.maintain(NOW);
+        node.sync();
+        let before = all(&node);
+        node = node.killed();
+        assert_eq!(all(&node), before, "round {round}");
+    }
+    assert_eq!((all(&node).1.len(), all(&node).2), (4500, 4));
+    // What lies before the log's start goes, chunks and all.
+    let cell = node.streams.topic("/", "t").unwrap().partition(0).unwrap();
+    cell.delete_before(5000, &*node.streams.journal).unwrap();
+    node.sync();
+    let before = all(&node);
+    assert_eq!((before.1[0].last, before.1.len(), before.2), (5001, 2000, 2));
+    node = node.killed();
+    assert_eq!(all(&node), before);
+    node.streams.delete("/", "t").unwrap();
+    node.sync();
+    assert!(node.killed().streams.topics("/").is_empty());
 }
 
 #[test]
