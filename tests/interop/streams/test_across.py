@@ -98,6 +98,37 @@ def test_a_circle_of_a_topic_and_an_exchange_ends(node, ch, name):
     api(node, "DELETE", f"forwarders/%2F/{topic}")
 
 
+def test_forwarders_of_one_topic_that_lead_back_to_it_do_not_multiply_records(node, ch, name):
+    topic, exchange = name("t"), name("x")
+    ch.queue_declare(topic, durable=True, arguments=STREAM)
+    ch.exchange_declare(exchange, "fanout")
+    ch.queue_bind(topic, exchange)
+    names = [f"{topic}-{n}" for n in range(4)]
+    for one in names:
+        forward(node, one, topic=topic, exchange=exchange)
+    produce(node, topic, b"round")
+    # Each forwards the first record, and none what any of them has forwarded.
+    eventually(lambda: [forwarder(node, one)["looped"] for one in names] == [4] * 4)
+    eventually(lambda: [forwarder(node, one)["lag"] for one in names] == [0] * 4)
+    assert ch.queue_declare(topic, passive=True).method.message_count == 5
+    for one in names:
+        api(node, "DELETE", f"forwarders/%2F/{one}")
+
+
+def test_a_record_comes_through_sixteen_forwarders_at_most(node, ch, name):
+    topic, exchange = name("t"), name("x")
+    ch.exchange_declare(exchange, "fanout")
+    seen = lambda n: b"f" + str(n).encode()
+    headers = [("x-forwarded-by", seen(n)) for n in range(16)]
+    produce(node, topic, b"far", headers=headers)
+    produce(node, topic, b"less far", headers=headers[1:])
+    forward(node, topic, topic=topic, exchange=exchange)
+    eventually(lambda: forwarder(node, topic)["forwarded"] == 1)
+    assert forwarder(node, topic)["hop_limit_exceeded"] == 1
+    assert forwarder(node, topic)["looped"] == 0
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
+
+
 def test_records_that_cannot_be_messages_are_left_out(node, ch, queue, name):
     topic = name("t")
     produce(node, topic, b"bad", key=b"order.1", headers=[("amqp.expiration", b"soon")])

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use waypost_model::Refusal;
 
+use super::acl_filter::AclFilter;
 use super::{Access, Change, NAME_BYTES_MAX, Resource, Topology, definitions};
 
 /// How many rules a node may have. Further ones are refused with 406.
@@ -17,7 +18,7 @@ pub const WILDCARD: &str = "*";
 const USER: &str = "User:";
 
 macro_rules! codes {
-    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $case:ident = $code:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $case:ident = $code:literal $text:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u8)]
@@ -34,6 +35,25 @@ macro_rules! codes {
                     _ => None,
                 }
             }
+
+            /// What it is called in the API.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$case => $text,)*
+                }
+            }
+
+            /// All of them.
+            pub const EVERY: &'static [$name] = &[$(Self::$case,)*];
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = ();
+
+            fn from_str(text: &str) -> Result<Self, ()> {
+                Self::EVERY.iter().copied().find(|one| one.name() == text).ok_or(())
+            }
         }
     };
 }
@@ -42,13 +62,13 @@ codes! {
     /// What a rule is about. The numbers are Kafka's, and in definitions.
     AclResource {
         /// A topic.
-        Topic = 2,
+        Topic = 2 "topic",
         /// A consumer group.
-        Group = 3,
+        Group = 3 "group",
         /// The node as a whole; its one name is `kafka-cluster`.
-        Cluster = 4,
+        Cluster = 4 "cluster",
         /// A transactional id.
-        TransactionalId = 5,
+        TransactionalId = 5 "transactional_id",
     }
 }
 
@@ -56,9 +76,9 @@ codes! {
     /// How a rule names it.
     AclPattern {
         /// By its name; `*` means all.
-        Literal = 3,
+        Literal = 3 "literal",
         /// By how the name begins.
-        Prefixed = 4,
+        Prefixed = 4 "prefixed",
     }
 }
 
@@ -66,27 +86,27 @@ codes! {
     /// What somebody wants to do.
     AclOperation {
         /// Everything.
-        All = 2,
+        All = 2 "all",
         /// Fetch, join, commit.
-        Read = 3,
+        Read = 3 "read",
         /// Produce.
-        Write = 4,
+        Write = 4 "write",
         /// Make.
-        Create = 5,
+        Create = 5 "create",
         /// Remove, or records of it.
-        Delete = 6,
+        Delete = 6 "delete",
         /// Change what it is.
-        Alter = 7,
+        Alter = 7 "alter",
         /// See that it is there.
-        Describe = 8,
+        Describe = 8 "describe",
         /// What brokers do among themselves.
-        ClusterAction = 9,
+        ClusterAction = 9 "cluster_action",
         /// See how it is configured.
-        DescribeConfigs = 10,
+        DescribeConfigs = 10 "describe_configs",
         /// Configure it.
-        AlterConfigs = 11,
+        AlterConfigs = 11 "alter_configs",
         /// Produce with idempotence, without any topic to write to.
-        IdempotentWrite = 12,
+        IdempotentWrite = 12 "idempotent_write",
     }
 }
 
@@ -104,9 +124,9 @@ codes! {
     /// What a rule says.
     AclEffect {
         /// No, whatever others say.
-        Deny = 2,
+        Deny = 2 "deny",
         /// Yes.
-        Allow = 3,
+        Allow = 3 "allow",
     }
 }
 
@@ -147,6 +167,23 @@ struct Rule {
 }
 
 impl Rule {
+    fn of(acl: &Acl) -> Rule {
+        let (principal, host) = (Arc::clone(&acl.principal), Arc::clone(&acl.host));
+        Rule { principal, host, operation: acl.operation, effect: acl.effect }
+    }
+
+    fn named(&self, resource: AclResource, pattern: AclPattern, name: &Arc<str>) -> Acl {
+        Acl {
+            resource,
+            pattern,
+            name: Arc::clone(name),
+            principal: Arc::clone(&self.principal),
+            host: Arc::clone(&self.host),
+            operation: self.operation,
+            effect: self.effect,
+        }
+    }
+
     fn meets(&self, who: AclSubject<'_>) -> bool {
         let user = self.principal.strip_prefix(USER);
         let names = user.is_some_and(|u| u == who.user || u == WILDCARD);
@@ -180,38 +217,46 @@ pub(crate) struct Acls(BTreeMap<(AclResource, AclPattern), BTreeMap<Arc<str>, BT
 
 impl Acls {
     fn put(&mut self, acl: &Acl) -> bool {
-        let rule = Rule {
-            principal: Arc::clone(&acl.principal),
-            host: Arc::clone(&acl.host),
-            operation: acl.operation,
-            effect: acl.effect,
-        };
-        self.0.entry((acl.resource, acl.pattern)).or_default().entry(Arc::clone(&acl.name)).or_default().insert(rule)
+        let named = self.0.entry((acl.resource, acl.pattern)).or_default();
+        named.entry(Arc::clone(&acl.name)).or_default().insert(Rule::of(acl))
+    }
+
+    fn has(&self, acl: &Acl) -> bool {
+        let named = self.0.get(&(acl.resource, acl.pattern)).and_then(|named| named.get(&acl.name));
+        named.is_some_and(|rules| rules.contains(&Rule::of(acl)))
     }
 
     fn all(&self) -> impl Iterator<Item = Acl> {
         self.0.iter().flat_map(|((resource, pattern), named)| {
-            named.iter().flat_map(|(name, rules)| {
-                rules.iter().map(|r| Acl {
-                    resource: *resource,
-                    pattern: *pattern,
-                    name: Arc::clone(name),
-                    principal: Arc::clone(&r.principal),
-                    host: Arc::clone(&r.host),
-                    operation: r.operation,
-                    effect: r.effect,
-                })
-            })
+            named.iter().flat_map(|(name, rules)| rules.iter().map(|r| r.named(*resource, *pattern, name)))
         })
     }
 
     /// Drops rules; those that went.
-    fn remove(&mut self, goes: impl Fn(&Acl) -> bool) -> Vec<Acl> {
-        let (gone, rest): (Vec<Acl>, Vec<Acl>) = self.all().partition(goes);
-        if !gone.is_empty() {
-            self.0.clear();
-            for acl in &rest {
-                self.put(acl);
+    fn remove(&mut self, filter: &AclFilter<'_>) -> Vec<Acl> {
+        let mut gone = Vec::new();
+        for ((resource, pattern), named) in self.0.iter_mut().filter(|((r, p), _)| filter.is_kind(*r, *p)) {
+            let mut drop_from = |name: &Arc<str>, rules: &mut BTreeSet<Rule>| {
+                let before = gone.len();
+                gone.extend(rules.iter().map(|r| r.named(*resource, *pattern, name)).filter(|acl| filter.matches(acl)));
+                if gone.len() - before == rules.len() {
+                    return false;
+                }
+                for acl in gone.iter().skip(before) {
+                    rules.remove(&Rule::of(acl));
+                }
+                true
+            };
+            match filter.names(*pattern) {
+                None => named.retain(drop_from),
+                Some(names) => {
+                    for name in names {
+                        let Some((name, mut rules)) = named.remove_entry(name) else { continue };
+                        if drop_from(&name, &mut rules) {
+                            named.insert(name, rules);
+                        }
+                    }
+                }
             }
         }
         gone
@@ -243,6 +288,15 @@ impl Acls {
     }
 }
 
+/// A host of a rule in the one form in which addresses are compared: the same address can be written in several ways.
+pub(super) fn canonical_host(host: &str) -> Option<Arc<str>> {
+    if host == WILDCARD {
+        return Some(host.into());
+    }
+    let address = host.parse::<std::net::IpAddr>().ok()?;
+    Some(address.to_canonical().to_string().into())
+}
+
 impl Acl {
     fn check(&self) -> Result<(), Refusal> {
         let bad = |why: &str| Err(Refusal::precondition_failed(why.to_owned()));
@@ -253,7 +307,7 @@ impl Acl {
         if self.principal.strip_prefix(USER).is_none_or(str::is_empty) {
             return bad("a principal is `User:NAME` or `User:*`");
         }
-        if *self.host != *WILDCARD && self.host.parse::<std::net::IpAddr>().is_err() {
+        if canonical_host(&self.host).is_none() {
             return bad("a host is an IP address or `*`");
         }
         if self.resource == AclResource::Cluster
@@ -308,16 +362,23 @@ impl Topology {
         self.acls.get(vhost).into_iter().flat_map(Acls::all).collect()
     }
 
+    /// How many rules there are in all vhosts.
+    #[must_use]
+    pub fn acl_count(&self) -> usize {
+        self.acl_count
+    }
+
     /// Adds a rule. That it is there already is fine.
     ///
     /// # Errors
     /// 404 (vhost), 406.
     pub fn put_acl(&mut self, vhost: &str, acl: &Acl) -> Result<Change, Refusal> {
         acl.check()?;
+        let acl = &Acl { host: canonical_host(&acl.host).unwrap_or_else(|| Arc::clone(&acl.host)), ..acl.clone() };
         let Some(name) = self.vhosts.get(vhost).map(|v| Arc::clone(&v.name)) else {
             return Err(Refusal::not_found(format!("no vhost '{vhost}'")));
         };
-        if self.acl_count >= ACLS_MAX {
+        if self.acl_count >= ACLS_MAX && !self.acls.get(vhost).is_some_and(|acls| acls.has(acl)) {
             return Err(Refusal::precondition_failed(format!("there are {ACLS_MAX} rules already")));
         }
         if !self.insert_acl(name, acl) {
@@ -335,8 +396,8 @@ impl Topology {
     }
 
     /// Removes rules of a vhost; those that went.
-    pub fn remove_acls(&mut self, vhost: &str, goes: impl Fn(&Acl) -> bool) -> (Vec<Acl>, Change) {
-        let gone = self.acls.get_mut(vhost).map(|acls| acls.remove(goes)).unwrap_or_default();
+    pub fn remove_acls(&mut self, vhost: &str, filter: &AclFilter<'_>) -> (Vec<Acl>, Change) {
+        let gone = self.acls.get_mut(vhost).map(|acls| acls.remove(filter)).unwrap_or_default();
         self.acl_count -= gone.len();
         let mut change = Change::default();
         change.ops.extend(gone.iter().map(|acl| definitions::remove_acl(vhost, acl)));
@@ -348,7 +409,7 @@ impl Topology {
 
     /// Removes all rules of a vhost.
     pub(crate) fn forget_acls(&mut self, vhost: &str, change: &mut Change) {
-        change.merge(self.remove_acls(vhost, |_| true).1);
+        change.merge(self.remove_acls(vhost, &AclFilter::ALL).1);
         self.acls.remove(vhost);
     }
 }

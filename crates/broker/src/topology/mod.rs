@@ -4,6 +4,7 @@
 //! which says what is to be written to the journal and what the shards are to do. A refused alteration changed nothing.
 
 pub mod acl;
+pub mod acl_filter;
 pub mod arguments;
 pub mod binding;
 pub mod definitions;
@@ -34,6 +35,7 @@ use waypost_model::journal::Op;
 use waypost_model::{ConnId, QueueId, Refusal};
 
 pub use acl::{Acl, AclEffect, AclOperation, AclPattern, AclResource, AclSubject};
+pub use acl_filter::{AclFilter, AclNames};
 pub use arguments::{age_ms, kind_name, parse_kind};
 pub use binding::BindingView;
 pub use definitions::LoadError;

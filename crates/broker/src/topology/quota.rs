@@ -131,6 +131,12 @@ impl Topology {
         self.quotas.iter().map(|(entity, rates)| (entity.clone(), *rates)).collect()
     }
 
+    /// What is set for just these.
+    #[must_use]
+    pub fn quota_of(&self, entity: &QuotaEntity) -> Option<QuotaRates> {
+        self.quotas.get(entity).copied()
+    }
+
     /// Sets a quota; one without rates is gone.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! `/api/v1`: what operators see and set. The page docs/http-api.md describes it.
 
 mod access;
+mod acls;
 mod contents;
 mod devices;
 mod explain;
 mod forwarders;
 pub(super) mod groups;
 mod listings;
+mod quotas;
 mod rules;
 pub(super) mod services;
 mod topics;
@@ -40,6 +42,9 @@ pub(super) const STREAM_PAGES: &[(&str, &str)] = &[
     ("forwarders", "GET"),
     ("forwarders/{vhost}", "GET"),
     ("forwarders/{vhost}/{forwarder}", "GET, PUT, DELETE"),
+    ("acls", "GET"),
+    ("acls/{vhost}", "GET, POST, DELETE"),
+    ("quotas", "GET, PUT, DELETE"),
 ];
 
 /// A request, taken apart.
@@ -93,6 +98,8 @@ impl Ask {
         match path {
             ["queues" | "exchanges" | "bindings", ..] => self.contents(path),
             ["users" | "permissions" | "topic-permissions" | "whoami", ..] => self.access(path),
+            ["acls", ..] => self.acls(path),
+            ["quotas", ..] => self.quotas(path),
             ["vhosts" | "policies" | "operator-policies", ..] => self.rules(path),
             ["devices", ..] => self.devices(path),
             ["forwarders", ..] => self.forwarders(path),

@@ -1,7 +1,7 @@
 //! Access control lists: asked for, made, removed; and what a peer may do.
 
 use waypost_broker::broker::admin::Actor;
-use waypost_broker::topology::{Acl, AclEffect, AclOperation, AclPattern, AclResource};
+use waypost_broker::topology::{Acl, AclEffect, AclFilter, AclNames, AclOperation, AclPattern, AclResource};
 use waypost_kafka::messages::security::*;
 use waypost_kafka::wire::Malformed;
 
@@ -13,6 +13,8 @@ const CLUSTER: &str = "kafka-cluster";
 const ANY: i8 = 1;
 /// Patterns that speak of a name, however they name it.
 const MATCH: i8 = 2;
+/// Rules that the filters of one request may look at: a filter without a name looks at all of them.
+const LOOKED_AT_MAX: usize = 10_000_000;
 /// Who comes to a listener that is open, as rules and quotas name it.
 pub(super) const ANONYMOUS: &str = "ANONYMOUS";
 
@@ -101,12 +103,14 @@ impl Session {
         if !self.may_cluster(AclOperation::Describe) {
             return Ok(ask.now(&failed(codes::CLUSTER_AUTHORIZATION_FAILED, "not permitted")));
         }
-        if let Err(why) = filter.check() {
-            return Ok(ask.now(&failed(codes::INVALID_REQUEST, why)));
-        }
+        let filter = match filter.known() {
+            Ok(filter) => filter,
+            Err(why) => return Ok(ask.now(&failed(codes::INVALID_REQUEST, why))),
+        };
+        let meant = |acl: &Acl| filter.as_ref().is_some_and(|filter| filter.matches(acl));
         let mut resources: Vec<DescribeAclsResource> = Vec::new();
         // In order of what they are about.
-        for acl in self.node.broker.acls(&self.vhost).into_iter().filter(|acl| filter.matches(acl)) {
+        for acl in self.node.broker.acls(&self.vhost).into_iter().filter(meant) {
             let (resource_type, pattern_type) = (acl.resource as i8, acl.pattern as i8);
             let description = AclDescription {
                 principal: (*acl.principal).into(),
@@ -160,6 +164,7 @@ impl Session {
         let request: DeleteAclsRequest = ask.read()?;
         let allowed = self.may_cluster(AclOperation::Alter);
         let mut lsn = None;
+        let (rules, mut looked_at) = (self.node.broker.acl_count(), 0_usize);
         let mut one = |f: &DeleteAclsFilter| {
             let failed = |error_code, why: &str| DeleteAclsFilterResult {
                 error_code,
@@ -178,11 +183,16 @@ impl Session {
             if !allowed {
                 return failed(codes::CLUSTER_AUTHORIZATION_FAILED, "not permitted");
             }
-            if let Err(why) = filter.check() {
-                return failed(codes::INVALID_REQUEST, why);
+            let filter = match filter.known() {
+                Ok(Some(filter)) => filter,
+                Ok(None) => return DeleteAclsFilterResult { error_message: None, ..DeleteAclsFilterResult::default() },
+                Err(why) => return failed(codes::INVALID_REQUEST, why),
+            };
+            looked_at = looked_at.saturating_add(filter.cost(rules));
+            if looked_at > LOOKED_AT_MAX {
+                return failed(codes::INVALID_REQUEST, "too many filters at once for so many rules");
             }
-            let now = self.node.clock.now();
-            match self.node.broker.remove_acls(&self.vhost, |acl| filter.matches(acl), now) {
+            match self.node.broker.remove_acls(&self.vhost, &filter, self.node.clock.now()) {
                 Err(e) => failed(codes::KAFKA_STORAGE_ERROR, &e.text),
                 Ok((gone, written)) => {
                     lsn = lsn.max(written);
@@ -239,36 +249,37 @@ struct Filter<'a> {
     effect: i8,
 }
 
-impl Filter<'_> {
-    /// Kinds that we do not have are no mistake: there are no rules of them.
-    fn check(&self) -> Result<(), &'static str> {
+impl<'a> Filter<'a> {
+    /// The filter of ours; none if there can be no such rules: kinds that we do not have are no mistake.
+    fn known(&self) -> Result<Option<AclFilter<'a>>, &'static str> {
         let known = |code: i8, last: i8| (ANY..=last).contains(&code);
         match () {
-            () if !known(self.resource, 7) => Err("no such kind of resource"),
-            () if !known(self.pattern, 4) => Err("no such kind of pattern"),
-            () if !known(self.operation, 15) => Err("no such operation"),
-            () if !known(self.effect, 3) => Err("a rule allows or denies"),
-            () => Ok(()),
+            () if !known(self.resource, 7) => return Err("no such kind of resource"),
+            () if !known(self.pattern, 4) => return Err("no such kind of pattern"),
+            () if !known(self.operation, 15) => return Err("no such operation"),
+            () if !known(self.effect, 3) => return Err("a rule allows or denies"),
+            () => {}
         }
-    }
-
-    fn matches(&self, acl: &Acl) -> bool {
-        let is = |asked: i8, code: u8| asked == ANY || i16::from(asked) == i16::from(code);
-        let same = |asked: Option<&str>, text: &str| asked.is_none_or(|asked| asked == text);
-        let named = match (self.pattern, self.name) {
-            (_, None) => true,
-            (MATCH, Some(name)) => match acl.pattern {
-                AclPattern::Literal => *acl.name == *name || *acl.name == *waypost_broker::topology::acl::WILDCARD,
-                AclPattern::Prefixed => name.starts_with(&*acl.name),
-            },
-            (_, Some(name)) => *acl.name == *name,
+        let pattern = if self.pattern == MATCH { ANY } else { self.pattern };
+        let kinds = (
+            ours(self.resource, AclResource::of),
+            ours(pattern, AclPattern::of),
+            ours(self.operation, AclOperation::of),
+            ours(self.effect, AclEffect::of),
+        );
+        let (Some(resource), Some(pattern), Some(operation), Some(effect)) = kinds else { return Ok(None) };
+        let names = match self.name {
+            None => AclNames::All,
+            Some(name) if self.pattern == MATCH => AclNames::Matching(name),
+            Some(name) => AclNames::Written(name),
         };
-        named
-            && (self.pattern == MATCH || is(self.pattern, acl.pattern as u8))
-            && is(self.resource, acl.resource as u8)
-            && is(self.operation, acl.operation as u8)
-            && is(self.effect, acl.effect as u8)
-            && same(self.principal, &acl.principal)
-            && same(self.host, &acl.host)
+        let (principal, host) = (self.principal, self.host);
+        Ok(Some(AclFilter { resource, names, pattern, principal, host, operation, effect }))
     }
+}
+
+/// The code of a filter: `None`, if there is no such thing here.
+#[allow(clippy::option_option, reason = "outside: whether there is such a thing; inside: whether it matters")]
+fn ours<T>(asked: i8, of: impl Fn(u8) -> Option<T>) -> Option<Option<T>> {
+    if asked == ANY { Some(None) } else { code(asked, of).map(Some) }
 }

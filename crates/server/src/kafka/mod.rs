@@ -8,6 +8,7 @@ mod configs;
 mod connection;
 mod consumer_groups;
 mod credentials;
+mod describe;
 mod fetch;
 mod groups;
 mod hint;
@@ -356,6 +357,7 @@ impl Session {
             66 => self.list_transactions(ask),
             68 => self.consumer_group_heartbeat(ask),
             69 => self.consumer_group_describe(ask),
+            75 => self.describe_topic_partitions(ask),
             _ => Err(Malformed::Value("an API that was not advertised")),
         }
     }
@@ -364,7 +366,7 @@ impl Session {
 /// The APIs that are answered.
 const ANSWERED: &[i16] = &[
     0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30, 31, 32, 33, 35,
-    36, 37, 42, 44, 47, 48, 49, 50, 51, 60, 61, 65, 66, 68, 69,
+    36, 37, 42, 44, 47, 48, 49, 50, 51, 60, 61, 65, 66, 68, 69, 75,
 ];
 
 #[cfg(test)]

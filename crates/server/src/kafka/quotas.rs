@@ -68,8 +68,7 @@ impl Session {
 
     fn alter(&self, entry: &AlteredEntry, only_check: bool, lsn: &mut Option<Lsn>) -> Result<(), Refused> {
         let entity = entity(&entry.entity)?;
-        let before = self.node.broker.quotas().into_iter().find(|(known, _)| *known == entity);
-        let mut rates = before.map(|(_, rates)| rates).unwrap_or_default();
+        let mut rates = self.node.broker.quota_of(&entity).unwrap_or_default();
         for op in &entry.ops {
             let rate = match &*op.key {
                 PRODUCER => &mut rates.producer,

@@ -32,6 +32,8 @@ pub(crate) const SERVICES: &str = "services.";
 const GROUPS: &str = "waypost.forward.";
 /// Names of the forwarders that a message has come through.
 const FORWARDED_BY: &str = "x-forwarded-by";
+/// Most of them: what has come through so many is left out.
+const HOPS_MAX: usize = 16;
 
 /// How long it is waited before what does not go is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -86,8 +88,10 @@ pub(crate) struct Figures {
     pub unroutable: AtomicU64,
     /// Records that the exchange or the service refuses whatever one does, and that were left out.
     pub refused: AtomicU64,
-    /// Records that had come through this forwarder before, and were left out.
+    /// Records that had come through this forwarder, or another one of the same topic, before, and were left out.
     pub looped: AtomicU64,
+    /// Records that had come through too many forwarders, and were left out.
+    pub hop_limit_exceeded: AtomicU64,
     /// What it waits for, if it does.
     waits: Mutex<Option<String>>,
 }
@@ -236,9 +240,9 @@ impl Work<'_> {
         let mut lsn = None;
         for record in records {
             let (route, message) = match self.message(record) {
-                Some(made) => made,
-                None => {
-                    self.figures.looped.fetch_add(1, Ordering::Relaxed);
+                Ok(made) => made,
+                Err(circle) => {
+                    self.leave_out(circle);
                     continue;
                 }
             };
@@ -269,6 +273,18 @@ impl Work<'_> {
         lsn
     }
 
+    /// Counts a record that goes no further; the first one is told.
+    fn leave_out(&self, circle: Circle) {
+        let (count, limit) = match circle {
+            Circle::Closed => (&self.figures.looped, None),
+            Circle::TooLong => (&self.figures.hop_limit_exceeded, Some(HOPS_MAX)),
+        };
+        if count.fetch_add(1, Ordering::Relaxed) == 0 {
+            let (forwarder, topic) = (&*self.spec.name, &*self.spec.topic);
+            tracing::warn!(forwarder, topic, limit, "forwarders go in a circle: a record that came before is left out");
+        }
+    }
+
     fn send(&self, route: &Arc<Route>, message: &Message) -> Sent {
         let mandatory = matches!(self.spec.target, Target::Exchange { .. });
         match self.node.clients.publishers.publish(&self.spec.vhost, route, message, mandatory) {
@@ -296,15 +312,16 @@ impl Work<'_> {
         }
     }
 
-    /// The message that a record becomes; none if it has come this way before.
-    fn message(&self, record: Record) -> Option<(Route, Message)> {
+    /// The message that a record becomes.
+    fn message(&self, record: Record) -> Result<(Route, Message), Circle> {
         let key = record.key.clone();
         let (origin, mut props, body) = to_message(record, &self.topic.name, Told::Nothing);
         // What was read from a disk is not to be lost with a restart.
         props.delivery_mode = Some(DELIVERY_MODE_PERSISTENT);
         let route = match &self.spec.target {
             Target::Exchange { exchange, routing_key } => {
-                mark(&mut props, &self.spec.name)?;
+                let same_topic = |name: &str| self.node.forwarders.reads(&self.spec.vhost, name, &self.spec.topic);
+                mark(&mut props, &self.spec.name, same_topic)?;
                 let key = routing_key.as_ref().map_or(origin.routing_key, |key| key.as_bytes().into());
                 Route { exchange: exchange.clone(), routing_key: key, address: None }
             }
@@ -313,26 +330,42 @@ impl Work<'_> {
                 Route::new(SERVICES_EXCHANGE, &**service)
             }
         };
-        Some((route, Message { props, body: Bytes::from(body) }))
+        Ok((route, Message { props, body: Bytes::from(body) }))
     }
 }
 
-/// Notes in the headers that a message came this way. `None` if it says so already: forwarders in a circle would go on
-/// for ever.
-fn mark(props: &mut PropsOwned, name: &str) -> Option<()> {
+/// Why a record goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Circle {
+    /// It came from this topic before.
+    Closed,
+    /// It has come through [`HOPS_MAX`] forwarders.
+    TooLong,
+}
+
+/// Notes in the headers that a message came this way. `same_topic`: whether the forwarder of a name reads the same topic:
+/// two of them that lead back to it would otherwise make two of every one, each time.
+fn mark(props: &mut PropsOwned, name: &str, same_topic: impl Fn(&str) -> bool) -> Result<(), Circle> {
     let headers = props.headers.get_or_insert_with(Table::new);
-    let name = Value::LongStr(name.as_bytes().to_vec());
     let mut by = match headers.get(FORWARDED_BY) {
         Some(Value::Array(by)) => by.clone(),
+        // One name alone may have become a plain text on its way.
         Some(Value::LongStr(one)) => vec![Value::LongStr(one.clone())],
         _ => Vec::new(),
     };
-    if by.contains(&name) {
-        return None;
+    if by.len() >= HOPS_MAX {
+        return Err(Circle::TooLong);
     }
-    by.push(name);
+    let text = |v: &Value| match v {
+        Value::LongStr(text) => String::from_utf8(text.clone()).ok(),
+        _ => None,
+    };
+    if by.iter().filter_map(text).any(|one| one == name || same_topic(&one)) {
+        return Err(Circle::Closed);
+    }
+    by.push(Value::LongStr(name.as_bytes().to_vec()));
     headers.set(FORWARDED_BY, Value::Array(by));
-    Some(())
+    Ok(())
 }
 
 /// A record's key is the key by which its service delivers, unless its headers say how.
@@ -360,14 +393,21 @@ mod tests {
 
     #[test]
     fn a_circle_ends() {
+        let alone = |_: &str| false;
         let mut props = PropsOwned::default();
-        assert_eq!(mark(&mut props, "a"), Some(()));
-        assert_eq!(mark(&mut props, "b"), Some(()));
-        assert_eq!(mark(&mut props, "a"), None);
-        // One name alone may have become a plain text on its way.
+        assert_eq!(mark(&mut props, "a", alone), Ok(()));
+        assert_eq!(mark(&mut props, "b", alone), Ok(()));
+        assert_eq!(mark(&mut props, "a", alone), Err(Circle::Closed));
+        // Another one of the same topic.
+        assert_eq!(mark(&mut props, "c", |name| name == "b"), Err(Circle::Closed));
         let text = Value::LongStr(b"a".to_vec());
         props.headers = Some(Table::new().with(FORWARDED_BY, text));
-        assert_eq!(mark(&mut props, "a"), None);
+        assert_eq!(mark(&mut props, "a", alone), Err(Circle::Closed));
+        let mut props = PropsOwned::default();
+        for n in 0..HOPS_MAX {
+            assert_eq!(mark(&mut props, &n.to_string(), alone), Ok(()));
+        }
+        assert_eq!(mark(&mut props, "z", alone), Err(Circle::TooLong));
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Forwarders {
         self.lock().values().map(view).collect()
     }
 
+    /// Whether the one of that name reads that topic.
+    pub(super) fn reads(&self, vhost: &Arc<str>, name: &str, topic: &str) -> bool {
+        self.lock().get(&(Arc::clone(vhost), name.into())).is_some_and(|r| *r.spec.topic == *topic)
+    }
+
     /// Declares one, or declares it anew.
     ///
     /// # Errors
@@ -57,6 +62,9 @@ impl Forwarders {
         if spec.name.starts_with(SERVICES) || !waypost_stream::streams::is_topic_name(&spec.name) {
             let text = format!("`{}` is no name of a forwarder: as of a topic, and not `{SERVICES}…`", spec.name);
             return Err(Refusal::precondition_failed(text));
+        }
+        if !waypost_stream::streams::is_topic_name(&spec.topic) {
+            return Err(Refusal::precondition_failed(format!("`{}` is no name of a topic", spec.topic)));
         }
         let known = self.lock();
         if known.len() >= FORWARDERS_MAX && !known.contains_key(&(Arc::clone(&spec.vhost), spec.name.clone())) {

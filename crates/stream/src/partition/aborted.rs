@@ -51,9 +51,8 @@ fn write(all: &[Aborted], w: Writer) -> Writer {
 }
 
 fn read(r: &mut Reader<'_>) -> Result<Vec<Aborted>, Malformed> {
-    let one = |r: &mut Reader<'_>| {
-        Ok(Aborted { producer_id: r.number()? as i64, first: r.number()?, last: r.number()? })
-    };
+    let one =
+        |r: &mut Reader<'_>| Ok(Aborted { producer_id: r.number()? as i64, first: r.number()?, last: r.number()? });
     (0..r.count(24)?).map(|_| one(r)).collect()
 }
 

@@ -28,8 +28,8 @@ pub(crate) use compaction::{Plan, Replacement};
 pub use index::Entry;
 pub use packed::Packed;
 pub use producers::{ProducerError, ProducerInfo};
-pub(crate) use transactions::Ending;
 pub use snapshot::Snapshot;
+pub(crate) use transactions::Ending;
 pub use transactions::Marker;
 
 use crate::batch::{Batch, BatchError};

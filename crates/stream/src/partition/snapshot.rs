@@ -3,8 +3,8 @@
 
 use waypost_model::Millis;
 
-use super::producers::{Producer, Written};
 use super::aborted::{AbortedList, WrittenChunk};
+use super::producers::{Producer, Written};
 use super::{Marker, Partition};
 use crate::batch::Batch;
 use crate::codec::{Malformed, Reader, Writer};

@@ -203,7 +203,9 @@ impl Cell {
     /// Writes a snapshot, if so many batches came since the last one. Held meanwhile: an older one never comes after a newer.
     pub(super) fn snapshot(&self, after: u32, journal: &dyn Journal) {
         let mut partition = lock(&self.partition);
-        if partition.since_snapshot() >= after && journal.append(keep::snapshot(self.queue, partition.snapshot())).is_ok() {
+        if partition.since_snapshot() >= after
+            && journal.append(keep::snapshot(self.queue, partition.snapshot())).is_ok()
+        {
             partition.note_snapshot();
         }
     }

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use waypost_model::journal::{AppendError, BodyStore, Journal, Op};
+use waypost_model::journal::{AppendError, BodyStore, Journal};
 use waypost_model::{Lsn, Millis, QueueId, Route};
 
 pub use cell::{Cell, DeleteFault, Grown};

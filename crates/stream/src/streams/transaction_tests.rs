@@ -3,6 +3,7 @@
 use std::io;
 
 use waypost_model::Batch as Messages;
+use waypost_model::journal::Op;
 use waypost_model::journal::SpillRef;
 use waypost_storage::Engine;
 use waypost_storage::fault::{FaultDisk, Faults};

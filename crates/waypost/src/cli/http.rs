@@ -181,6 +181,10 @@ impl Api {
         if told.into_iter().any(|value| value.chars().any(char::is_control)) {
             return Err(Failure::Usage("control characters cannot be sent in a header".to_owned()));
         }
+        if path.0.ends_with('/') {
+            // It would be taken for the page of all of them.
+            return Err(Failure::Usage("a name is empty".to_owned()));
+        }
         let deadline = Instant::now() + self.timeout;
         let mut stream = Stream::connect(&self.url.host, self.url.port, &self.security)?;
         let raw = self.exchange(&mut stream, &self.request(method, path, content, headers), deadline)?;

@@ -8,7 +8,7 @@ use waypost_model::{Lsn, Millis, Refusal};
 use super::Actor;
 use crate::broker::Broker;
 use crate::topology::{
-    Acl, AclOperation, AclResource, AclSubject, QuotaEntity, QuotaKind, QuotaRates, QuotaShare, ScramKeys,
+    Acl, AclFilter, AclOperation, AclResource, AclSubject, QuotaEntity, QuotaKind, QuotaRates, QuotaShare, ScramKeys,
     ScramMechanism, UserView,
 };
 
@@ -81,6 +81,12 @@ impl Broker {
         self.topology_read().acls(vhost)
     }
 
+    /// How many rules there are in all vhosts.
+    #[must_use]
+    pub fn acl_count(&self) -> usize {
+        self.topology_read().acl_count()
+    }
+
     /// Adds a rule. That it is there already is fine.
     ///
     /// # Errors
@@ -96,10 +102,10 @@ impl Broker {
     pub fn remove_acls(
         &self,
         vhost: &str,
-        goes: impl Fn(&Acl) -> bool,
+        filter: &AclFilter<'_>,
         now: Millis,
     ) -> Result<(Vec<Acl>, Option<Lsn>), Refusal> {
-        self.alter(now, |t| Ok(t.remove_acls(vhost, goes)))
+        self.alter(now, |t| Ok(t.remove_acls(vhost, filter)))
     }
 
     /// The most particular quota that holds for a client.
@@ -112,6 +118,12 @@ impl Broker {
     #[must_use]
     pub fn quotas(&self) -> Vec<(QuotaEntity, QuotaRates)> {
         self.topology_read().quotas()
+    }
+
+    /// What is set for just these.
+    #[must_use]
+    pub fn quota_of(&self, entity: &QuotaEntity) -> Option<QuotaRates> {
+        self.topology_read().quota_of(entity)
     }
 
     /// Sets a quota; one without rates is gone.

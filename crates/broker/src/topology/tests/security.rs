@@ -2,8 +2,8 @@
 
 use super::Node;
 use crate::topology::{
-    Acl, AclEffect, AclOperation, AclPattern, AclResource, AclSubject, HashingAlgorithm, PasswordHash, PermissionSpec,
-    QuotaEntity, QuotaKind, QuotaName, QuotaRates, ScramKeys, ScramMechanism, UserSpec,
+    Acl, AclEffect, AclFilter, AclNames, AclOperation, AclPattern, AclResource, AclSubject, HashingAlgorithm,
+    PasswordHash, PermissionSpec, QuotaEntity, QuotaKind, QuotaName, QuotaRates, ScramKeys, ScramMechanism, UserSpec,
 };
 
 fn add(n: &mut Node, name: &str, password: &[u8]) {
@@ -131,6 +131,50 @@ fn rules_may_be_for_a_place() {
 }
 
 #[test]
+fn an_address_is_the_same_however_it_is_written() {
+    let mut n = Node::new();
+    add(&mut n, "ann", b"pw");
+    let rule = |host: &str, effect| Acl {
+        host: host.into(),
+        ..acl(AclPattern::Literal, "t", "ann", AclOperation::Read, effect)
+    };
+    put(&mut n, &rule("*", AclEffect::Allow));
+    put(&mut n, &rule("::ffff:10.0.0.1", AclEffect::Deny));
+    put(&mut n, &rule("2001:DB8:0::0001", AclEffect::Deny));
+    let mut n = n.reload();
+    let from =
+        |n: &Node, host| n.t.allows(AclSubject { user: "ann", host }, "/", AclResource::Topic, "t", AclOperation::Read);
+    assert!(!from(&n, "10.0.0.1") && !from(&n, "2001:db8::1") && from(&n, "10.0.0.2"));
+    // It is found as it was written.
+    let (gone, _) = n.t.remove_acls("/", &AclFilter { host: Some("2001:DB8:0::0001"), ..AclFilter::ALL });
+    assert_eq!(gone.len(), 1);
+    assert!(from(&n, "2001:db8::1"));
+}
+
+#[test]
+fn rules_of_a_name_are_found_among_many() {
+    let mut n = Node::new();
+    let rule = |pattern, name: &str| acl(pattern, name, "ann", AclOperation::Read, AclEffect::Allow);
+    for i in 0..50_000 {
+        n.t.put_acl("/", &rule(AclPattern::Literal, &format!("t{i}"))).unwrap();
+    }
+    n.t.put_acl("/", &rule(AclPattern::Prefixed, "t1")).unwrap();
+    n.t.put_acl("/", &rule(AclPattern::Literal, "*")).unwrap();
+    let of = |names| AclFilter { names, ..AclFilter::ALL };
+    let (begun, mut gone) = (std::time::Instant::now(), 0);
+    for i in 10_000..40_000 {
+        gone += n.t.remove_acls("/", &of(AclNames::Written(&format!("t{i}")))).0.len();
+    }
+    assert_eq!((gone, n.t.acl_count()), (30_000, 20_002));
+    // One by one they would have been looked at a thousand million times.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(n.t.remove_acls("/", &of(AclNames::Written("t10000"))).0.is_empty());
+    let names = |acls: Vec<Acl>| acls.iter().map(|a| a.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(n.t.remove_acls("/", &of(AclNames::Matching("t17"))).0), ["t17", "*", "t1"]);
+    assert_eq!(n.t.remove_acls("/", &AclFilter::ALL).0.len(), 19_999);
+}
+
+#[test]
 fn rules_go_one_by_one_and_with_their_vhost() {
     let mut n = Node::new();
     let one = acl(AclPattern::Literal, "a", "ann", AclOperation::Read, AclEffect::Allow);
@@ -139,7 +183,7 @@ fn rules_go_one_by_one_and_with_their_vhost() {
     put(&mut n, &other);
     assert!(n.t.put_acl("/", &one).unwrap().is_empty(), "it is there");
     assert_eq!(n.reload().t.acls("/"), [one.clone(), other.clone()]);
-    let (gone, change) = n.t.remove_acls("/", |a| a.effect == AclEffect::Allow);
+    let (gone, change) = n.t.remove_acls("/", &AclFilter { effect: Some(AclEffect::Allow), ..AclFilter::ALL });
     n.keep(change);
     assert_eq!((gone, n.reload().t.acls("/")), (vec![one], vec![other]));
     let change = n.t.delete_vhost("/").unwrap();

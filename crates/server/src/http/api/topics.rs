@@ -31,6 +31,8 @@ impl Ask {
                 list(all, |t| self.topic_view(t))
             }
             ("GET", ["topics", vhost]) => list(self.topics_of(vhost)?, |t| self.topic_view(t)),
+            // What a trailing slash leaves out is a name.
+            ("PUT" | "DELETE", ["topics", _]) => Err(TopicFault::Name("".into()).into()),
             (_, ["topics", vhost, name, rest @ ..]) => self.topic(vhost, name, rest),
             (_, ["topics"] | ["topics", _]) => Err(wrong_method()),
             _ => Err(nothing_there()),

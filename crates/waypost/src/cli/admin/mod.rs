@@ -1,6 +1,7 @@
 //! Management of a running server, by its HTTP API under `/api/v1`.
 
 mod access;
+mod acls;
 mod connections;
 mod exchanges;
 mod forwarders;
@@ -42,6 +43,12 @@ pub enum Command {
     /// Users: list, add, remove, passwords, tags, permissions, limits
     #[command(subcommand, visible_alias = "user")]
     Users(access::Users),
+    /// Access control lists of Kafka's clients: list, add, remove
+    #[command(subcommand, visible_alias = "acl")]
+    Acls(acls::Acls),
+    /// Quotas of Kafka's clients: list, set, remove
+    #[command(subcommand, visible_alias = "quota")]
+    Quotas(acls::Quotas),
     /// Virtual hosts: list, add, remove, limits
     #[command(subcommand, visible_alias = "vhost")]
     Vhosts(vhosts::Vhosts),
@@ -191,6 +198,8 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Bindings(command) => command.run(),
         Command::Policies(command) => command.run(),
         Command::Users(command) => command.run(),
+        Command::Acls(command) => command.run(),
+        Command::Quotas(command) => command.run(),
         Command::Vhosts(command) => command.run(),
         Command::Topics(command) => command.run(),
         Command::Groups(command) => command.run(),
