@@ -8,7 +8,7 @@ use waypost_kafka::messages::security::*;
 use waypost_kafka::wire::Malformed;
 use waypost_model::{Lsn, RefusalKind};
 
-use super::{Answer, Ask, Session, codes};
+use super::{Answer, Ask, Session, Who, codes};
 use crate::scram;
 
 /// Why something is not done: code and words.
@@ -87,9 +87,17 @@ impl Session {
         let mut faults = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let allowed = self.may_cluster(AclOperation::Alter);
+        let administrates = match &self.who {
+            Who::Operator => true,
+            Who::User(name) => self.is_administrator(name),
+            Who::Nobody => false,
+        };
         for (name, mechanism) in &names {
             if !allowed {
                 faults.insert(*name, (codes::CLUSTER_AUTHORIZATION_FAILED, "not permitted".to_owned()));
+            } else if !administrates && self.is_administrator(name) {
+                // Who may alter the node may do much, but not become whoever may do everything.
+                faults.insert(*name, (codes::CLUSTER_AUTHORIZATION_FAILED, "an administrator's keys".to_owned()));
             } else if !seen.insert((*name, *mechanism)) {
                 faults.insert(*name, (codes::DUPLICATE_RESOURCE, "the same keys twice".to_owned()));
             }
@@ -115,6 +123,11 @@ impl Session {
         };
         let results = users.into_iter().map(result).collect();
         Ok(ask.after(lsn, &AlterUserScramCredentialsResponse { results, ..Default::default() }))
+    }
+
+    fn is_administrator(&self, user: &str) -> bool {
+        let tags = self.node.broker.user(user).map(|user| user.spec.tags);
+        tags.is_ok_and(|tags| tags.iter().any(|tag| tag == "administrator"))
     }
 
     fn delete_keys(&self, deletion: &ScramCredentialDeletion, lsn: &mut Option<Lsn>) -> Result<(), Refused> {

@@ -151,6 +151,10 @@ fn an_address_is_the_same_however_it_is_written() {
     assert!(from(&n, "2001:db8::1"));
 }
 
+fn of(names: AclNames<'_>) -> AclFilter<'_> {
+    AclFilter { names, ..AclFilter::ALL }
+}
+
 #[test]
 fn rules_of_a_name_are_found_among_many() {
     let mut n = Node::new();
@@ -160,7 +164,6 @@ fn rules_of_a_name_are_found_among_many() {
     }
     n.t.put_acl("/", &rule(AclPattern::Prefixed, "t1")).unwrap();
     n.t.put_acl("/", &rule(AclPattern::Literal, "*")).unwrap();
-    let of = |names| AclFilter { names, ..AclFilter::ALL };
     let (begun, mut gone) = (std::time::Instant::now(), 0);
     for i in 10_000..40_000 {
         gone += n.t.remove_acls("/", &of(AclNames::Written(&format!("t{i}")))).0.len();
