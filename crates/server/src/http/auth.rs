@@ -15,7 +15,7 @@ use crate::config::HttpAuth;
 use crate::node::Node;
 
 /// Consul's clients send their token here.
-const CONSUL_TOKEN: &str = "x-consul-token";
+pub(super) const CONSUL_TOKEN: &str = "x-consul-token";
 
 /// Under this name permissions of [`Who::Anyone`] are looked up, and not found.
 const NOBODY: &str = "\0anyone";

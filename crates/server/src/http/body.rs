@@ -56,3 +56,33 @@ impl hyper::body::Body for Body {
         }
     }
 }
+
+/// A body on its way, and what is to be dropped with it.
+#[derive(Debug)]
+pub(super) struct Sent<T> {
+    body: Body,
+    _until: T,
+}
+
+impl<T> Sent<T> {
+    pub(super) fn new(body: Body, until: T) -> Sent<T> {
+        Sent { body, _until: until }
+    }
+}
+
+impl<T: Unpin> hyper::body::Body for Sent<T> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

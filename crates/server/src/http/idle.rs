@@ -13,12 +13,28 @@ pub(super) struct Activity {
     under_way: AtomicU32,
     /// Requests that have begun, and pieces of answers that were sent.
     steps: AtomicU32,
+    /// Answers of hyper's that are not encoded as a whole.
+    unfinished: AtomicU32,
 }
 
 /// A request that is being answered, until it is dropped.
 pub(super) struct UnderWay(Arc<Activity>);
 
+/// An answer that hyper has not encoded as a whole, until it is dropped.
+pub(super) struct Unfinished(Arc<Activity>);
+
 impl Activity {
+    /// Hyper has a request that it will answer.
+    pub(super) fn to_answer(self: &Arc<Self>) -> Unfinished {
+        self.unfinished.fetch_add(1, Ordering::Relaxed);
+        Unfinished(Arc::clone(self))
+    }
+
+    /// Whether hyper has encoded the answers to all requests that it has.
+    pub(super) fn is_answered(&self) -> bool {
+        self.unfinished.load(Ordering::Relaxed) == 0
+    }
+
     /// A request begins.
     pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::Relaxed);
@@ -49,6 +65,12 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.sent();
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod consul;
 mod consul_kv;
 mod cx;
 pub(crate) mod envelope;
+mod express;
 mod health;
 mod held;
 mod idle;
@@ -42,7 +43,8 @@ use crate::listen::Listener;
 use crate::listen::tls::Tls;
 use crate::node::Node;
 use crate::runtime;
-use body::{Answer, Body};
+use body::{Answer, Body, Sent};
+use express::Express;
 use idle::Activity;
 use request::{Failure, Peer};
 use stall::Stalling;
@@ -161,12 +163,13 @@ impl HttpListener {
         let peer = Peer { loopback: remote.ip().to_canonical().is_loopback() };
         let activity = Arc::new(Activity::default());
         let socket = Stalling::new(socket, STALL_TIMEOUT, Arc::clone(&activity));
+        let socket = Express::new(socket, Arc::clone(&self), peer, Arc::clone(&activity));
         let service = service_fn(|request| {
-            let (listener, under_way) = (Arc::clone(&self), activity.begin());
+            let (listener, under_way, until) = (Arc::clone(&self), activity.begin(), activity.to_answer());
             async move {
                 let answer = listener.answer(request, peer).await;
                 drop(under_way);
-                Ok::<_, Infallible>(answer)
+                Ok::<_, Infallible>(answer.map(|body| Sent::new(body, until)))
             }
         });
         // How long a head may take is for `Activity` to see: a timer for each would cost more than many a request.
@@ -212,6 +215,16 @@ impl HttpListener {
         let failed = |_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be carried out");
         let _turn = self.looks.acquire().await.map_err(failed)?;
         Ok(tokio::task::block_in_place(work))
+    }
+
+    /// Answers a request that is among the frequent ones, if it is as they usually are.
+    fn express(self: &Arc<Self>, head: &express::Head<'_>, body: &[u8], peer: Peer) -> Option<express::Verdict> {
+        if !request::is_known(request::host_of(head.host), self.address, &self.hosts)
+            || !request::text_in_query(head.query)
+        {
+            return None;
+        }
+        pages::express(self, head, body, peer)
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {

@@ -5,12 +5,15 @@
 //! waits is a future (see [`Cx::patience`]; it is dropped when the client goes), what goes on is a stream (see
 //! [`super::sse`]). Failures are told as JSON; a face whose protocol has another form makes answers of them itself.
 
+use std::sync::Arc;
+
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 
 use super::auth::{Need, who};
 use super::body::Answer;
 use super::cx::Cx;
+use super::express::{Head, Verdict};
 use super::request::{Failure, Peer};
 use super::{HttpListener, api, config, consul, consul_kv, verbs};
 
@@ -97,4 +100,13 @@ pub(super) async fn answer(listener: &HttpListener, request: Request<Incoming>, 
         Face::Services => Box::pin(api::services::answer(&cx, request)).await,
         Face::Verbs => Box::pin(verbs::answer(&cx, request)).await,
     }
+}
+
+/// Answers a frequent request as [`answer`] would; `None` if it is none of them, or is to be refused.
+pub(super) fn express(listener: &Arc<HttpListener>, head: &Head<'_>, body: &[u8], peer: Peer) -> Option<Verdict> {
+    let hot = consul::Hot::of(head.method, head.path)?;
+    let face = Face::Consul;
+    let need = if hot.is_look() { face.need(&Method::GET, head.path) } else { face.need(&Method::PUT, head.path) };
+    let who = who(&listener.node, listener.address, &head.headers, peer, need).ok()?;
+    consul::express(listener, who, hot, head, body)
 }

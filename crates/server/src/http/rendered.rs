@@ -17,6 +17,13 @@ use super::body::{Answer, Body};
 /// Shorter bodies fit one packet anyway.
 const GZIP_BYTES_MIN: usize = 1400;
 
+/// How a body is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Plain,
+    Gzip,
+}
+
 /// A body, to be shared by all who ask for the same.
 #[derive(Debug)]
 pub(super) struct Rendered {
@@ -52,17 +59,25 @@ impl Rendered {
         answer
     }
 
+    /// The form in which a request with these headers gets it, and the body in that form.
+    pub(super) fn form(&self, asked: &HeaderMap) -> (Form, &Bytes) {
+        if self.plain.len() >= GZIP_BYTES_MIN && takes_gzip(asked) {
+            (Form::Gzip, self.gzip.get_or_init(|| gzip(&self.plain)))
+        } else {
+            (Form::Plain, &self.plain)
+        }
+    }
+
     /// The same without an entity tag, for those whose clients do not ask again with one: saves the hash.
     pub(super) fn plain_or_gzip(&self, asked: &HeaderMap) -> Answer {
-        let zip = self.plain.len() >= GZIP_BYTES_MIN && takes_gzip(asked);
-        let body = if zip { self.gzip.get_or_init(|| gzip(&self.plain)) } else { &self.plain };
+        let (form, body) = self.form(asked);
         let mut answer = Response::new(Body::Whole(body.clone()));
         let headers = answer.headers_mut();
         // With those that Consul's clients are told beside: grown once.
         headers.reserve(8);
         headers.insert(CONTENT_TYPE, self.content_type.clone());
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-        if zip {
+        if form == Form::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         answer

@@ -122,7 +122,8 @@ fn is_of_envoy<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && request.uri().path() == super::consul::discovery::EDS && !is_page
 }
 
-fn is_known(host: &str, listener: SocketAddr, names: &[String]) -> bool {
+/// Whether this is the name of a host by which we are addressed.
+pub(super) fn is_known(host: &str, listener: SocketAddr, names: &[String]) -> bool {
     if host.eq_ignore_ascii_case("localhost") || names.iter().any(|name| name.eq_ignore_ascii_case(host)) {
         return true;
     }
@@ -151,8 +152,12 @@ pub(super) fn pairs(uri: &hyper::Uri) -> impl Iterator<Item = (String, String)> 
 
 /// Whether all of a query can be decoded: of what cannot, nobody would notice that it is left out.
 pub(super) fn query_is_text(uri: &hyper::Uri) -> bool {
-    let is_text = |query: &str| !query.contains('%') || query.split(['&', '=']).all(|part| decode(part).is_some());
-    uri.query().is_none_or(is_text)
+    uri.query().is_none_or(text_in_query)
+}
+
+/// The same of a query without the rest.
+pub(super) fn text_in_query(query: &str) -> bool {
+    !query.contains('%') || query.split(['&', '=']).all(|part| decode(part).is_some())
 }
 
 /// The pairs of a form (`application/x-www-form-urlencoded`), or of a query string.

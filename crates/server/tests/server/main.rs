@@ -4,6 +4,7 @@
 
 mod basics;
 mod consul;
+mod express;
 mod failure;
 mod messages;
 mod registry;

@@ -17,7 +17,7 @@ use hyper::{Request, StatusCode, Uri};
 use serde_json::Value as Json;
 use waypost_broker::topology::Access;
 use waypost_model::service::is_service_name;
-use waypost_model::{Refusal, RefusalKind};
+use waypost_model::{Lsn, Refusal, RefusalKind};
 use waypost_registry::services::Services;
 
 use super::super::body::Answer;
@@ -116,6 +116,12 @@ impl<'a> Ask<'a> {
         Ok(Ask { cx, vhost, services })
     }
 
+    /// The answer to a change of an instance, once it is durable; nothing was changed if there is none of that id.
+    async fn done_to(&self, service: &str, id: &str, lsn: Result<Option<Lsn>, Refusal>) -> Result<Answer, Failure> {
+        let lsn = lsn.map_err(refused)?.ok_or_else(|| no_instance(service, id))?;
+        done(self.cx, Some(lsn)).await
+    }
+
     /// Whether who asks may see a service.
     fn may_see(&self, service: &str) -> Result<(), Failure> {
         Ok(self.cx.may_service(&self.vhost, Access::Read, service)?)
@@ -154,7 +160,7 @@ fn span(uri: &Uri, name: &str) -> Result<Option<Duration>, Failure> {
 }
 
 /// A change that is made and durable.
-async fn done(cx: &Cx<'_>, lsn: Option<waypost_model::Lsn>) -> Result<Answer, Failure> {
+async fn done(cx: &Cx<'_>, lsn: Option<Lsn>) -> Result<Answer, Failure> {
     cx.durable(lsn).await?;
     Ok(json::empty(StatusCode::NO_CONTENT))
 }

@@ -264,7 +264,7 @@ impl Ask<'_> {
         })
     }
 
-    async fn agent_register(&self) -> Result<Answer, Failure> {
+    pub(super) async fn agent_register(&self) -> Result<Answer, Failure> {
         let value = decode(&self.body)?;
         let body = Object::of(&value, "the body")?;
         let mut definition = definitions::service(body, "Name", self.owner(), Source::Agent)?;

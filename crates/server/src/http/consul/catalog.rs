@@ -100,13 +100,13 @@ impl Ask<'_> {
         };
         self.may_see(&service)?;
         let key = self.params.key("catalog");
-        if let Some(answer) = self.known(&service, &key) {
-            return Ok(answer);
+        if let Some((page, index)) = self.known(&service, &key) {
+            return Ok(self.shared(&page.rendered, index));
         }
         let filter = fields::parse(self.params.filter.as_deref(), fields::catalog_kind)?;
         let (index, view) = self.wait_for_service(&service).await;
         let kept = view.derived(|_| Kept::default());
-        let rendered = kept.get(&key, || {
+        let page = kept.get(&key, || {
             let scene = self.scene();
             let chosen = view.instances.iter().filter(|listed| {
                 fits(listed, scene.node(listed), &self.params)
@@ -114,7 +114,7 @@ impl Ask<'_> {
             });
             array(chosen.map(|listed| CatalogService(&scene, &service, listed)))
         });
-        Ok(self.shared(&rendered, index))
+        Ok(self.shared(&page.rendered, index))
     }
 
     async fn catalog_nodes(&self) -> Result<Answer, Failure> {

@@ -13,9 +13,12 @@ use super::super::request::Failure;
 use super::checks::{self, Item};
 use super::fields::{self, EntryFields};
 use super::params::Params;
-use super::read::Kept;
+use super::read::{Kept, Page};
 use super::render::{Entry, Scene, array};
 use super::{Ask, definitions, no_endpoint};
+
+/// What pages with entries are kept under.
+pub(super) const HEALTH: &str = "health";
 
 /// Whether an instance is in catalogs: those that cannot be reached are not, but for what was registered here.
 pub(super) fn is_visible(listed: &Listed) -> bool {
@@ -59,29 +62,37 @@ impl Ask<'_> {
 
     /// The instances of a service.
     pub(super) async fn health_service(&self, service: &str) -> Result<Answer, Failure> {
-        let Ok(service) = definitions::service_name(service) else {
-            // What cannot be registered is not there, and never will be.
-            return Ok(self.own("[]".into(), self.services.list().index));
-        };
+        let found = self.health_page(service).await?;
+        Ok(found.map_or_else(|| self.health_of_none(), |(page, index)| self.shared(&page.rendered, index)))
+    }
+
+    /// What is told of a service that cannot be registered: it is not there, and never will be.
+    pub(super) fn health_of_none(&self) -> Answer {
+        self.own("[]".into(), self.services.list().index)
+    }
+
+    /// The page that shows the instances of a service, and its index, once the client has not seen it; nothing if it has
+    /// no name of a service.
+    pub(super) async fn health_page(&self, service: &str) -> Result<Option<(Arc<Page>, u64)>, Failure> {
+        let Ok(service) = definitions::service_name(service) else { return Ok(None) };
         self.may_see(&service)?;
-        let key = self.params.key("health");
-        if let Some(answer) = self.known(&service, &key) {
-            return Ok(answer);
+        let key = self.params.key(HEALTH);
+        if let Some(known) = self.known(&service, &key) {
+            return Ok(Some(known));
         }
         let filter = fields::parse(self.params.filter.as_deref(), fields::entry_kind)?;
         let (index, view) = self.wait_for_service(&service).await;
         let kept = view.derived(|_| Kept::default());
-        let rendered = kept.get(&key, || self.entries(&view, filter.as_ref()));
-        Ok(self.shared(&rendered, index))
+        Ok(Some((kept.get(&key, || self.entries(&view, filter.as_ref())), index)))
     }
 
     /// The answer to a query that need not wait, if somebody has asked it since the service changed: then there is
     /// nothing to parse either.
-    pub(super) fn known(&self, service: &str, key: &str) -> Option<Answer> {
+    pub(super) fn known(&self, service: &str, key: &str) -> Option<(Arc<Page>, u64)> {
         let view = self.services.view(service);
         let is_news = self.params.index == 0 || self.params.index < view.index;
-        let rendered = is_news.then(|| view.derived(|_| Kept::default()).known(key))??;
-        Some(self.shared(&rendered, view.index))
+        let page = is_news.then(|| view.derived(|_| Kept::default()).known(key))??;
+        Some((page, view.index))
     }
 
     /// A service, once it is newer than what the client has seen.

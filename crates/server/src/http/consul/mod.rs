@@ -14,6 +14,7 @@ mod events;
 mod extra;
 mod fields;
 mod health;
+mod hot;
 mod lenient;
 mod liveness;
 mod monitor;
@@ -27,7 +28,7 @@ mod shared;
 mod txn;
 
 use bytes::Bytes;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use waypost_broker::topology::{Access, Resource};
@@ -41,6 +42,7 @@ use super::request::{self, Failure};
 use params::Params;
 use render::Scene;
 
+pub(in crate::http) use hot::{Hot, express};
 pub(in crate::http) use liveness::may_begin;
 pub(crate) use liveness::{Seen, end_sessions};
 pub(in crate::http) use params::duration;
@@ -81,26 +83,8 @@ fn in_words(failure: Failure) -> Answer {
 async fn dispatch(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Failure> {
     let uri = request.uri().clone();
     let path = uri.path().strip_prefix("/v1/").ok_or_else(no_endpoint)?;
-    let datacenter = &*cx.node.config.consul.datacenter;
-    let params = Params::read(uri.query().unwrap_or_default(), datacenter)?;
     let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
-    let services = cx.node.registry.services(cx.vhost());
-    let mut ask = Ask { cx, services, method, headers: HeaderMap::new(), params, body: Bytes::new() };
-    let is_simple = |rest: &str| !rest.contains(['%', '/']);
-    // The most frequent questions: nothing is taken apart that need not be.
-    if let Some(service) = path.strip_prefix("health/service/").filter(|s| is_simple(s))
-        && ask.method == Method::GET
-    {
-        ask.headers = request.into_parts().0.headers;
-        return ask.health_service(service).await;
-    }
-    if let Some(check) = path.strip_prefix("agent/check/pass/").filter(|c| is_simple(c))
-        && ask.method == Method::PUT
-        && request.body().is_end_stream()
-        && let Some(answer) = ask.beat(check)
-    {
-        return Ok(answer);
-    }
+    let ask = Ask::new(cx, method, uri.query().unwrap_or_default())?;
     Box::pin(by_path(ask, path, request)).await
 }
 
@@ -125,6 +109,23 @@ async fn by_path(mut ask: Ask<'_>, path: &str, request: Request<Incoming>) -> Re
 /// 404 for a path that Consul does not have, or that is not here.
 fn no_endpoint() -> Failure {
     Failure::new(StatusCode::NOT_FOUND, "Invalid URL path: not a recognized HTTP API endpoint")
+}
+
+impl<'a> Ask<'a> {
+    /// A request with this query; headers and body are to be put in.
+    ///
+    /// # Errors
+    /// Those of [`Params::read`].
+    fn new(cx: &'a Cx<'a>, method: Method, query: &str) -> Result<Ask<'a>, Failure> {
+        let params = Params::read(query, &cx.node.config.consul.datacenter)?;
+        Ok(Ask::with(cx, method, params))
+    }
+
+    /// The same with parameters that were read before.
+    fn with(cx: &'a Cx<'a>, method: Method, params: Params) -> Ask<'a> {
+        let services = cx.node.registry.services(cx.vhost());
+        Ask { cx, services, method, headers: HeaderMap::new(), params, body: Bytes::new() }
+    }
 }
 
 impl Ask<'_> {

@@ -1,15 +1,16 @@
 //! Reads: headers that every one has, waiting for a change, answers that are shared.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, VARY};
 
 use super::super::body::{Answer, Body};
-use super::super::rendered::{self, Rendered};
+use super::super::rendered::{self, Form, Rendered};
 use super::Ask;
+use super::params::Consistency;
 
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
@@ -19,25 +20,51 @@ const CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-cons
 /// Answers to different queries that are kept with a snapshot.
 const KEPT_MAX: usize = 32;
 
+/// An answer made of a snapshot.
+pub(super) struct Page {
+    pub rendered: Rendered,
+    /// How its heads are encoded, by form and consistency.
+    heads: [OnceLock<Bytes>; 6],
+}
+
+impl Page {
+    fn new(body: Bytes) -> Page {
+        Page { rendered: Rendered::new("application/json", body), heads: Default::default() }
+    }
+
+    /// The head of the answer, encoded by the first who asks for it so.
+    pub(super) fn head(&self, form: Form, consistency: Consistency, encode: impl FnOnce() -> Vec<u8>) -> Bytes {
+        let consistency = match consistency {
+            Consistency::Default => 0,
+            Consistency::Stale => 1,
+            Consistency::Consistent => 2,
+        };
+        match self.heads.get(if form == Form::Gzip { 3 } else { 0 } + consistency) {
+            Some(head) => head.get_or_init(|| encode().into()).clone(),
+            None => encode().into(),
+        }
+    }
+}
+
 /// Answers made of a snapshot, by query.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Vec<(String, Arc<Rendered>)>>);
+pub(super) struct Kept(Mutex<Vec<(String, Arc<Page>)>>);
 
 impl Kept {
     /// The answer to a query, if it is there.
-    pub(super) fn known(&self, query: &str) -> Option<Arc<Rendered>> {
+    pub(super) fn known(&self, query: &str) -> Option<Arc<Page>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().find(|(known, _)| known == query).map(|(_, found)| Arc::clone(found))
     }
 
     /// The answer to a query, made if it is not there yet.
-    pub(super) fn get(&self, query: &str, make: impl FnOnce() -> Bytes) -> Arc<Rendered> {
+    pub(super) fn get(&self, query: &str, make: impl FnOnce() -> Bytes) -> Arc<Page> {
         // Held while it is made: who asks the same waits for it, and does not make it too.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, found)) = kept.iter().find(|(known, _)| known == query) {
             return Arc::clone(found);
         }
-        let made = Arc::new(Rendered::new("application/json", make()));
+        let made = Arc::new(Page::new(make()));
         if kept.len() < KEPT_MAX {
             kept.push((query.to_owned(), Arc::clone(&made)));
         }

@@ -1,6 +1,6 @@
 //! Many connections on one thread, each with one request under way.
 
-use super::http::{Answer, Head};
+use super::http::{Answer, Head, Heads};
 use super::{Goal, Outcome};
 use crate::bench::amqp::fault::Fault;
 use crate::bench::amqp::ready::{Event, Interest, Ready};
@@ -29,7 +29,6 @@ pub struct Conn {
     inbound: Vec<u8>,
     head: Option<Head>,
     started: Instant,
-    busy: bool,
 }
 
 impl Conn {
@@ -38,7 +37,7 @@ impl Conn {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).map_err(failed)?;
         stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(Fault::io("set up a socket"))?;
         let (out, inbound) = (Vec::new(), Vec::new());
-        Ok(Conn { stream, out, sent: 0, inbound, head: None, started: Instant::now(), busy: false })
+        Ok(Conn { stream, out, sent: 0, inbound, head: None, started: Instant::now() })
     }
 
     /// Sends what is in `out`; false if there is no room for all of it.
@@ -55,44 +54,53 @@ impl Conn {
         Ok(true)
     }
 
-    /// Reads what there is; the answer once it is there as a whole.
-    fn read(&mut self, room: &mut [u8]) -> Result<Option<Answer>, Fault> {
+    /// Reads what there is, and gives the answer with its octets to `told` once it is there as a whole. Most come with one
+    /// read, and are not copied.
+    fn read(
+        &mut self,
+        room: &mut [u8],
+        heads: &mut Heads,
+        told: impl FnOnce(&Conn, Answer, &[u8]),
+    ) -> Result<(), Fault> {
         loop {
-            match self.stream.read(room) {
+            let count = match self.stream.read(room) {
                 Ok(0) => return Err(Fault::Dropped("a request was under way")),
-                Ok(count) => {
-                    self.inbound.extend_from_slice(&room[..count]);
-                    if self.inbound.len() > ANSWER_BYTES_MAX {
-                        return Err(Fault::protocol("an answer of more than 256 MiB"));
-                    }
-                    if let Some(answer) = self.answer()? {
-                        return Ok(Some(answer));
-                    }
-                    if count < room.len() {
-                        return Ok(None);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(Fault::io("read an answer")(error)),
+            };
+            let came = &room[..count];
+            if self.inbound.is_empty()
+                && let Some(answer) = complete(&mut self.head, heads, came)?
+            {
+                self.head = None;
+                told(self, answer, &came[..answer.end.min(count)]);
+                self.inbound.extend_from_slice(&came[answer.end.min(count)..]);
+                return Ok(());
+            }
+            self.inbound.extend_from_slice(came);
+            if self.inbound.len() > ANSWER_BYTES_MAX {
+                return Err(Fault::protocol("an answer of more than 256 MiB"));
+            }
+            if let Some(answer) = complete(&mut self.head, heads, &self.inbound)? {
+                self.head = None;
+                let end = answer.end.min(self.inbound.len());
+                told(self, answer, &self.inbound[..end]);
+                self.inbound.drain(..end);
+                return Ok(());
+            }
+            if count < room.len() {
+                return Ok(());
             }
         }
     }
+}
 
-    fn answer(&mut self) -> Result<Option<Answer>, Fault> {
-        if self.head.is_none() {
-            self.head = Head::read(&self.inbound)?;
-        }
-        match self.head {
-            Some(head) => head.complete(&self.inbound),
-            None => Ok(None),
-        }
+fn complete(known: &mut Option<Head>, heads: &mut Heads, bytes: &[u8]) -> Result<Option<Answer>, Fault> {
+    if known.is_none() {
+        *known = heads.read(bytes)?;
     }
-
-    fn finish(&mut self, answer: Answer) {
-        self.inbound.drain(..answer.end.min(self.inbound.len()));
-        self.head = None;
-        self.busy = false;
-    }
+    known.map_or(Ok(None), |head| head.complete(bytes))
 }
 
 /// Connections to one server.
@@ -101,6 +109,7 @@ pub struct Client {
     conns: Vec<Conn>,
     events: Vec<Event>,
     room: Vec<u8>,
+    heads: Heads,
 }
 
 impl Client {
@@ -115,7 +124,7 @@ impl Client {
         for (key, conn) in conns.iter().enumerate() {
             ready.add(key, &conn.stream)?;
         }
-        Ok(Client { ready, conns, events: Vec::new(), room: vec![0; READ_BYTES] })
+        Ok(Client { ready, conns, events: Vec::new(), room: vec![0; READ_BYTES], heads: Heads::default() })
     }
 
     /// Sends a request on a connection that has none under way; `write` writes it.
@@ -123,7 +132,6 @@ impl Client {
         let Some(conn) = self.conns.get_mut(key) else { return Ok(()) };
         write(&mut conn.out);
         conn.started = Instant::now();
-        conn.busy = true;
         if !conn.flush()? {
             self.ready.change(key, &conn.stream, Interest::ReadWrite)?;
         }
@@ -141,12 +149,10 @@ impl Client {
             if event.writable && !conn.out.is_empty() && conn.flush()? {
                 self.ready.change(event.key, &conn.stream, Interest::Read)?;
             }
-            if event.readable
-                && let Some(answer) = conn.read(&mut self.room)?
-            {
-                let took = conn.started.elapsed();
-                told(event.key, answer, &conn.inbound[..answer.end.min(conn.inbound.len())], took);
-                conn.finish(answer);
+            if event.readable {
+                conn.read(&mut self.room, &mut self.heads, |conn, answer, bytes| {
+                    told(event.key, answer, bytes, conn.started.elapsed());
+                })?;
             }
         }
         Ok(())

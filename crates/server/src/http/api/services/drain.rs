@@ -10,7 +10,7 @@ use serde_json::json;
 use super::super::super::body::Answer;
 use super::super::super::request::Failure;
 use super::register::{Span, read};
-use super::{Ask, done, no_instance, ok, only, refused, span};
+use super::{Ask, no_instance, ok, only, span};
 
 /// How long an instance may finish what it has, if nothing is said.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -34,8 +34,8 @@ impl Ask<'_> {
         let body: DrainBody = read(request).await?;
         let now = self.cx.node.clock.now();
         let until = now.plus(body.deadline.map_or(super::millis(DRAIN), |deadline| deadline.0));
-        let lsn = self.services.drain(service, id, until, now).map_err(refused)?;
-        done(self.cx, Some(lsn.ok_or_else(|| no_instance(service, id))?)).await
+        let lsn = self.services.drain(service, id, until, now);
+        self.done_to(service, id, lsn).await
     }
 
     pub(super) async fn undrain(
@@ -46,8 +46,8 @@ impl Ask<'_> {
     ) -> Result<Answer, Failure> {
         only(request.uri(), &[])?;
         self.may_claim(service, id)?;
-        let lsn = self.services.undrain(service, id, self.cx.node.clock.now()).map_err(refused)?;
-        done(self.cx, Some(lsn.ok_or_else(|| no_instance(service, id))?)).await
+        let lsn = self.services.undrain(service, id, self.cx.node.clock.now());
+        self.done_to(service, id, lsn).await
     }
 
     /// How far a drain has come: at once, or when the instance holds nothing any more, within `wait`.

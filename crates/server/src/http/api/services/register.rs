@@ -19,7 +19,7 @@ use waypost_registry::services::{CheckKind, CheckSpec, Detail, HttpProbe, Push, 
 use super::super::super::body::Answer;
 use super::super::super::json;
 use super::super::super::request::{self, Failure};
-use super::{Ask, done, no_instance, only, refused};
+use super::{Ask, no_instance, only, refused};
 use crate::config::Setting;
 
 /// Largest description of an instance, bytes: twice what the limits of its parts allow for.
@@ -209,8 +209,8 @@ impl Ask<'_> {
     ) -> Result<Answer, Failure> {
         only(request.uri(), &[])?;
         self.may_claim(service, id)?;
-        let lsn = self.services.deregister(service, id, self.cx.node.clock.now()).map_err(refused)?;
-        done(self.cx, Some(lsn.ok_or_else(|| no_instance(service, id))?)).await
+        let lsn = self.services.deregister(service, id, self.cx.node.clock.now());
+        self.done_to(service, id, lsn).await
     }
 
     pub(super) fn heartbeat(&self, service: &str, id: &str, request: &Request<Incoming>) -> Result<Answer, Failure> {
@@ -233,15 +233,15 @@ impl Ask<'_> {
         only(request.uri(), &[])?;
         self.may_claim(service, id)?;
         let body: MaintenanceBody = read(request).await?;
-        let lsn = self.services.maintain(service, id, Some(&body.reason), self.cx.node.clock.now()).map_err(refused)?;
-        done(self.cx, Some(lsn.ok_or_else(|| no_instance(service, id))?)).await
+        let lsn = self.services.maintain(service, id, Some(&body.reason), self.cx.node.clock.now());
+        self.done_to(service, id, lsn).await
     }
 
     pub(super) async fn resume(&self, service: &str, id: &str, request: &Request<Incoming>) -> Result<Answer, Failure> {
         only(request.uri(), &[])?;
         self.may_claim(service, id)?;
-        let lsn = self.services.maintain(service, id, None, self.cx.node.clock.now()).map_err(refused)?;
-        done(self.cx, Some(lsn.ok_or_else(|| no_instance(service, id))?)).await
+        let lsn = self.services.maintain(service, id, None, self.cx.node.clock.now());
+        self.done_to(service, id, lsn).await
     }
 
     pub(super) async fn report(
