@@ -1,6 +1,8 @@
 //! What a page is given beside the request.
 
+use std::future::{Future as _, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -22,6 +24,17 @@ pub(super) struct Cx<'a> {
     pub listener: &'a HttpListener,
     /// Who asks.
     pub who: Who,
+    /// How a wait learns that the node stops.
+    pub stop_seen_by: StopSeenBy,
+}
+
+/// Who wakes a task when the node stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StopSeenBy {
+    /// Each wait for itself.
+    Wait,
+    /// The connection, whose task looks at what waits in it, too.
+    Connection,
 }
 
 /// The exchange whose routing keys are names of services.
@@ -57,6 +70,10 @@ impl Cx<'_> {
 
     /// Completes when the node stops, or after `wait`: how long polls wait for their time, beside what they wait for.
     pub(super) async fn patience(&self, wait: Duration) {
+        if self.stop_seen_by == StopSeenBy::Connection {
+            let mut time = std::pin::pin!(tokio::time::sleep(wait));
+            return poll_fn(|cx| if self.is_stopping() { Poll::Ready(()) } else { time.as_mut().poll(cx) }).await;
+        }
         let mut stop = self.stop();
         let _ = tokio::time::timeout(wait, super::stopped(&mut stop)).await;
     }

@@ -2,8 +2,11 @@
 //!
 //! One timer per connection that strikes seldom, instead of one per request: a request costs two counters.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 /// What happens on a connection.
@@ -74,6 +77,53 @@ impl Drop for Unfinished {
     }
 }
 
+/// Something that completes seldom, beside something that goes on all the time: it is looked at only when it has asked for
+/// that itself, not whenever the task runs.
+pub(super) struct Seldom<F> {
+    future: Pin<Box<F>>,
+    bell: Option<(Arc<Bell>, Waker)>,
+}
+
+/// Rung by what completes seldom.
+struct Bell {
+    rung: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake_by_ref();
+    }
+}
+
+impl<F: Future> Seldom<F> {
+    pub(super) fn new(future: F) -> Seldom<F> {
+        Seldom { future: Box::pin(future), bell: None }
+    }
+}
+
+impl<F: Future> Future for Seldom<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        if !this.bell.as_ref().is_some_and(|(bell, _)| bell.task.will_wake(cx.waker())) {
+            let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: cx.waker().clone() });
+            this.bell = Some((Arc::clone(&bell), bell.into()));
+        }
+        let Some((bell, waker)) = &this.bell else { return Poll::Pending };
+        if !bell.rung.load(Ordering::Relaxed) || !bell.rung.swap(false, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        this.future.as_mut().poll(&mut Context::from_waker(waker))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::timeout;
@@ -99,5 +149,22 @@ mod tests {
             () = rests => panic!("something was sent all the time"),
             () = sending => {}
         }
+    }
+
+    #[tokio::test]
+    async fn what_completes_seldom_is_looked_at_only_when_it_asks_for_it() {
+        let (looked, notify) = (AtomicU32::new(0), tokio::sync::Notify::new());
+        let mut notified = Box::pin(notify.notified());
+        let mut seldom = Seldom::new(std::future::poll_fn(|cx| {
+            looked.fetch_add(1, Ordering::SeqCst);
+            notified.as_mut().poll(cx)
+        }));
+        for _ in 0..5 {
+            assert!(timeout(Duration::from_millis(1), &mut seldom).await.is_err());
+        }
+        assert_eq!(looked.load(Ordering::SeqCst), 1);
+        notify.notify_one();
+        assert!(timeout(Duration::from_secs(10), &mut seldom).await.is_ok());
+        assert_eq!(looked.load(Ordering::SeqCst), 2);
     }
 }

@@ -24,6 +24,7 @@ mod tokens;
 mod verbs;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -45,7 +46,7 @@ use crate::node::Node;
 use crate::runtime;
 use body::{Answer, Body, Sent};
 use express::Express;
-use idle::Activity;
+use idle::{Activity, Seldom};
 use request::{Failure, Peer};
 use stall::Stalling;
 
@@ -97,6 +98,15 @@ const BEFORE_THE_BODY: [StatusCode; 5] = [
     StatusCode::NOT_FOUND,
     StatusCode::METHOD_NOT_ALLOWED,
 ];
+
+/// Why a connection ends that its client would go on with.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    /// The node stops.
+    Stop,
+    /// Nothing happens on it.
+    Idle,
+}
 
 /// What the connections of a listener have in common.
 pub struct HttpListener {
@@ -159,11 +169,47 @@ impl HttpListener {
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Arc<Self>, socket: S, remote: SocketAddr) {
-        let mut stop = self.stop.clone();
         let peer = Peer { loopback: remote.ip().to_canonical().is_loopback() };
         let activity = Arc::new(Activity::default());
         let socket = Stalling::new(socket, STALL_TIMEOUT, Arc::clone(&activity));
-        let socket = Express::new(socket, Arc::clone(&self), peer, Arc::clone(&activity));
+        let mut socket = Express::new(socket, Arc::clone(&self), peer, Arc::clone(&activity));
+        let mut ending = Seldom::new(Arc::clone(&self).ends(Arc::clone(&activity)));
+        let is_unknown = tokio::select! {
+            biased;
+            result = socket.run() => result,
+            ending = &mut ending => match ending {
+                Ending::Stop => Ok(false),
+                Ending::Idle => return,
+            },
+        };
+        let result = match is_unknown {
+            Ok(true) => Box::pin(self.with_hyper(socket, peer, &activity, ending)).await.map_err(io::Error::other),
+            Ok(false) => socket.shutdown().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::debug!(%remote, %error, "http connection ended");
+        }
+    }
+
+    /// Completes when the node stops, or the connection has been idle for too long.
+    async fn ends(self: Arc<Self>, activity: Arc<Activity>) -> Ending {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => Ending::Stop,
+            () = activity.rests(IDLE_TIMEOUT) => Ending::Idle,
+        }
+    }
+
+    /// Serves a connection on which anything may come.
+    async fn with_hyper<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self: Arc<Self>,
+        socket: Express<S>,
+        peer: Peer,
+        activity: &Arc<Activity>,
+        mut ending: Seldom<impl Future<Output = Ending>>,
+    ) -> hyper::Result<()> {
         let service = service_fn(|request| {
             let (listener, under_way, until) = (Arc::clone(&self), activity.begin(), activity.to_answer());
             async move {
@@ -176,24 +222,17 @@ impl HttpListener {
         let mut http = hyper::server::conn::http1::Builder::new();
         let connection = http.header_read_timeout(None).serve_connection(TokioIo::new(socket), service);
         tokio::pin!(connection);
-        let early = tokio::select! {
+        tokio::select! {
             biased;
-            result = connection.as_mut() => Some(result),
-            () = stopped(&mut stop) => None,
-            () = activity.rests(IDLE_TIMEOUT) => return,
-        };
-        let result = match early {
-            Some(result) => result,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    result = connection => result,
-                    () = activity.rests(IDLE_TIMEOUT) => return,
-                }
-            }
-        };
-        if let Err(error) = result {
-            tracing::debug!(%remote, %error, "http connection ended");
+            result = connection.as_mut() => return result,
+            ending = &mut ending => match ending {
+                Ending::Stop => connection.as_mut().graceful_shutdown(),
+                Ending::Idle => return Ok(()),
+            },
+        }
+        tokio::select! {
+            result = connection => result,
+            () = activity.rests(IDLE_TIMEOUT) => Ok(()),
         }
     }
 

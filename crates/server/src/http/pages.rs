@@ -12,7 +12,7 @@ use hyper::{Method, Request};
 
 use super::auth::{Need, who};
 use super::body::Answer;
-use super::cx::Cx;
+use super::cx::{Cx, StopSeenBy};
 use super::express::{Head, Verdict};
 use super::request::{Failure, Peer};
 use super::{HttpListener, api, config, consul, consul_kv, verbs};
@@ -88,7 +88,7 @@ pub(super) async fn answer(listener: &HttpListener, request: Request<Incoming>, 
     let face = Face::of(path).ok_or_else(Failure::no_page)?;
     let need = face.need(request.method(), path);
     let who = who(&listener.node, listener.address, request.headers(), peer, need)?;
-    let cx = Cx { node: &listener.node, listener, who };
+    let cx = Cx { node: &listener.node, listener, who, stop_seen_by: StopSeenBy::Wait };
     // Futures are moved to where they run: those that are large and seldom must not make the frequent ones large.
     match face {
         Face::Config => Box::pin(config::answer(&cx, request)).await,

@@ -8,12 +8,15 @@ use hyper::header::HeaderMap;
 
 use super::super::HttpListener;
 use super::super::auth::Who;
-use super::super::cx::Cx;
+use super::super::cx::{Cx, StopSeenBy};
 use super::super::express::{Head, Reply, Verdict, wire};
 use super::health::HEALTH;
 use super::params::Params;
 use super::read::Page;
 use super::{Ask, definitions, in_words};
+
+/// The head of an answer that says only that it was done.
+const EMPTY_OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n";
 
 /// A frequent request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub(in crate::http) fn express(
     head: &Head<'_>,
     body: &[u8],
 ) -> Option<Verdict> {
-    let cx = Cx { node: &listener.node, listener, who };
+    let cx = Cx { node: &listener.node, listener, who, stop_seen_by: StopSeenBy::Connection };
     let mut ask = Ask::new(&cx, if hot.is_look() { Method::GET } else { Method::PUT }, head.query).ok()?;
     match hot {
         Hot::Lookup(service) => {
@@ -65,8 +68,8 @@ pub(in crate::http) fn express(
             Some(Verdict::Later(Box::pin(lookup(Arc::clone(listener), cx.who, service, params, headers))))
         }
         Hot::Beat(check) => {
-            let answer = body.is_empty().then(|| ask.beat(check))??;
-            Some(Verdict::Now(Reply::New(answer)))
+            body.is_empty().then(|| ask.beat(check))??;
+            Some(Verdict::Now(Reply::Known { head: Bytes::from_static(EMPTY_OK), body: Bytes::new() }))
         }
         Hot::Register => {
             let (params, body) = (ask.params, Bytes::copy_from_slice(body));
@@ -76,7 +79,7 @@ pub(in crate::http) fn express(
 }
 
 async fn lookup(listener: Arc<HttpListener>, who: Who, service: String, params: Params, headers: HeaderMap) -> Reply {
-    let cx = Cx { node: &listener.node, listener: &listener, who };
+    let cx = Cx { node: &listener.node, listener: &listener, who, stop_seen_by: StopSeenBy::Connection };
     let ask = Ask { headers, ..Ask::with(&cx, Method::GET, params) };
     match ask.health_page(&service).await {
         Ok(Some((page, index))) => ask.reply(&page, index),
@@ -86,7 +89,7 @@ async fn lookup(listener: Arc<HttpListener>, who: Who, service: String, params: 
 }
 
 async fn register(listener: Arc<HttpListener>, who: Who, params: Params, body: Bytes) -> Reply {
-    let cx = Cx { node: &listener.node, listener: &listener, who };
+    let cx = Cx { node: &listener.node, listener: &listener, who, stop_seen_by: StopSeenBy::Connection };
     let ask = Ask { body, ..Ask::with(&cx, Method::PUT, params) };
     Reply::New(ask.agent_register().await.unwrap_or_else(in_words))
 }

@@ -57,8 +57,7 @@ impl<'a> Head<'a> {
         }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let is_known = path.starts_with('/') && target.bytes().all(is_plain);
-        let mut head =
-            Head { method, path, query, host: "", headers: HeaderMap::new(), len, body_len: 0, is_known };
+        let mut head = Head { method, path, query, host: "", headers: HeaderMap::new(), len, body_len: 0, is_known };
         let mut seen = Seen::default();
         for header in request.headers.iter() {
             head.take(header, &mut seen)?;
@@ -115,7 +114,8 @@ struct Seen {
 
 /// What may stand in a target without making it another one for anybody.
 const fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b'?' | b'&' | b'=' | b':' | b',' | b'+' | b'%')
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b'?' | b'&' | b'=' | b':' | b',' | b'+' | b'%')
 }
 
 #[cfg(test)]

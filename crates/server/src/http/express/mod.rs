@@ -12,8 +12,10 @@
 mod head;
 pub(super) mod wire;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -61,6 +63,21 @@ struct Out {
     head: Vec<u8>,
     sent: usize,
     body: Bytes,
+    unflushed: bool,
+}
+
+impl Out {
+    fn is_empty(&self) -> bool {
+        self.sent == self.head.len() && self.body.is_empty()
+    }
+}
+
+/// Bodies up to this size are written with their head, bytes: a copy costs less than a second piece.
+const COPIED_MAX: usize = 16 * 1024;
+
+thread_local! {
+    /// Where answers are put together, so that no connection needs room for that.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A connection as hyper sees it.
@@ -77,6 +94,9 @@ pub(super) struct Express<S> {
     early: Vec<u8>,
 }
 
+/// Octets that are read at once of a connection that hyper has not seen yet.
+const READ_BYTES: usize = 8 * 1024;
+
 /// What a look at the beginning of a request came to.
 enum Step {
     /// It is answered or going to be, and was so long.
@@ -91,6 +111,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
         Express { inner, listener, peer, activity, whose: Whose::Ours, out, later: None, early }
     }
 
+    /// Answers requests as long as they are known here. True when one has come that is not, which hyper is to read from
+    /// this; false at the end of the connection. A connection on which nothing else comes needs neither hyper nor a buffer.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub(super) async fn run(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| {
+            let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut buf = ReadBuf::uninit(&mut room);
+            ready!(self.poll_ours(cx, &mut buf))?;
+            self.early.splice(..0, buf.filled().iter().copied());
+            Poll::Ready(Ok(!buf.filled().is_empty()))
+        })
+        .await
+    }
+
     /// Reads at the beginning of a request: answers those that it knows, and completes with the octets of one that it does
     /// not, or with none at the end of the connection.
     fn poll_ours(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -101,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
                 match later.as_mut().poll(cx) {
                     Poll::Ready(reply) => {
                         self.later = None;
-                        self.put(reply)?;
+                        self.put(cx, reply)?;
                         continue;
                     }
                     Poll::Pending => return self.poll_while_waiting(cx, buf),
@@ -117,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
             if came.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            match self.look(came)? {
+            match self.look(cx, came)? {
                 Step::Passed => return Poll::Ready(Ok(())),
                 Step::Taken(len) => {
                     let rest = buf.filled().get(start.saturating_add(len)..).unwrap_or_default();
@@ -155,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
     }
 
     /// Looks at the beginning of a request.
-    fn look(&mut self, came: &[u8]) -> io::Result<Step> {
+    fn look(&mut self, cx: &mut Context<'_>, came: &[u8]) -> io::Result<Step> {
         let Some(head) = Head::read(came) else {
             self.whose = Whose::HypersForGood;
             return Ok(Step::Passed);
@@ -167,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
             let under_way = self.activity.begin();
             match self.listener.express(&head, body, self.peer) {
                 Some(Verdict::Now(reply)) => {
-                    self.put(reply)?;
+                    self.put(cx, reply)?;
                     return Ok(Step::Taken(len));
                 }
                 Some(Verdict::Later(later)) => {
@@ -185,35 +221,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
         Ok(Step::Passed)
     }
 
-    fn put(&mut self, reply: Reply) -> io::Result<()> {
-        match reply {
-            Reply::Known { head, body } => {
-                self.out.head.extend_from_slice(&head);
-                self.out.body = body;
+    /// Writes an answer as far as there is room for it; [`Express::poll_out`] sends the rest.
+    fn put(&mut self, cx: &mut Context<'_>, reply: Reply) -> io::Result<()> {
+        let last = *self.listener.stop.borrow();
+        // Answers in a row are written one by one.
+        debug_assert!(self.out.is_empty());
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            let mut body = match reply {
+                Reply::Known { head, body } => {
+                    scratch.extend_from_slice(&head);
+                    body
+                }
+                Reply::New(answer) => {
+                    let parts = wire::parts(super::held::with_room(answer));
+                    let (head, body) = parts.ok_or_else(|| io::Error::other("an answer without an end"))?;
+                    scratch.extend_from_slice(&head);
+                    body
+                }
+            };
+            wire::finish(scratch, last);
+            if body.len() <= COPIED_MAX {
+                scratch.extend_from_slice(&body);
+                body = Bytes::new();
             }
-            Reply::New(answer) => {
-                let (head, body) = wire::parts(super::held::with_room(answer))
-                    .ok_or_else(|| io::Error::other("an answer without an end"))?;
-                self.out.head.extend_from_slice(&head);
-                self.out.body = body;
-            }
-        }
-        wire::finish(&mut self.out.head, *self.listener.stop.borrow());
-        Ok(())
+            let sent = match poll_write_both(&mut self.inner, cx, scratch, &body) {
+                Poll::Ready(sent) => sent?,
+                Poll::Pending => 0,
+            };
+            let rest = scratch.get(sent..).unwrap_or_default();
+            body.advance((sent - (scratch.len() - rest.len())).min(body.len()));
+            self.out = Out { head: rest.to_vec(), sent: 0, body, unflushed: true };
+            Ok(())
+        })
     }
 
     /// Sends what is to be sent.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Out { head, sent, body } = &mut self.out;
+        let Out { head, sent, body, unflushed } = &mut self.out;
         while *sent < head.len() || body.has_remaining() {
             let rest = head.get(*sent..).unwrap_or_default();
-            let wrote = match (rest, body.has_remaining()) {
-                (rest, false) => ready!(Pin::new(&mut self.inner).poll_write(cx, rest))?,
-                (rest, true) => {
-                    let both = [IoSlice::new(rest), IoSlice::new(body)];
-                    ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, &both))?
-                }
-            };
+            let wrote = ready!(poll_write_both(&mut self.inner, cx, rest, body))?;
             if wrote == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -221,12 +269,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
             *sent += of_head;
             body.advance((wrote - of_head).min(body.len()));
         }
-        if *sent > 0 {
+        if *unflushed {
             ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-            // An idle connection keeps no more than it needs for the next answer.
-            head.clear();
-            *sent = 0;
-            *body = Bytes::new();
+            self.out = Out::default();
         }
         Poll::Ready(Ok(()))
     }
@@ -249,17 +294,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Express<S> {
     }
 }
 
+fn poll_write_both<S: AsyncWrite + Unpin>(
+    to: &mut S,
+    cx: &mut Context<'_>,
+    head: &[u8],
+    body: &[u8],
+) -> Poll<io::Result<usize>> {
+    if body.is_empty() {
+        return Pin::new(to).poll_write(cx, head);
+    }
+    Pin::new(to).poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)])
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Express<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.whose {
             Whose::Ours => this.poll_ours(cx, buf),
-            Whose::Hypers { owed } => this.poll_hypers(cx, buf, owed),
-            Whose::HypersForGood if this.early.is_empty() => Pin::new(&mut this.inner).poll_read(cx, buf),
-            Whose::HypersForGood => {
+            _ if !this.early.is_empty() => {
                 this.take_early(buf);
                 Poll::Ready(Ok(()))
             }
+            Whose::Hypers { owed } => this.poll_hypers(cx, buf, owed),
+            Whose::HypersForGood => Pin::new(&mut this.inner).poll_read(cx, buf),
         }
     }
 }
@@ -295,7 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Express<S> {
         if let Some((later, _)) = &mut this.later {
             let reply = ready!(later.as_mut().poll(cx));
             this.later = None;
-            this.put(reply)?;
+            this.put(cx, reply)?;
         }
         ready!(this.poll_out(cx))?;
         Pin::new(&mut this.inner).poll_shutdown(cx)
