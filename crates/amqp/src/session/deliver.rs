@@ -20,6 +20,9 @@ const TEMPLATE_BYTES_MAX: usize = 4096;
 /// Where the delivery tag stands behind the consumer tag in `basic.deliver`: frame header, ids, length octet.
 const CONSUMER_TAG_AT: usize = 7 + 4 + 1;
 
+/// Where the properties stand in a header frame: behind its own header, class, weight and size of the body.
+const HEADER_PROPS_AT: usize = 7 + 12;
+
 /// The frames of a consumer's last delivery up to its body: the next ones mostly differ in nothing but the tag.
 #[derive(Debug, Default)]
 pub(super) struct Template {
@@ -58,7 +61,7 @@ impl Template {
     }
 
     fn has_content(&self, props: &[u8], body_len: usize) -> bool {
-        let at = self.method_len + 7 + 12;
+        let at = self.method_len + HEADER_PROPS_AT;
         self.body_len == Some(body_len)
             && self.props_len == props.len()
             && self.bytes.get(at..at + props.len()) == Some(props)
@@ -66,6 +69,15 @@ impl Template {
 
     /// Makes the header frame and the start of the body frame right.
     fn set_content(&mut self, channel: u16, props: &[u8], body_len: usize, one_frame: bool) {
+        // Nothing but the properties differs, often in a key or an id: as long as the ones before they take their place.
+        let at = self.method_len + HEADER_PROPS_AT;
+        if self.body_len == Some(body_len)
+            && self.props_len == props.len()
+            && let Some(place) = self.bytes.get_mut(at..at + props.len())
+        {
+            place.copy_from_slice(props);
+            return;
+        }
         self.bytes.truncate(self.method_len);
         encode_header(&mut self.bytes, channel, props, body_len);
         if body_len > 0 && one_frame {

@@ -30,17 +30,26 @@ pub(super) struct Publisher {
     /// Which command the next message may prolong.
     run: Option<usize>,
     hot: Hot,
+    described: KnownProps,
     routes: Routes,
     /// Bytes announced for bodies under assembly.
     pub assembling: u64,
 }
 
+/// The last property list, and what it says.
+#[derive(Debug, Default)]
+struct KnownProps {
+    list: Vec<u8>,
+    attrs: Attrs,
+}
+
 /// The frames of the last message up to its body.
 #[derive(Debug, Default)]
 struct Hot {
-    /// Method frame, header frame, and the body frame's header. Empty when there is nothing to compare with.
+    /// Method frame, header frame, and the body frame's header.
     prefix: Vec<u8>,
-    /// The method frame is still the last publish of its channel, and the channel takes messages where they lie.
+    /// It is worth comparing with: the method frame is still the last publish of its channel and has come twice, and the
+    /// channel takes messages where they lie.
     live: bool,
     channel: u16,
     props_at: usize,
@@ -50,10 +59,6 @@ struct Hot {
 }
 
 impl Hot {
-    fn props(&self) -> Option<&[u8]> {
-        self.prefix.get(self.props_at..self.props_at + self.props_len)
-    }
-
     /// The whole message on the wire.
     fn wire_len(&self) -> usize {
         self.prefix.len() + self.body_len + usize::from(self.body_len > 0)
@@ -128,6 +133,7 @@ impl Publisher {
     pub fn release(&mut self) {
         self.slots = Vec::new();
         self.hot = Hot::default();
+        self.described = KnownProps::default();
         self.routes = Routes::default();
     }
 
@@ -135,6 +141,45 @@ impl Publisher {
     pub fn forget(&mut self) {
         self.run = None;
         self.hot.live = false;
+    }
+
+    /// Remembers route and flags of a publish method. `true`: they are those of the one before.
+    fn note(&mut self, channel: &mut Channel, frame: &Frame<'_>, bytes: &[u8]) -> Result<bool> {
+        let publishing = &mut channel.publishing;
+        if publishing.frame == bytes {
+            return Ok(true);
+        }
+        self.hot.live = false;
+        if let Some((route, mandatory)) = self.routes.known(frame.payload) {
+            publishing.route = Arc::clone(route);
+            publishing.mandatory = mandatory;
+            publishing.remember(bytes);
+            return Ok(false);
+        }
+        let Method::BasicPublish(method) = Method::decode(frame.payload).map_err(undecodable)? else {
+            return Err(internal("not a publish"));
+        };
+        if method.immediate {
+            return Err(Refusal::not_implemented("immediate=true"));
+        }
+        publishing.remember(bytes);
+        publishing.mandatory = method.mandatory;
+        publishing.route = self.routes.add(method.exchange, method.routing_key.0);
+        Ok(false)
+    }
+
+    /// What a property list means: looked at if it is not the last one again.
+    fn describe(&mut self, list: &[u8], user: &str) -> Result<Described> {
+        if self.described.list == list {
+            return Ok(Described { attrs: self.described.attrs, direct_reply: false });
+        }
+        let what = describe(list, user)?;
+        if !what.direct_reply && list.len() <= PREFIX_BYTES_MAX {
+            self.described.list.clear();
+            self.described.list.extend_from_slice(list);
+            self.described.attrs = what.attrs;
+        }
+        Ok(what)
     }
 
     /// Hands on the messages from slot `from` on.
@@ -233,10 +278,10 @@ impl AmqpSession {
     /// A publish method at the start of `rest`: takes the message with it if it lies there complete.
     pub(super) fn publish(&mut self, frame: &Frame<'_>, rest: &[u8], base: usize, cx: &mut Cx<'_>) -> Result<Step> {
         let method_len = frame.wire_len();
-        self.note_publish(frame, &rest[..method_len])?;
         let Some(channel) = self.channels.get_mut(frame.channel) else {
             return Err(internal("publish without a channel"));
         };
+        let again = self.publisher.note(channel, frame, &rest[..method_len])?;
         let ahead = look_ahead(rest, method_len, frame.channel, self.limits.frame_bytes_max);
         let (header, props_at, body_at, wire_len) = match ahead {
             Ahead::Whole { header, props_at, body_at, wire_len } => (header, props_at, body_at, wire_len),
@@ -250,11 +295,8 @@ impl AmqpSession {
         check_size(header.body_size, self.config.message_bytes_max)?;
         // Not before the message is whole: a peer that is held back in the middle of its first one would never be told.
         self.has_published = true;
+        let what = self.publisher.describe(header.props, &self.client.user)?;
         let hot = &mut self.publisher.hot;
-        let what = match hot.props() {
-            Some(known) if known == header.props => Described { attrs: hot.attrs, direct_reply: false },
-            _ => describe(header.props, &self.client.user)?,
-        };
         let body_len = header.body_size as usize;
         if what.direct_reply || channel.tx.is_some() {
             hot.live = false;
@@ -264,15 +306,15 @@ impl AmqpSession {
                 false => Ok(Step::Stall),
             };
         }
-        hot.prefix.clear();
-        let worth_it = body_at <= PREFIX_BYTES_MAX;
-        if worth_it {
+        // Senders who take turns with their routes never begin twice with the same bytes.
+        hot.live = again && body_at <= PREFIX_BYTES_MAX && !what.attrs.flags.has(AttrFlags::SENDER_SELECTED);
+        if hot.live {
+            hot.prefix.clear();
             hot.prefix.extend_from_slice(&rest[..body_at]);
+            hot.channel = frame.channel;
+            (hot.props_at, hot.props_len) = (props_at, header.props.len());
+            (hot.body_len, hot.attrs) = (body_len, what.attrs);
         }
-        hot.live = worth_it && !what.attrs.flags.has(AttrFlags::SENDER_SELECTED);
-        hot.channel = frame.channel;
-        (hot.props_at, hot.props_len) = (props_at, header.props.len());
-        (hot.body_len, hot.attrs) = (body_len, what.attrs);
         let from = self.publisher.slots.len();
         self.publisher.slots.push(Slot {
             props: (base + props_at) as u32,
@@ -282,35 +324,6 @@ impl AmqpSession {
         });
         self.publisher.extend(channel, what.attrs, from, cx.turn);
         Ok(Step::Took(wire_len))
-    }
-
-    /// Remembers route and flags of a publish method, unless they are those of the one before.
-    fn note_publish(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
-        let Some(channel) = self.channels.get_mut(frame.channel) else {
-            return Err(internal("publish without a channel"));
-        };
-        if channel.publishing.frame == bytes {
-            return Ok(());
-        }
-        let publishing = &mut channel.publishing;
-        if let Some((route, mandatory)) = self.publisher.routes.known(frame.payload) {
-            publishing.route = Arc::clone(route);
-            publishing.mandatory = mandatory;
-            publishing.remember(bytes);
-            self.publisher.hot.live = false;
-            return Ok(());
-        }
-        let Method::BasicPublish(method) = Method::decode(frame.payload).map_err(undecodable)? else {
-            return Err(internal("not a publish"));
-        };
-        if method.immediate {
-            return Err(Refusal::not_implemented("immediate=true"));
-        }
-        self.publisher.hot.live = false;
-        publishing.remember(bytes);
-        publishing.mandatory = method.mandatory;
-        publishing.route = self.publisher.routes.add(method.exchange, method.routing_key.0);
-        Ok(())
     }
 
     /// Publishes a message that cannot stay where it lies; `false` if an answer must be awaited first.

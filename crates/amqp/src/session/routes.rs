@@ -95,20 +95,21 @@ fn short(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
 
-/// Eight octets at a time: both halves of a product of 128 bits, together.
+/// Sixteen octets at a time: both halves of a product of 128 bits, together.
 fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
     hash ^= bytes.len() as u64;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        hash = fold(hash ^ u64::from_le_bytes(*word));
+    let (pairs, rest) = bytes.as_chunks::<16>();
+    for pair in pairs {
+        hash = fold(hash, pair);
     }
-    let mut last = [0; 8];
+    let mut last = [0; 16];
     last[..rest.len()].copy_from_slice(rest);
-    fold(hash ^ u64::from_le_bytes(last))
+    fold(hash, &last)
 }
 
-fn fold(x: u64) -> u64 {
-    let product = u128::from(x) * u128::from(FACTOR);
+fn fold(hash: u64, pair: &[u8; 16]) -> u64 {
+    let pair = u128::from_le_bytes(*pair);
+    let product = u128::from(hash ^ pair as u64) * u128::from(FACTOR ^ (pair >> 64) as u64);
     (product as u64) ^ (product >> 64) as u64
 }
 
