@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use waypost_broker::context::{Cx, MemoryBudget};
+use waypost_broker::context::{Cx, MemoryBudget, Wakes};
 use waypost_broker::settings::{Overflow, QueueKind, QueueSettings};
 use waypost_broker::shard::{ChannelCredit, ConsumerArguments, Incoming, NewConsumer, Shard};
 use waypost_model::command::{Outcome, Sent, Settle};
@@ -76,7 +76,8 @@ impl Bench {
 
     fn call<R>(&mut self, f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R) -> R {
         let mut effects = Vec::new();
-        let mut cx = Cx { now: Millis(1), journal: &self.journal, effects: &mut effects, memory: &self.memory };
+        let (journal, effects, memory) = (&self.journal, &mut effects, &self.memory);
+        let mut cx = Cx { now: Millis(1), journal, effects, memory, wakes: &mut Wakes::default() };
         let result = f(&mut self.shard, &mut cx);
         self.shard.flush(&mut cx);
         result

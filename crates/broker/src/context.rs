@@ -1,6 +1,7 @@
 //! What a shard is given for each call: the time, the journal, and where to put what it cannot do itself.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::Waker;
 
 use waypost_model::Millis;
 use waypost_model::journal::Journal;
@@ -17,6 +18,31 @@ pub struct Cx<'a> {
     pub effects: &'a mut Vec<Effect>,
     /// The node's budget of message bytes in memory.
     pub memory: &'a MemoryBudget,
+    /// Whom to wake after the call.
+    pub wakes: &'a mut Wakes,
+}
+
+/// Drivers that have got deliveries. Woken while the shard is held they would wait for it, and find a part of what comes:
+/// each is woken once, when all is said, at the latest when this is dropped.
+#[derive(Debug, Default)]
+pub struct Wakes(Vec<Waker>);
+
+impl Wakes {
+    /// One more, if it sleeps.
+    pub fn add(&mut self, waker: Option<Waker>) {
+        self.0.extend(waker);
+    }
+
+    /// Wakes them.
+    pub fn wake(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.wake();
+    }
 }
 
 /// Message bytes that queues hold in memory, over all shards, and how many they may.

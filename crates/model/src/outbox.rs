@@ -25,17 +25,20 @@ struct Inner {
 impl Outbox {
     /// Adds an event and wakes the driver. After [`Outbox::close`] the event is dropped.
     pub fn push(&self, event: Event) {
-        let waker = {
-            let mut inner = self.lock();
-            if inner.closed {
-                return;
-            }
-            inner.events.push_back(event);
-            inner.waker.take()
-        };
-        if let Some(w) = waker {
+        if let Some(w) = self.push_quietly(event) {
             w.wake();
         }
+    }
+
+    /// Adds an event. Whoever calls wakes the driver by what is returned, when nothing more is to come.
+    #[must_use = "the driver is not woken otherwise"]
+    pub fn push_quietly(&self, event: Event) -> Option<Waker> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return None;
+        }
+        inner.events.push_back(event);
+        inner.waker.take()
     }
 
     /// Moves all events behind those in `into`. If there was none, `waker` is woken by the next push.

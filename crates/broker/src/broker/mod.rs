@@ -34,7 +34,7 @@ pub use alarm::Alarm;
 pub use open::{BrokerConfig, OpenError};
 pub use peer::{Connection, Known, Peer, PeerInfo};
 
-use crate::context::{Cx, MemoryBudget};
+use crate::context::{Cx, MemoryBudget, Wakes};
 use crate::effect::Effect;
 use crate::settings::QueueKind;
 use crate::shard::Shard;
@@ -75,6 +75,7 @@ struct Work<'a> {
     now: Millis,
     journal: &'a dyn Journal,
     effects: Vec<Effect>,
+    wakes: Wakes,
 }
 
 /// On a cache line of its own: neighbours are worked on by other cores.
@@ -218,13 +219,14 @@ impl Broker {
     }
 
     fn work(&self, now: Millis) -> Work<'_> {
-        Work { now, journal: &*self.journal, effects: Vec::new() }
+        Work { now, journal: &*self.journal, effects: Vec::new(), wakes: Wakes::default() }
     }
 
     /// Runs `f` on a shard while it is held.
     fn with_shard<R>(&self, shard: ShardId, w: &mut Work<'_>, f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R) -> R {
         let mut held = self.lock(shard);
-        let mut cx = Cx { now: w.now, journal: w.journal, effects: &mut w.effects, memory: &self.memory };
+        let Work { now, journal, effects, wakes } = w;
+        let mut cx = Cx { now: *now, journal: *journal, effects, memory: &self.memory, wakes };
         let result = f(&mut held, &mut cx);
         held.flush(&mut cx);
         let padded = &self.shards[usize::from(shard.0)];
@@ -241,6 +243,8 @@ impl Broker {
         }
         // Still held: what two threads note must come in the order in which they were here.
         self.timers.note(shard, held.next_deadline());
+        drop(held);
+        w.wakes.wake();
         result
     }
 

@@ -64,7 +64,8 @@ impl Broker {
         }
         self.room_for(&commands)?;
         let collecting = Collecting { inner: &*self.journal, ticket: self.journal.reserve(), ops: Mutex::default() };
-        let mut inner = Work { now: w.now, journal: &collecting, effects: Vec::new() };
+        let mut inner =
+            Work { now: w.now, journal: &collecting, effects: Vec::new(), wakes: crate::context::Wakes::default() };
         for command in commands {
             match command {
                 Command::Publish(mut p) => {

@@ -152,7 +152,7 @@ impl Queue {
             c.held.add(run, cx.now);
         }
         if let Some(outbox) = &c.outbox {
-            outbox.push(Event::Deliver(delivery));
+            cx.wakes.add(outbox.push_quietly(Event::Deliver(delivery)));
         }
         let no_ack = c.no_ack;
         if !no_ack {

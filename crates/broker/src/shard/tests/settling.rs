@@ -56,7 +56,8 @@ fn settlements_of_a_turn_are_one_append() {
     let c = w.consume(Setup::default());
     w.publish_with(&["0", "1", "2"], PERSISTENT);
     let before = w.journal.with(|s| s.appends);
-    let mut cx = crate::context::Cx { now: w.now, journal: &w.journal, effects: &mut w.effects, memory: &w.memory };
+    let (now, journal, effects, memory) = (w.now, &w.journal, &mut w.effects, &w.memory);
+    let mut cx = crate::context::Cx { now, journal, effects, memory, wakes: &mut Default::default() };
     for i in [1, 0, 2] {
         let s = waypost_model::Settle {
             channel: Default::default(),

@@ -11,7 +11,7 @@ use waypost_model::{
 };
 
 use super::journal::FakeJournal;
-use crate::context::{Cx, MemoryBudget};
+use crate::context::{Cx, MemoryBudget, Wakes};
 use crate::effect::Effect;
 use crate::settings::{DeadLetterTo, Overflow, QueueKind, QueueSettings};
 use crate::shard::{ChannelCredit, ConsumerArguments, Enqueued, Got, Incoming, NewConsumer, Shard};
@@ -118,7 +118,8 @@ impl World {
     }
 
     pub fn call<R>(&mut self, f: impl FnOnce(&mut Shard, &mut Cx<'_>) -> R) -> R {
-        let mut cx = Cx { now: self.now, journal: &self.journal, effects: &mut self.effects, memory: &self.memory };
+        let (now, journal, effects, memory) = (self.now, &self.journal, &mut self.effects, &self.memory);
+        let mut cx = Cx { now, journal, effects, memory, wakes: &mut Wakes::default() };
         let result = f(&mut self.shard, &mut cx);
         self.shard.flush(&mut cx);
         result
