@@ -118,3 +118,44 @@ fn what_is_confirmed_survives_a_restart() {
     let node = node.restart(false);
     assert_eq!(node.ready("cart-queue"), 8);
 }
+
+#[test]
+fn keys_that_come_together_keep_their_order_and_their_owner() {
+    let node = Node::new();
+    let (mut sender, mut a, mut b) = (node.client(), node.client(), node.client());
+    sender.queue("cart-queue", Table::new());
+    a.consume_with(1, "cart-queue", false, says("a", "eu"));
+    b.consume_with(1, "cart-queue", false, says("b", "eu"));
+    let keyed = |n: usize| message(&format!("{}:{n}", n % 7)).header("x-key", text(&format!("k{}", n % 7)));
+    let said: Vec<_> = (0..42).map(|n| ("amq.services", "cart", keyed(n))).collect();
+    let turn = read(&mut sender, &said);
+    sender.turn(turn);
+    assert_eq!(accepted(&sender.events()), [(1, 42)]);
+    let (to_a, to_b) = (a.deliveries(), b.deliveries());
+    assert!(to_a.len() == 1 && to_b.len() == 1, "{} {}", to_a.len(), to_b.len());
+    let (to_a, to_b) = (bodies(&to_a), bodies(&to_b));
+    assert_eq!(to_a.len() + to_b.len(), 42);
+    for key in 0..7 {
+        let of = |all: &[String]| -> Vec<usize> {
+            let mine = all.iter().filter_map(|b| b.split_once(':')).filter(|(k, _)| *k == key.to_string());
+            mine.map(|(_, n)| n.parse().unwrap()).collect()
+        };
+        let (in_a, in_b) = (of(&to_a), of(&to_b));
+        assert!(in_a.is_empty() || in_b.is_empty());
+        assert_eq!([in_a, in_b].concat(), (0..6).map(|n| n * 7 + key).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_key_beside_the_same_headers_is_a_key() {
+    let node = Node::new();
+    let (mut sender, mut eu) = (node.client(), node.client());
+    sender.queue("cart-queue", Table::new());
+    eu.consume_with(1, "cart-queue", false, says("eu", "eu"));
+    let zone = || message("m").header("x-zone", text("eu"));
+    let said = [zone(), zone().header("x-key", text("k")), zone()].map(|m| ("amq.services", "cart", m));
+    let turn = read(&mut sender, &said);
+    sender.turn(turn);
+    assert_eq!(accepted(&sender.events()), [(1, 3)]);
+    assert_eq!(bodies(&eu.deliveries()).len(), 3);
+}

@@ -10,7 +10,6 @@ use waypost_model::{AttrFlags, Batch, Command, Publish, QueueId, ShardId};
 use super::peer::Connection;
 use super::publish::{Resolved, Run, STREAMS, Verdict};
 use super::{Broker, Work};
-use crate::shard::Incoming;
 
 /// So many runs at most while a shard is held: others want it too.
 const NEIGHBOURS_MAX: usize = 32;
@@ -81,9 +80,8 @@ impl Broker {
         let now = w.now;
         let done = self.with_shard(shard, w, |s, cx| {
             for (n, (p, verdict)) in group.iter_mut().enumerate() {
-                let (route, batch) = (Arc::clone(&p.route), Arc::clone(batch));
-                let incoming = Incoming { route, batch, from: p.from, to: p.to, attrs: p.attrs, at: now, due: None };
-                *verdict = s.enqueue(queues, incoming, cx).into();
+                let run = Run { route: &p.route, batch, from: p.from, to: p.to, attrs: p.attrs };
+                *verdict = s.enqueue(queues, run.incoming(now, None), cx).into();
                 if verdict.error.is_some() {
                     return n + 1;
                 }

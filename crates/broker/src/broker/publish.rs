@@ -39,6 +39,14 @@ pub(super) struct Run<'a> {
     pub attrs: Attrs,
 }
 
+impl Run<'_> {
+    /// As it comes to queues at `at`; to a delay queue with the time when it is due.
+    pub fn incoming(&self, at: Millis, due: Option<Millis>) -> Incoming {
+        let (route, batch) = (Arc::clone(self.route), Arc::clone(self.batch));
+        Incoming { route, batch, from: self.from, to: self.to, attrs: self.attrs, at, due }
+    }
+}
+
 /// What the queues said to a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Verdict {
@@ -127,9 +135,9 @@ impl Broker {
         batch: &Arc<Batch>,
         w: &mut Work<'_>,
     ) {
-        self.note_publish(conn, p);
         let run = Run { route: &p.route, batch, from: p.from, to: p.to, attrs: p.attrs };
         if !matches!(resolved, Resolved::Service(_)) {
+            self.note_publish(conn, p);
             // They may lead to the same queue.
             self.hand_gathered(conn, w);
         }
@@ -163,15 +171,7 @@ impl Broker {
                 verdict = verdict.and(self.append_to_streams(queues, run, w));
                 continue;
             }
-            let incoming = Incoming {
-                route: Arc::clone(run.route),
-                batch: Arc::clone(run.batch),
-                from: run.from,
-                to: run.to,
-                attrs: run.attrs,
-                at: w.now,
-                due,
-            };
+            let incoming = run.incoming(w.now, due);
             let said = self.with_shard(*shard, w, |s, cx| s.enqueue(queues, incoming, cx));
             verdict = verdict.and(said.into());
         }
@@ -316,9 +316,13 @@ impl Broker {
     }
 
     pub(super) fn note_publish(&self, conn: &Connection, p: &Publish) {
-        let count = u64::from(p.to - p.from);
+        self.note_published(conn, u64::from(p.to - p.from), p.confirm.is_some());
+    }
+
+    /// So many messages came, on channels in confirm mode or on others.
+    pub(super) fn note_published(&self, conn: &Connection, count: u64, confirm: bool) {
         let c = &self.counters;
-        let received = if p.confirm.is_some() { &c.received_confirm } else { &c.received_no_confirm };
+        let received = if confirm { &c.received_confirm } else { &c.received_no_confirm };
         received.fetch_add(count, Ordering::Relaxed);
         conn.peer.messages_in.fetch_add(count, Ordering::Relaxed);
         if !conn.peer.published.load(Ordering::Relaxed) {

@@ -9,7 +9,6 @@ use super::peer::Connection;
 use super::publish::{Run, Verdict};
 use super::{Broker, Work};
 use crate::settings::{QueueKind, QueueSettings};
-use crate::shard::Incoming;
 use crate::streams::{StreamArguments, StreamConsumer, Streams};
 
 /// Consumers of streams that a channel may have.
@@ -63,15 +62,7 @@ impl Broker {
 
     /// Hands a run to streams.
     pub(super) fn append_to_streams(&self, streams: &[QueueId], run: &Run<'_>, w: &Work<'_>) -> Verdict {
-        let incoming = Incoming {
-            route: Arc::clone(run.route),
-            batch: Arc::clone(run.batch),
-            from: run.from,
-            to: run.to,
-            attrs: run.attrs,
-            at: w.now,
-            due: None,
-        };
+        let incoming = run.incoming(w.now, None);
         let Some(keeper) = self.streams() else { return Verdict::all(run) };
         let said = streams.iter().map(|stream| keeper.append(*stream, &incoming, w.journal));
         said.map(Verdict::from).fold(Verdict::all(run), Verdict::and)

@@ -176,6 +176,7 @@ impl Queue {
             redelivered: false,
             logged,
             tag: Tag::default(),
+            keys: Box::default(),
         };
         self.next_seq = self.next_seq.plus(u64::from(count));
         self.stats.published += u64::from(count);

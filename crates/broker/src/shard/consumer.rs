@@ -84,6 +84,11 @@ impl ChannelCredit {
         got
     }
 
+    /// Takes `n`, whatever the limit: if there is one, it has come this moment.
+    fn take_freely(&self, n: u32) {
+        self.state.fetch_add(n.into(), Ordering::SeqCst);
+    }
+
     /// The consumers that share it.
     #[must_use]
     pub fn members(&self) -> Vec<ConsumerId> {
@@ -252,6 +257,18 @@ impl Consumer {
         }
         let n = run.fitting(u64::try_from(self.window).unwrap_or(0), max);
         self.channel_credit.as_ref().map_or(n, |c| c.take(n))
+    }
+
+    /// Whether nobody else uses its credit for messages up.
+    pub fn counts_alone(&self) -> bool {
+        self.channel_credit.as_ref().is_none_or(|c| !c.is_limited())
+    }
+
+    /// Takes credit for messages of a consumer that counts alone.
+    pub fn take_freely(&self, n: u32) {
+        if let Some(c) = &self.channel_credit {
+            c.take_freely(n);
+        }
     }
 
     /// Leaves the channel's credit for good; returns it if others wait for what is given back.

@@ -48,7 +48,9 @@ use waypost_model::{ChannelId, ConnId, ConsumerId, Event, Lsn, QueueId, Seq, Sha
 pub use accept::{AHEAD_BYTES, Enqueued, Incoming};
 pub use clients::{Got, Placed};
 pub use consumer::{ChannelCredit, ConsumerArguments, NewConsumer};
-pub use mailbox::{Candidate, Chosen, Claimant, LANES_MAX, LaneInfo, MailboxExplanation, MailboxInfo, MemberInfo};
+pub use mailbox::{
+    Candidate, Chosen, Claimant, Dealing, LANES_MAX, LaneInfo, MailboxExplanation, MailboxInfo, MemberInfo,
+};
 pub use memory::QUEUE_MEMORY;
 pub use stats::{ConsumerInfo, Counts, QueueInfo, QueueStats, Totals};
 

@@ -280,6 +280,15 @@ impl Queue {
 
     /// Delivered messages go back to their place.
     pub fn requeue(&mut self, mut run: Run, failed: Failed, core: &mut Core, cx: &mut Cx<'_>) {
+        while let Some(one) = run.split_key() {
+            self.requeue_one_key(one, failed, core, cx);
+        }
+        self.requeue_one_key(run, failed, core, cx);
+    }
+
+    /// The same for messages that share their place.
+    fn requeue_one_key(&mut self, mut run: Run, failed: Failed, core: &mut Core, cx: &mut Cx<'_>) {
+        run.take_key();
         run.redelivered = true;
         self.stats.requeued += u64::from(run.count);
         if failed == Failed::Counts {

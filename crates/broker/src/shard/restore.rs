@@ -50,6 +50,7 @@ impl Shard {
                 redelivered: !clean || r.delivery_count > 0,
                 logged: true,
                 tag: Tag::default(),
+                keys: Box::default(),
             };
             q.next_seq = q.next_seq.max(Seq(run.end()));
             if run.count > 0 {

@@ -62,6 +62,9 @@ pub(super) struct Run {
     pub logged: bool,
     /// Which part of a mailbox they belong to.
     pub tag: Tag,
+    /// The slot of each message's key, where messages with several keys were delivered together; else empty. What waits
+    /// shares a slot, which is the tag's.
+    pub keys: Box<[u16]>,
 }
 
 impl Run {
@@ -146,6 +149,9 @@ impl Run {
             None => (share(self.payload, n, self.count), share(self.body, n, self.count)),
         };
         let mut front = self.clone();
+        if let Some((own, rest)) = self.keys.split_at_checked(n as usize) {
+            (front.keys, self.keys) = (own.into(), rest.into());
+        }
         front.count = n;
         (front.payload, front.body) = (payload, body);
         self.first = self.first.plus(u64::from(n));
@@ -156,6 +162,18 @@ impl Run {
         self.payload = self.payload.saturating_sub(payload);
         self.body = self.body.saturating_sub(body);
         front
+    }
+
+    /// Takes the first message off if the others have keys of their own.
+    pub fn split_key(&mut self) -> Option<Run> {
+        (self.keys.len() > 1).then(|| self.split_front(1))
+    }
+
+    /// The key that is left is the place of all.
+    pub fn take_key(&mut self) {
+        if let [slot] = *std::mem::take(&mut self.keys) {
+            self.tag = self.tag.with_slot(slot);
+        }
     }
 
     /// Whether everything but places and bytes is equal.

@@ -148,7 +148,7 @@ impl Queue {
             let mut verdict = verdict;
             for run in &held {
                 let lot = (&self.settings, &mut *cx.effects);
-                mb.released(slot, (run.tag, run.count), verdict, (&self.ready, durable), cx.now, lot);
+                mb.released(slot, run, verdict, (&self.ready, durable), cx.now, lot);
                 // A lost consumer failed once, however much it held.
                 verdict = Verdict::Returned;
             }
@@ -261,7 +261,7 @@ fn judging<'a>(
                 Outcome::Accepted => Verdict::Acknowledged(now.since(since)),
                 Outcome::Rejected | Outcome::Released => Verdict::Failed,
             };
-            mb.released(slot, (run.tag, run.count), verdict, plain, now, (settings, &mut *effects));
+            mb.released(slot, &run, verdict, plain, now, (settings, &mut *effects));
         }
         runs.push(run);
     }

@@ -204,6 +204,7 @@ mod tests {
             redelivered: false,
             logged: false,
             tag: Default::default(),
+            keys: Box::default(),
         };
         (run.payload, run.body) = super::super::run::sum(run.slots().unwrap());
         run

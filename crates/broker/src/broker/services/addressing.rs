@@ -57,6 +57,17 @@ pub(in crate::broker) struct Wish {
     pub wait_ms: Option<u32>,
 }
 
+/// The same while it is looked at: nothing is counted or made for it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::broker) struct Asked<'a> {
+    /// With the address that the mailbox reads, but for the slot.
+    pub route: &'a Arc<Route>,
+    /// Of its key.
+    pub slot: Option<u16>,
+    pub all: Option<&'a Arc<Selector>>,
+    pub wait_ms: Option<u32>,
+}
+
 impl Wish {
     /// Whether both go the same way.
     pub fn is_like(&self, other: &Wish) -> bool {
@@ -68,11 +79,27 @@ impl Wish {
 #[derive(Debug)]
 struct Variant {
     /// Keeps the address apart from those of later routes.
-    base: Arc<ServiceRoute>,
+    _base: Arc<ServiceRoute>,
     selector: Arc<Selector>,
     deliver: Deliver,
     /// Without a key.
     route: Arc<Route>,
+}
+
+impl Variant {
+    fn asked(&self, key: Option<(u8, &[u8])>, wait_ms: Option<u32>) -> Result<Asked<'_>, Refusal> {
+        let one = Asked { route: &self.route, slot: None, all: None, wait_ms };
+        let wrong = |text: &str| Err(Refusal::precondition_failed(text));
+        match (self.deliver, key) {
+            (Deliver::One, None) => Ok(one),
+            (Deliver::All, None) => Ok(Asked { all: Some(&self.selector), ..one }),
+            (Deliver::Key, Some((letter, value))) => {
+                Ok(Asked { slot: Some(slot_of(&key_bytes(letter, value)?)), ..one })
+            }
+            (Deliver::Key, None) => wrong("header 'x-deliver' is 'key', and there is no 'x-key'"),
+            (_, Some(_)) => wrong("header 'x-key' goes with 'x-deliver' = 'key' only"),
+        }
+    }
 }
 
 /// A connection's memory of what its headers said.
@@ -81,7 +108,7 @@ pub(in crate::broker) struct Variants {
     known: BTreeMap<Box<[u8]>, Arc<Variant>>,
     /// The last that was asked for of each route, in places by their pointers.
     lately: Vec<Option<Lately>>,
-    /// In places by variant and slot.
+    /// In places by route and slot.
     keyed: Vec<Option<Keyed>>,
     scratch: Vec<u8>,
 }
@@ -96,8 +123,8 @@ struct Lately {
 /// The route of messages with a key.
 #[derive(Debug, Clone)]
 struct Keyed {
-    /// Known for as long as this is: both are forgotten together.
-    variant: usize,
+    /// The same without its slot.
+    bare: Arc<Route>,
     slot: u16,
     route: Arc<Route>,
 }
@@ -137,6 +164,11 @@ impl ServiceRoute {
     /// What a message without headers asks for.
     pub fn plain(&self) -> Wish {
         Wish { route: Arc::clone(&self.plain), all: None, wait_ms: None }
+    }
+
+    /// The same, to be looked at.
+    pub fn asked(&self) -> Asked<'_> {
+        Asked { route: &self.plain, slot: None, all: None, wait_ms: None }
     }
 
     fn address<'a>(&'a self, selector: &'a str) -> Address<'a> {
@@ -180,11 +212,26 @@ impl Variants {
     /// # Errors
     /// 406.
     pub fn wish(&mut self, base: &Arc<ServiceRoute>, props: &[u8]) -> Result<Wish, Refusal> {
+        let asked = self.asked(base, props)?;
+        let (slot, all, wait_ms) = (asked.slot, asked.all.cloned(), asked.wait_ms);
+        let bare = Arc::clone(asked.route);
+        let route = match slot {
+            Some(slot) => self.with_slot(&bare, slot),
+            None => bare,
+        };
+        Ok(Wish { route, all, wait_ms })
+    }
+
+    /// The same, to be looked at.
+    ///
+    /// # Errors
+    /// 406.
+    pub fn asked<'a>(&'a mut self, base: &'a Arc<ServiceRoute>, props: &[u8]) -> Result<Asked<'a>, Refusal> {
         let Some(raw) = Props(props).headers_raw() else {
-            return Ok(base.plain());
+            return Ok(base.asked());
         };
         let mut own = Own::default();
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let scratch = &mut self.scratch;
         scratch.clear();
         scratch.extend((Arc::as_ptr(base) as usize).to_ne_bytes());
         let bare = scratch.len();
@@ -206,34 +253,31 @@ impl Variants {
             }
         });
         let said = scratch.len() > bare;
-        self.scratch = scratch;
+        // Whether there is a key decides what is meant where nothing else says so.
+        scratch.push(u8::from(own.key.is_some()));
         walked.map_err(|e| Refusal::precondition_failed(format!("headers: {e}")))?;
-        if !said && own.key.is_none() && own.wait.is_none() {
-            return Ok(base.plain());
-        }
         let wait_ms = own.wait.map(|(letter, value)| wait_ms(letter, value)).transpose()?;
         if !said && own.key.is_none() {
-            return Ok(Wish { wait_ms, ..base.plain() });
+            return Ok(Asked { wait_ms, ..base.asked() });
         }
         let variant = self.variant(base, raw)?;
-        self.finish(&variant, own.key, wait_ms)
+        variant.asked(own.key, wait_ms)
     }
 
-    fn variant(&mut self, base: &Arc<ServiceRoute>, raw: &[u8]) -> Result<Arc<Variant>, Refusal> {
+    fn variant(&mut self, base: &Arc<ServiceRoute>, raw: &[u8]) -> Result<&Variant, Refusal> {
         let at = place(Arc::as_ptr(base) as usize, 0, LATELY);
-        if let Some(Some(lately)) = self.lately.get(at)
-            && *lately.said == *self.scratch
-        {
-            return Ok(Arc::clone(&lately.variant));
+        let known = self.lately.get(at).is_some_and(|l| l.as_ref().is_some_and(|l| *l.said == *self.scratch));
+        if !known {
+            let variant = self.search(base, raw)?;
+            if self.lately.is_empty() {
+                self.lately.resize(LATELY, None);
+            }
+            if let Some(lately) = self.lately.get_mut(at) {
+                *lately = Some(Lately { said: self.scratch.as_slice().into(), variant });
+            }
         }
-        let variant = self.search(base, raw)?;
-        if self.lately.is_empty() {
-            self.lately.resize(LATELY, None);
-        }
-        if let Some(lately) = self.lately.get_mut(at) {
-            *lately = Some(Lately { said: self.scratch.as_slice().into(), variant: Arc::clone(&variant) });
-        }
-        Ok(variant)
+        let found = self.lately.get(at).and_then(|l| l.as_ref());
+        found.map(|l| &*l.variant).ok_or_else(|| Refusal::internal("headers were forgotten at once"))
     }
 
     fn search(&mut self, base: &Arc<ServiceRoute>, raw: &[u8]) -> Result<Arc<Variant>, Refusal> {
@@ -247,7 +291,7 @@ impl Variants {
         } else {
             with_address(&base.route, &base.address(selector.text()))
         };
-        let variant = Arc::new(Variant { base: Arc::clone(base), selector: Arc::new(selector), deliver, route });
+        let variant = Arc::new(Variant { _base: Arc::clone(base), selector: Arc::new(selector), deliver, route });
         if self.known.len() >= VARIANTS_MAX {
             self.forget();
         }
@@ -255,35 +299,24 @@ impl Variants {
         Ok(variant)
     }
 
-    fn finish(&mut self, v: &Arc<Variant>, key: Option<(u8, &[u8])>, wait_ms: Option<u32>) -> Result<Wish, Refusal> {
-        let wish = |route: &Arc<Route>| Wish { route: Arc::clone(route), all: None, wait_ms };
-        let wrong = |text: &str| Err(Refusal::precondition_failed(text));
-        match (v.deliver, key) {
-            (Deliver::One, None) => Ok(wish(&v.route)),
-            (Deliver::All, None) => Ok(Wish { all: Some(Arc::clone(&v.selector)), ..wish(&v.route) }),
-            (Deliver::Key, Some((letter, value))) => {
-                let slot = slot_of(&key_bytes(letter, value)?);
-                let variant = Arc::as_ptr(v) as usize;
-                let at = place(variant, slot, KEYED);
-                if let Some(Some(known)) = self.keyed.get(at)
-                    && known.variant == variant
-                    && known.slot == slot
-                {
-                    return Ok(wish(&known.route));
-                }
-                let address = Address { slot: Some(slot), ..v.base.address(v.selector.text()) };
-                let route = with_address(&v.base.route, &address);
-                if self.keyed.is_empty() {
-                    self.keyed.resize(KEYED, None);
-                }
-                if let Some(place) = self.keyed.get_mut(at) {
-                    *place = Some(Keyed { variant, slot, route: Arc::clone(&route) });
-                }
-                Ok(wish(&route))
-            }
-            (Deliver::Key, None) => wrong("header 'x-deliver' is 'key', and there is no 'x-key'"),
-            (_, Some(_)) => wrong("header 'x-key' goes with 'x-deliver' = 'key' only"),
+    /// A route with the slot of a key.
+    pub fn with_slot(&mut self, bare: &Arc<Route>, slot: u16) -> Arc<Route> {
+        let at = place(Arc::as_ptr(bare) as usize, slot, KEYED);
+        if let Some(Some(known)) = self.keyed.get(at)
+            && known.slot == slot
+            && Arc::ptr_eq(&known.bare, bare)
+        {
+            return Arc::clone(&known.route);
         }
+        let address = bare.address.as_deref().and_then(Address::decode).unwrap_or_default();
+        let route = with_address(bare, &Address { slot: Some(slot), ..address });
+        if self.keyed.is_empty() {
+            self.keyed.resize(KEYED, None);
+        }
+        if let Some(place) = self.keyed.get_mut(at) {
+            *place = Some(Keyed { bare: Arc::clone(bare), slot, route: Arc::clone(&route) });
+        }
+        route
     }
 
     /// Routes lead elsewhere from now on.

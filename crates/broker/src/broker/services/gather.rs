@@ -7,15 +7,16 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use waypost_model::{Attrs, Batch, BatchBuilder, ChannelId, Event, Publish, Refusal, Route};
+use waypost_model::{Attrs, Batch, BatchBuilder, ChannelId, Event, Publish, QueueId, Refusal, Route};
 
-use super::addressing::{ServiceRoute, Wish};
+use super::addressing::{Asked, ServiceRoute, Variants};
 use super::publish::waiting;
 use crate::broker::peer::Connection;
 use crate::broker::publish::{Run, Verdict};
 use crate::broker::{Broker, Work};
+use crate::context::Cx;
 use crate::settings::{Overflow, QueueSettings};
-use crate::shard::{Incoming, Placed, Shard};
+use crate::shard::{Dealing, Incoming, Placed, Shard};
 
 /// Messages of more bytes than that, on average, are not copied to lie beside each other.
 const COPIED_BYTES_MAX: u64 = 1024;
@@ -24,7 +25,7 @@ const COPIED_BYTES_MAX: u64 = 1024;
 const PLACES: usize = 1024;
 
 /// So many neighbours are handed over before others are taken.
-const ITEMS_MAX: usize = 1024;
+const ITEMS_MAX: usize = 4096;
 
 /// What is kept for the next that gathers: few do at the same time.
 const SPARE_MAX: usize = 4;
@@ -41,6 +42,9 @@ pub(in crate::broker) struct Gathered {
     groups: Vec<Group>,
     /// The last group of a route, by the route's place; what is out of date is found to be another's.
     places: Vec<u32>,
+    dealing: Dealing,
+    /// Messages that were published, what could not be kept included: those to be confirmed second.
+    came: (u64, u64),
 }
 
 /// Neighbours that ask for the same.
@@ -54,12 +58,16 @@ struct Item {
     group: u32,
     /// The next of its group.
     next: u32,
+    /// Of its key, if its group has keys.
+    slot: u16,
 }
 
 /// Those that ask for the same, neighbours or not.
 #[derive(Debug)]
 struct Group {
+    /// Of messages with keys: without their slots.
     route: Arc<Route>,
+    keyed: bool,
     attrs: Attrs,
     first: u32,
     last: u32,
@@ -75,13 +83,13 @@ impl Gathered {
         same && self.items.len() < ITEMS_MAX && self.mailbox.as_ref().is_none_or(|known| known.id == mailbox.id)
     }
 
-    fn add(&mut self, p: &Publish, (from, to): (u32, u32), wish: &Wish) {
-        let attrs = waiting(p.attrs, wish.wait_ms);
+    fn add(&mut self, p: &Publish, (from, to): (u32, u32), asked: Asked<'_>) {
+        let attrs = waiting(p.attrs, asked.wait_ms);
         let confirm = p.confirm.map(|last| last - u64::from(p.to - to));
-        let group = self.group(&wish.route, attrs);
+        let group = self.group(asked.route, asked.slot.is_some(), attrs);
         let Some(g) = self.groups.get_mut(group as usize) else { return };
         g.messages += to - from;
-        let last = self.items.last_mut();
+        let last = self.items.last_mut().filter(|_| asked.slot.is_none());
         if let Some(item) = last.filter(|i| i.group == group && i.to == from && i.channel == p.channel)
             && item.confirm.is_some() == confirm.is_some()
         {
@@ -95,18 +103,19 @@ impl Gathered {
             Some(item) => item.next = at,
             None => g.first = at,
         }
-        self.items.push(Item { channel: p.channel, confirm, from, to, group, next: NONE });
+        let slot = asked.slot.unwrap_or_default();
+        self.items.push(Item { channel: p.channel, confirm, from, to, group, next: NONE, slot });
     }
 
     /// The group of messages with this route, the last one if there are several: they stay in order.
-    fn group(&mut self, route: &Arc<Route>, attrs: Attrs) -> u32 {
-        let is = |g: &Group| Arc::ptr_eq(&g.route, route) && g.attrs == attrs;
+    fn group(&mut self, route: &Arc<Route>, keyed: bool, attrs: Attrs) -> u32 {
+        let is = |g: &Group| Arc::ptr_eq(&g.route, route) && g.keyed == keyed && g.attrs == attrs;
         if self.places.is_empty() {
             self.places.resize(PLACES, NONE);
         }
         // Allocations lie apart by 16 bytes at least.
-        let hash = (Arc::as_ptr(route) as usize as u64 >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let place = (hash >> 32) as usize % PLACES;
+        let at = (Arc::as_ptr(route) as usize as u64 >> 4) << 1 | u64::from(keyed);
+        let place = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PLACES;
         let known = self.places.get(place).copied().unwrap_or(NONE);
         if self.groups.get(known as usize).is_some_and(is) {
             return known;
@@ -116,38 +125,28 @@ impl Gathered {
             *p = group;
         }
         let route = Arc::clone(route);
-        self.groups.push(Group { route, attrs, first: NONE, last: NONE, items: 0, messages: 0, verdict: None });
+        let (first, last) = (NONE, NONE);
+        self.groups.push(Group { route, keyed, attrs, first, last, items: 0, messages: 0, verdict: None });
         group
     }
 
     /// Ready for more, with the room that it has.
     fn clear(&mut self) {
-        (self.mailbox, self.batch) = (None, None);
+        (self.mailbox, self.batch, self.came) = (None, None, (0, 0));
         self.items.clear();
         self.groups.clear();
     }
 }
 
 impl Group {
-    /// Hands the messages to their mailbox: as one run, if they lie beside each other or are small enough to be copied.
-    fn hand(
-        &self,
-        items: &[Item],
-        batch: &Arc<Batch>,
-        mut put: impl FnMut(&Arc<Batch>, u32, u32) -> Verdict,
-    ) -> Verdict {
-        let mut own = std::iter::successors(items.get(self.first as usize), |item| items.get(item.next as usize));
-        if self.items == 1 {
-            return own.next().map_or(Verdict::NOTHING, |item| put(batch, item.from, item.to));
-        }
-        let bytes: u64 = own.clone().map(|item| batch.payload_len(item.from, item.to)).sum();
-        if bytes > COPIED_BYTES_MAX * u64::from(self.messages) {
-            return own.map(|item| put(batch, item.from, item.to)).fold(Verdict::NOTHING, Verdict::then);
-        }
-        let room = usize::try_from(bytes).unwrap_or(0);
-        let mut together = BatchBuilder::with_capacity(room, self.messages as usize);
-        own.for_each(|item| together.extend(batch, item.from, item.to));
-        put(&Arc::new(together.finish()), 0, self.messages)
+    fn own<'a>(&self, items: &'a [Item]) -> impl Iterator<Item = &'a Item> + Clone {
+        std::iter::successors(items.get(self.first as usize), |item| items.get(item.next as usize))
+    }
+
+    /// Whether the messages are small enough to be copied to lie beside each other; how many bytes they are.
+    fn small(&self, items: &[Item], batch: &Batch) -> Option<usize> {
+        let bytes: u64 = self.own(items).map(|item| batch.payload_len(item.from, item.to)).sum();
+        (bytes <= COPIED_BYTES_MAX * u64::from(self.messages)).then(|| usize::try_from(bytes).unwrap_or(0))
     }
 }
 
@@ -163,6 +162,7 @@ impl Broker {
         w: &mut Work<'_>,
     ) -> (u32, Option<Refusal>) {
         let Some(mailbox) = base.mailbox.as_ref().filter(|m| m.overflow == Overflow::DropHead) else {
+            self.note_publish(conn, p);
             return (run.from, None);
         };
         if conn.gathered.as_ref().is_some_and(|g| !g.takes(mailbox, run.batch)) {
@@ -173,13 +173,15 @@ impl Broker {
         if gathered.mailbox.is_none() {
             (gathered.mailbox, gathered.batch) = (Some(Arc::clone(mailbox)), Some(Arc::clone(run.batch)));
         }
+        let came = if p.confirm.is_some() { &mut gathered.came.1 } else { &mut gathered.came.0 };
+        *came += u64::from(p.to - p.from);
         if !run.attrs.flags.has(waypost_model::AttrFlags::HEADERS) {
-            gathered.add(p, (run.from, run.to), &base.plain());
+            gathered.add(p, (run.from, run.to), base.asked());
             return (run.to, None);
         }
         for i in run.from..run.to {
-            match variants.wish(base, run.batch.props(i)) {
-                Ok(wish) if wish.all.is_none() => gathered.add(p, (i, i + 1), &wish),
+            match variants.asked(base, run.batch.props(i)) {
+                Ok(asked) if asked.all.is_none() => gathered.add(p, (i, i + 1), asked),
                 Ok(_) => return (i, None),
                 Err(refusal) => return (i, Some(refusal)),
             }
@@ -192,26 +194,37 @@ impl Broker {
         let Some(mut all) = conn.gathered.take() else {
             return;
         };
-        let Gathered { mailbox: Some(mailbox), batch: Some(batch), items, groups, .. } = &mut *all else {
+        let Gathered { mailbox: Some(mailbox), batch: Some(batch), items, groups, dealing, came, .. } = &mut *all
+        else {
             return;
         };
+        for (count, confirm) in [(came.0, false), (came.1, true)] {
+            if count > 0 {
+                self.note_published(conn, count, confirm);
+            }
+        }
         let (id, at) = (mailbox.id, w.now);
-        self.with_shard(id.shard(), w, |s: &mut Shard, cx| {
+        let variants = &mut conn.variants;
+        self.with_shard(id.shard(), w, |shard, cx| {
+            let mut reach = Reach { mailbox: id, shard, cx };
             for group in groups.iter_mut() {
-                let (route, attrs) = (&group.route, group.attrs);
-                let verdict = group.hand(items, batch, |batch, from, to| {
-                    let (route, batch) = (Arc::clone(route), Arc::clone(batch));
-                    s.enqueue(&[id], Incoming { route, batch, from, to, attrs, at, due: None }, cx).into()
+                let (route, batch, attrs) = (Arc::clone(&group.route), Arc::clone(batch), group.attrs);
+                let all = Incoming { route, batch, from: 0, to: 0, attrs, at, due: None };
+                group.verdict = Some(match group.keyed {
+                    true => reach.hand_keyed(group, items, &all, (dealing, variants)),
+                    false => reach.hand(group, items, &all),
                 });
-                group.verdict = Some(verdict);
             }
         });
         let count: u64 = groups.iter().map(|g| u64::from(g.messages)).sum();
         self.counters.routed.fetch_add(count, Ordering::Relaxed);
         if conn.keeps_place {
-            conn.placed = groups
-                .last()
-                .and_then(|g| Some(Placed { queue: id, seq: g.verdict?.first, route: Arc::clone(&g.route) }));
+            conn.placed = groups.last().and_then(|g| {
+                let slot = items.get(g.last as usize).filter(|_| g.keyed).map(|item| item.slot);
+                let bare = || Arc::clone(&g.route);
+                let route = slot.map_or_else(bare, |slot| variants.with_slot(&g.route, slot));
+                Some(Placed { queue: id, seq: g.verdict?.first, route })
+            });
         }
         self.confirm_gathered(conn, items, groups);
         all.clear();
@@ -273,5 +286,52 @@ impl Broker {
         }
         outbox.push(Event::Accepted { channel, first, last, lsn: verdict.lsn });
         self.counters.confirmed.fetch_add(last + 1 - first, Ordering::Relaxed);
+    }
+}
+
+/// How a mailbox is reached while its shard is held.
+struct Reach<'a, 'b> {
+    mailbox: QueueId,
+    shard: &'a mut Shard,
+    cx: &'a mut Cx<'b>,
+}
+
+impl Reach<'_, '_> {
+    fn enqueue(&mut self, run: Incoming) -> Verdict {
+        self.shard.enqueue(&[self.mailbox], run, self.cx).into()
+    }
+
+    /// Messages without: as one run, if they lie beside each other or are small enough to be copied.
+    fn hand(&mut self, group: &Group, items: &[Item], all: &Incoming) -> Verdict {
+        let own = group.own(items);
+        let room = if group.items > 1 { group.small(items, &all.batch) } else { None };
+        let Some(room) = room else {
+            let put = |item: &Item| self.enqueue(Incoming { from: item.from, to: item.to, ..all.clone() });
+            return own.map(put).fold(Verdict::NOTHING, Verdict::then);
+        };
+        let mut together = BatchBuilder::with_capacity(room, group.messages as usize);
+        own.for_each(|item| together.extend(&all.batch, item.from, item.to));
+        self.enqueue(Incoming { batch: Arc::new(together.finish()), to: group.messages, ..all.clone() })
+    }
+
+    /// Messages with keys: those that may go at once are dealt out together, the others follow one by one.
+    fn hand_keyed(
+        &mut self,
+        group: &Group,
+        items: &[Item],
+        all: &Incoming,
+        (dealing, variants): (&mut Dealing, &mut Variants),
+    ) -> Verdict {
+        let mut verdict = Verdict::NOTHING;
+        dealing.clear();
+        if group.items > 1 && group.small(items, &all.batch).is_some() {
+            group.own(items).for_each(|item| dealing.add(item.from, item.slot));
+            verdict = self.shard.deal(self.mailbox, all, dealing, self.cx).into();
+        }
+        for (_, item) in (0..).zip(group.own(items)).filter(|(n, _)| !dealing.took(*n)) {
+            let route = variants.with_slot(&group.route, item.slot);
+            verdict = verdict.then(self.enqueue(Incoming { route, from: item.from, to: item.to, ..all.clone() }));
+        }
+        verdict
     }
 }

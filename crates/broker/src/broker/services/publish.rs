@@ -11,7 +11,7 @@ use crate::broker::peer::Connection;
 use crate::broker::publish::{Run, Verdict, identity};
 use crate::broker::{Broker, Work};
 use crate::settings::QueueSettings;
-use crate::shard::{Incoming, Placed};
+use crate::shard::Placed;
 
 /// Who sends, where messages reach services through other exchanges or queues.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +56,7 @@ impl Broker {
         w: &mut Work<'_>,
     ) {
         if p.attrs.flags.has(AttrFlags::SENDER_SELECTED) {
+            self.note_publish(conn, p);
             self.hand_gathered(conn, w);
             return self.publish_each(conn, p, run, w);
         }
@@ -185,15 +186,9 @@ impl Broker {
         let at = w.now;
         self.with_shard(mailbox.id.shard(), w, |s, cx| {
             let one = |part: &Part| {
-                let incoming = Incoming {
-                    route: Arc::clone(&part.wish.route),
-                    batch: Arc::clone(run.batch),
-                    from: part.from,
-                    to: part.to,
-                    attrs: waiting(run.attrs, part.wish.wait_ms),
-                    at,
-                    due: None,
-                };
+                let attrs = waiting(run.attrs, part.wish.wait_ms);
+                let own = Run { route: &part.wish.route, from: part.from, to: part.to, attrs, ..*run };
+                let incoming = own.incoming(at, None);
                 let said = match &part.wish.all {
                     None => s.enqueue(&[mailbox.id], incoming, cx),
                     Some(selector) => s.enqueue_all(mailbox.id, &incoming, selector, cx)?,

@@ -119,7 +119,7 @@ impl Queue {
     }
 
     /// Looks over what the passing of time and of messages has changed.
-    fn begin(&mut self, mb: &mut Mailbox, cx: &Cx<'_>) -> Only {
+    pub(super) fn begin(&mut self, mb: &mut Mailbox, cx: &Cx<'_>) -> Only {
         let only = self.only();
         // Another one is active: what was said of both is out of date.
         if mb.refresh_due(cx.now) || std::mem::replace(&mut mb.only, only) != only {
@@ -308,7 +308,7 @@ fn front_route(mb: &Mailbox, plain: &Ready, source: Source) -> Option<Arc<Route>
 
 impl Mailbox {
     /// Nobody is dirty any more.
-    fn clean_members(&mut self) {
+    pub(super) fn clean_members(&mut self) {
         while self.next_member().is_some() {}
     }
 
@@ -340,13 +340,13 @@ impl Mailbox {
     }
 
     /// Who holds messages of the source, if it is a slot of keys.
-    fn holder_of(&self, source: Source) -> Option<u32> {
+    pub(super) fn holder_of(&self, source: Source) -> Option<u32> {
         let s = self.slot(source.lane, source.slot?)?;
         s.owner.filter(|_| s.unsettled > 0)
     }
 
     /// A member has no credit after all.
-    fn shut(&mut self, m: u32) {
+    pub(super) fn shut(&mut self, m: u32) {
         if let Some(cost) = self.costs.get_mut(m as usize) {
             *cost = f32::INFINITY;
         }

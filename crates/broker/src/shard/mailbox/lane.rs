@@ -25,6 +25,34 @@ impl Source {
     pub const PLAIN: Source = Source { lane: 0, slot: None };
 }
 
+/// Where a run stands in its mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Tag {
+    pub lane: u16,
+    pub(super) slot: u16,
+    /// The zone that is preferred, by number; 0 for none.
+    pub near: u8,
+}
+
+/// A [`Tag::slot`] that is none.
+pub(super) const NO_SLOT: u16 = u16::MAX;
+
+impl Default for Tag {
+    fn default() -> Tag {
+        Tag { lane: 0, slot: NO_SLOT, near: 0 }
+    }
+}
+
+impl Tag {
+    pub fn with_slot(self, slot: u16) -> Tag {
+        Tag { slot, ..self }
+    }
+
+    pub fn source(self) -> Source {
+        Source { lane: self.lane, slot: (self.slot != NO_SLOT).then_some(self.slot) }
+    }
+}
+
 /// How urgent a message is: the least comes first. The priority, then the place.
 pub(super) fn urgency(level: u8, first: u64) -> u64 {
     // Places are counted from 0: nobody will ever see 2^56 of them.

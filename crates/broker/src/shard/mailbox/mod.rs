@@ -17,6 +17,7 @@
 //! | `choice` | who gets a message |
 //! | `sync` | which message is at the head of each source |
 //! | `flow` | from lanes to members |
+//! | `dealing` | the same for fresh messages with keys, by the hand |
 //! | `membership` | who comes, changes and goes |
 //! | `outcome` | what settlements say of members |
 //! | `upkeep` | deadlines, limits, memory, restarts |
@@ -25,6 +26,7 @@
 
 mod all;
 mod choice;
+mod dealing;
 mod flow;
 mod lane;
 mod member;
@@ -42,13 +44,14 @@ use waypost_model::address::Address;
 use waypost_model::selector::Selector;
 use waypost_model::{Lsn, Millis, Route};
 
+pub use dealing::Dealing;
 pub use membership::Claimant;
 pub use report::{Candidate, Chosen, LaneInfo, MailboxExplanation, MailboxInfo, MemberInfo};
 
 use super::ready::Ready;
 use super::run::{NEVER, Sizes};
-pub(super) use lane::Source;
-use lane::{Keyed, Lane, NOTHING, Serves, Slot};
+use lane::{Keyed, Lane, NO_SLOT, NOTHING, Serves, Slot};
+pub(super) use lane::{Source, Tag};
 pub(super) use member::Bound;
 use member::{Member, Seat};
 pub(super) use outcome::Verdict;
@@ -80,30 +83,6 @@ const RECENT: usize = 64;
 
 /// Costs and latencies are looked over that often, ms.
 const REFRESH_MS: u64 = 1000;
-
-/// Where a run stands in its mailbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tag {
-    pub lane: u16,
-    slot: u16,
-    /// The zone that is preferred, by number; 0 for none.
-    pub near: u8,
-}
-
-/// A [`Tag::slot`] that is none.
-const NO_SLOT: u16 = u16::MAX;
-
-impl Default for Tag {
-    fn default() -> Tag {
-        Tag { lane: 0, slot: NO_SLOT, near: 0 }
-    }
-}
-
-impl Tag {
-    pub fn source(self) -> Source {
-        Source { lane: self.lane, slot: (self.slot != NO_SLOT).then_some(self.slot) }
-    }
-}
 
 /// How much there is in all lanes but the queue's own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

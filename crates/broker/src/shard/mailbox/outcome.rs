@@ -7,7 +7,7 @@ use waypost_model::{Lsn, Millis};
 use super::super::ready::Ready;
 use super::super::run::Run;
 use super::mixed::has_owners;
-use super::{Mailbox, Mark, Tag};
+use super::{Mailbox, Mark, Source};
 use crate::effect::Effect;
 use crate::settings::QueueSettings;
 
@@ -39,18 +39,24 @@ impl Mailbox {
         }
     }
 
+    /// A consumer holds `held` messages from now on.
+    pub(super) fn fills(&mut self, consumer: u32, held: u64, now: Millis) {
+        let alone = self.is_alone();
+        if let Some(seat) = self.seat_mut(consumer) {
+            seat.holds(held, alone, now);
+            let full = seat.full_since;
+            self.wake_by(full.map(|since| since.plus(super::member::SILENT_MS)));
+        }
+    }
+
     /// A consumer that held `held` messages gets a run.
     pub(super) fn holds(&mut self, consumer: u32, run: &Run, held: u64, now: Millis) {
         let n = u64::from(run.count);
-        let alone = self.is_alone();
-        if let Some(seat) = self.seat_mut(consumer) {
-            seat.holds(held + n, alone, now);
-            let m = seat.member;
-            let full = seat.full_since;
-            if let Some(member) = self.member_mut(m) {
-                member.in_flight = member.in_flight.saturating_add(run.count);
-            }
-            self.wake_by(full.map(|since| since.plus(super::member::SILENT_MS)));
+        self.fills(consumer, held + n, now);
+        if let Some(m) = self.seat(consumer).map(|s| s.member)
+            && let Some(member) = self.member_mut(m)
+        {
+            member.in_flight = member.in_flight.saturating_add(run.count);
         }
         let source = run.tag.source();
         let Some(l) = self.lane_mut(source.lane) else {
@@ -81,7 +87,7 @@ impl Mailbox {
     pub fn released(
         &mut self,
         consumer: u32,
-        (tag, count): (Tag, u32),
+        run: &Run,
         verdict: Verdict,
         (plain, durable): (&Ready, Lsn),
         now: Millis,
@@ -90,37 +96,50 @@ impl Mailbox {
         let Some(m) = self.seat(consumer).map(|s| s.member) else {
             return;
         };
-        self.judge(m, count, verdict, now, settings, effects);
+        self.judge(m, run.count, verdict, now, settings, effects);
         let rest = self.member(m).map_or(0, |x| x.in_flight);
         if let Some(seat) = self.seat_mut(consumer) {
             seat.released(rest);
         }
         self.mark_member(m);
-        let source = tag.source();
-        let n = u64::from(count);
-        let Some(l) = self.lane_mut(source.lane) else {
-            return;
-        };
-        l.unsettled = l.unsettled.saturating_sub(n);
-        let Some(slot) = source.slot else {
-            return;
-        };
-        let Some(s) = l.keyed.as_mut().and_then(|k| k.slots.get_mut(&slot)) else {
-            return;
-        };
-        let free = s.unsettled == n;
-        if free {
-            // Before the owner is forgotten: what waits is taken off its list.
-            let (lane, head) = (source.lane, s.head.take());
-            s.unsettled = 0;
-            let owner = s.owner.take();
-            if let (Some(head), Some(seat)) = (head, owner.and_then(|c| self.seat_mut(c))) {
-                seat.owned.remove(&(head, lane, slot));
-            }
-            self.sync(source, plain, durable, Mark::Dirty);
-        } else {
-            s.unsettled = s.unsettled.saturating_sub(n);
+        let source = run.tag.source();
+        let n = u64::from(run.count);
+        if let Some(l) = self.lane_mut(source.lane) {
+            l.unsettled = l.unsettled.saturating_sub(n);
         }
+        if source.slot.is_some() {
+            self.release_slot(source, n, plain, durable);
+        }
+        for slot in &run.keys {
+            self.release_slot(Source { slot: Some(*slot), ..source }, 1, plain, durable);
+        }
+    }
+
+    /// Messages of a slot are nobody's any more.
+    fn release_slot(&mut self, source: Source, n: u64, plain: &Ready, durable: Lsn) {
+        let Source { lane, slot: Some(slot) } = source else {
+            return;
+        };
+        let Some(keyed) = self.keyed_mut(lane) else {
+            return;
+        };
+        let Some(s) = keyed.slots.get_mut(&slot) else {
+            return;
+        };
+        s.unsettled = s.unsettled.saturating_sub(n);
+        if s.unsettled > 0 {
+            return;
+        }
+        if s.front.is_none() && s.ready.as_deref().is_none_or(Ready::is_empty) {
+            keyed.slots.remove(&slot);
+            return;
+        }
+        // Before the owner is forgotten: what waits is taken off its list.
+        let (head, owner) = (s.head.take(), s.owner.take());
+        if let (Some(head), Some(seat)) = (head, owner.and_then(|c| self.seat_mut(c))) {
+            seat.owned.remove(&(head, lane, slot));
+        }
+        self.sync(source, plain, durable, Mark::Dirty);
     }
 
     fn judge(

@@ -130,6 +130,9 @@ impl History {
     }
 
     fn publish(&mut self) {
+        if self.dice.roll(4) == 0 {
+            return self.publish_together();
+        }
         let selector = self.dice.roll(SELECTORS.len());
         let slot = (self.dice.roll(3) == 0).then(|| self.dice.roll(4) as u16 * (KEY_SLOTS / 4));
         let priority = if self.priorities { self.dice.roll(3) as u8 } else { 0 };
@@ -146,6 +149,21 @@ impl History {
         }
         self.published += count as u64;
         self.w.send_with(&bodies, address(slot, SELECTORS[selector]), attrs);
+    }
+
+    /// Messages with keys of all sorts.
+    fn publish_together(&mut self) {
+        let selector = self.dice.roll(SELECTORS.len());
+        let priority = if self.priorities { self.dice.roll(3) as u8 } else { 0 };
+        let base = if self.dice.roll(4) == 0 { PERSISTENT } else { Attrs::default() };
+        let count = 1 + self.dice.roll(6);
+        let mut one = || (String::new(), self.dice.roll(4) as u16 * (KEY_SLOTS / 4));
+        let said: Vec<(String, u16)> = (0..count).map(|_| one()).collect();
+        let order = self.w.deal(&said, SELECTORS[selector], Attrs { priority, ..base });
+        for (place, n) in (self.published..).zip(order) {
+            self.live.insert(place, Message { selector, slot: Some(said[n].1), priority, held: None, dies: None });
+        }
+        self.published += count as u64;
     }
 
     fn join(&mut self) {

@@ -14,7 +14,7 @@ use waypost_model::{Attrs, BatchBuilder, ChannelId, ConnId, ConsumerId, Outbox, 
 
 use super::world::{Q, World};
 use crate::settings::QueueSettings;
-use crate::shard::{ChannelCredit, Claimant, ConsumerArguments, Enqueued, Incoming, NewConsumer};
+use crate::shard::{ChannelCredit, Claimant, ConsumerArguments, Dealing, Enqueued, Incoming, NewConsumer};
 
 pub fn mailbox(change: impl FnOnce(&mut QueueSettings)) -> World {
     World::with(|s| {
@@ -106,6 +106,32 @@ impl World {
             due: None,
         };
         self.call(|s, cx| s.enqueue(&[Q], run, cx))
+    }
+
+    /// Messages that come together, each with the slot of its key; which of them they are, in the order of their places.
+    pub fn deal(&mut self, said: &[(String, u16)], selector: &str, attrs: Attrs) -> Vec<usize> {
+        let route = |a: Address<'_>| Arc::new(Route { address: a.encode(), ..Route::new("amq.services", "s") });
+        let mut b = BatchBuilder::default();
+        said.iter().for_each(|(body, _)| b.push(&[0, 0], body.as_bytes()));
+        let batch = Arc::new(b.finish());
+        let all =
+            Incoming { route: route(address(None, selector)), batch, from: 0, to: 0, attrs, at: self.now, due: None };
+        let mut dealing = Dealing::default();
+        (0..).zip(said).for_each(|(at, (_, slot))| dealing.add(at, *slot));
+        self.call(|s, cx| {
+            let dealt = s.deal(Q, &all, &mut dealing, cx);
+            assert_eq!(dealt.accepted as usize, dealing.order().len());
+            for (at, (_, slot)) in (0..).zip(said).filter(|(at, _)| !dealing.took(*at as usize)) {
+                let route = route(address(Some(*slot), selector));
+                s.enqueue(&[Q], Incoming { route, from: at, to: at + 1, ..all.clone() }, cx);
+            }
+        });
+        let left = (0..said.len()).filter(|n| !dealing.took(*n));
+        let order: Vec<usize> = dealing.order().iter().map(|n| *n as usize).chain(left).collect();
+        for slot in said.iter().map(|(_, slot)| slot) {
+            assert!(order.iter().filter(|n| said[**n].1 == *slot).is_sorted(), "{order:?}");
+        }
+        order
     }
 
     pub fn send(&mut self, bodies: &[&str], selector: &str) -> Enqueued {
