@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::batch::{Batch, Rest};
 use crate::records::{Record, Records};
+use crate::writer::put_record;
 
 /// What is left of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,9 +40,9 @@ pub(crate) fn filter(batch: &Batch<'_>, horizon: i64, mut keep: impl FnMut(&Reco
         return Ok(Left::Nothing);
     }
     let base_timestamp = if stamp { horizon } else { batch.base_timestamp() };
-    let mut plain = Vec::new();
+    let (mut plain, mut scratch) = (Vec::new(), Vec::new());
     for record in &kept {
-        put_record(&mut plain, record, batch.base_offset(), base_timestamp);
+        put(&mut plain, &mut scratch, record, batch.base_offset(), base_timestamp);
     }
     let max_timestamp = if batch.is_log_append_time() {
         batch.max_timestamp()
@@ -53,39 +54,10 @@ pub(crate) fn filter(batch: &Batch<'_>, horizon: i64, mut keep: impl FnMut(&Reco
     Ok(Left::Some(batch.with(&rest, &compress(batch.codec(), &plain)?)))
 }
 
-fn put_record(out: &mut Vec<u8>, record: &Record, base_offset: i64, base_timestamp: i64) {
-    // No attribute of a record has a meaning.
-    let mut body = vec![0];
-    put_varint(&mut body, record.timestamp.wrapping_sub(base_timestamp));
-    put_varint(&mut body, record.offset.wrapping_sub(base_offset));
-    put_part(&mut body, record.key.as_deref());
-    put_part(&mut body, record.value.as_deref());
-    put_varint(&mut body, record.headers.len() as i64);
-    for (name, value) in &record.headers {
-        put_part(&mut body, Some(name.as_bytes()));
-        put_part(&mut body, value.as_deref());
-    }
-    put_varint(out, body.len() as i64);
-    out.extend_from_slice(&body);
-}
-
-fn put_part(out: &mut Vec<u8>, part: Option<&[u8]>) {
-    match part {
-        None => put_varint(out, -1),
-        Some(bytes) => {
-            put_varint(out, bytes.len() as i64);
-            out.extend_from_slice(bytes);
-        }
-    }
-}
-
-fn put_varint(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
+fn put(out: &mut Vec<u8>, scratch: &mut Vec<u8>, record: &Record, base_offset: i64, base_timestamp: i64) {
+    let place = (record.timestamp.wrapping_sub(base_timestamp), record.offset.wrapping_sub(base_offset));
+    let headers = record.headers.iter().map(|(name, value)| (&**name, value.as_deref()));
+    put_record(out, scratch, place, (record.key.as_deref(), record.value.as_deref()), headers);
 }
 
 fn compress(codec: i16, plain: &[u8]) -> io::Result<Vec<u8>> {
@@ -137,7 +109,7 @@ pub(crate) mod sample {
         for (at, (key, value)) in records.iter().enumerate() {
             let (key, value) = (key.map(Into::into), value.map(Into::into));
             let record = Record { offset: at as i64, timestamp: time, key, value, headers: vec![] };
-            put_record(&mut plain, &record, 0, time);
+            put(&mut plain, &mut Vec::new(), &record, 0, time);
         }
         let count = records.len() as i32;
         let head = produced(count, attributes, time, producer);
@@ -163,7 +135,7 @@ mod tests {
 
     fn batch(codec: i16, records: &[Record]) -> Vec<u8> {
         let mut plain = Vec::new();
-        records.iter().for_each(|r| put_record(&mut plain, r, 0, 1000));
+        records.iter().for_each(|r| put(&mut plain, &mut Vec::new(), r, 0, 1000));
         sample::with_records(records.len() as i32, codec, 1000, &compress(codec, &plain).unwrap())
     }
 

@@ -46,20 +46,9 @@ impl BatchWriter {
 
     /// Adds a record.
     pub fn push(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) {
-        let record = &mut self.record;
-        record.clear();
-        // No attributes, and the time of the batch.
-        record.extend_from_slice(&[0, 0]);
-        varint(record, self.count.into());
-        part(record, key);
-        part(record, value);
-        varint(record, length(headers.len()));
-        for (name, value) in headers {
-            part(record, Some(name.as_bytes()));
-            part(record, *value);
-        }
-        varint(&mut self.bytes, length(record.len()));
-        self.bytes.extend_from_slice(record);
+        let place = (0, self.count.into());
+        let scratch = &mut self.record;
+        put_record(&mut self.bytes, scratch, place, (key, value), headers.iter().copied());
         self.count += 1;
     }
 
@@ -72,6 +61,31 @@ impl BatchWriter {
         batch::seal(&mut self.bytes, self.count, self.time);
         Some(self.bytes)
     }
+}
+
+/// A record at the end of a batch. `place`: its time and its offset, as the batch's own are left behind. `scratch` is used to
+/// find out how long it is.
+pub(crate) fn put_record<'a>(
+    out: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+    (time, offset): (i64, i64),
+    (key, value): (Option<&[u8]>, Option<&[u8]>),
+    headers: impl ExactSizeIterator<Item = Header<'a>>,
+) {
+    scratch.clear();
+    // No attribute of a record has a meaning.
+    scratch.push(0);
+    varint(scratch, time);
+    varint(scratch, offset);
+    part(scratch, key);
+    part(scratch, value);
+    varint(scratch, length(headers.len()));
+    for (name, value) in headers {
+        part(scratch, Some(name.as_bytes()));
+        part(scratch, value);
+    }
+    varint(out, length(scratch.len()));
+    out.extend_from_slice(scratch);
 }
 
 fn length(n: usize) -> i64 {

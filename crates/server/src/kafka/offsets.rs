@@ -6,10 +6,56 @@ use std::sync::Arc;
 use waypost_broker::topology::{Access, AclOperation};
 use waypost_kafka::messages::offsets::*;
 use waypost_kafka::wire::Malformed;
+use waypost_model::Millis;
 use waypost_stream::groups::NAME_BYTES_MAX;
 use waypost_stream::streams::Committed;
 
 use super::{Answer, Ask, Session, codes};
+
+/// An offset that is to be committed.
+pub(super) struct Wanted<'a> {
+    pub partition: i32,
+    pub offset: i64,
+    pub leader_epoch: i32,
+    pub metadata: Option<&'a str>,
+}
+
+/// Offsets of a request, with or without a transaction.
+pub(super) struct Committing<'a> {
+    pub session: &'a Session,
+    /// Why none of them is committed; 0 otherwise.
+    pub refused: i16,
+    pub now: Millis,
+    /// What may be committed, so far.
+    pub offsets: Vec<(Arc<str>, i32, Committed)>,
+}
+
+impl Committing<'_> {
+    /// Looks at a topic's offsets: a code for each partition.
+    pub(super) fn topic<'w>(&mut self, name: &str, wanted: impl Iterator<Item = Wanted<'w>>) -> Vec<(i32, i16)> {
+        let known = self.session.topic(name);
+        let allowed = self.session.may(Access::Read, name);
+        let name: Arc<str> = name.into();
+        let mut one = |w: Wanted<'_>| {
+            let there = known.as_ref().is_some_and(|t| t.partition(w.partition).is_some());
+            match () {
+                () if self.refused != codes::NONE => return (w.partition, self.refused),
+                () if !allowed => return (w.partition, codes::TOPIC_AUTHORIZATION_FAILED),
+                () if !there => return (w.partition, codes::UNKNOWN_TOPIC_OR_PARTITION),
+                () => {}
+            }
+            let committed = Committed {
+                offset: w.offset,
+                leader_epoch: w.leader_epoch,
+                metadata: w.metadata.unwrap_or_default().into(),
+                at: self.now,
+            };
+            self.offsets.push((Arc::clone(&name), w.partition, committed));
+            (w.partition, codes::NONE)
+        };
+        wanted.map(&mut one).collect()
+    }
+}
 
 impl Session {
     pub(super) fn group_code(&self, group: &str) -> i16 {
@@ -37,32 +83,21 @@ impl Session {
             let may = groups.may_commit(&self.vhost, &request.group_id, member, instance, generation, now);
             refused = may.err().map_or(codes::NONE, codes::of_group);
         }
-        let (mut offsets, mut topics) = (Vec::new(), Vec::new());
+        let mut committing = Committing { session: self, refused, now, offsets: Vec::new() };
+        let mut topics = Vec::new();
         for topic in &request.topics {
-            let known = self.topic(&topic.name);
-            let allowed = self.may(Access::Read, &topic.name);
-            let mut partitions = Vec::new();
-            for p in &topic.partitions {
-                let there = known.as_ref().is_some_and(|t| t.partition(p.partition_index).is_some());
-                let error_code = match () {
-                    () if refused != codes::NONE => refused,
-                    () if !allowed => codes::TOPIC_AUTHORIZATION_FAILED,
-                    () if !there => codes::UNKNOWN_TOPIC_OR_PARTITION,
-                    () => {
-                        let committed = Committed {
-                            offset: p.committed_offset,
-                            leader_epoch: p.committed_leader_epoch,
-                            metadata: p.committed_metadata.clone().unwrap_or_default(),
-                            at: now,
-                        };
-                        offsets.push((Arc::from(&*topic.name), p.partition_index, committed));
-                        codes::NONE
-                    }
-                };
-                partitions.push(OffsetCommitResponsePartition { partition_index: p.partition_index, error_code });
-            }
+            let wanted = topic.partitions.iter().map(|p| Wanted {
+                partition: p.partition_index,
+                offset: p.committed_offset,
+                leader_epoch: p.committed_leader_epoch,
+                metadata: p.committed_metadata.as_deref(),
+            });
+            let codes = committing.topic(&topic.name, wanted).into_iter();
+            let answer = |(partition_index, error_code)| OffsetCommitResponsePartition { partition_index, error_code };
+            let partitions = codes.map(answer).collect();
             topics.push(OffsetCommitResponseTopic { name: topic.name.clone(), partitions, ..Default::default() });
         }
+        let offsets = committing.offsets;
         let lsn = match self.streams().commit(&self.vhost, &request.group_id, offsets) {
             Ok(lsn) => lsn,
             Err(fault) => {

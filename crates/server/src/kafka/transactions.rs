@@ -8,10 +8,10 @@ use waypost_kafka::messages::transactions::*;
 use waypost_kafka::wire::Malformed;
 use waypost_model::{Lsn, QueueId};
 use waypost_stream::partition::Marker;
-use waypost_stream::streams::Committed;
 use waypost_stream::transactions::{Phase, Producer, TransactionFault, TransactionView};
 
 use super::consumer_groups::pattern;
+use super::offsets::{Committing, Wanted};
 use super::{Answer, Ask, Session, codes};
 
 /// From this version on producers tell one that has been replaced from one that was too slow.
@@ -159,32 +159,22 @@ impl Session {
             let may = groups.may_commit_with(&self.vhost, group, member, instance, request.generation_id, now);
             refused = may.err().map_or(codes::NONE, codes::of_group);
         }
-        let (mut offsets, mut topics) = (Vec::new(), Vec::new());
+        let mut committing = Committing { session: self, refused, now, offsets: Vec::new() };
+        let mut topics = Vec::new();
         for topic in &request.topics {
-            let known = self.topic(&topic.name);
-            let allowed = self.may(Access::Read, &topic.name);
-            let mut partitions = Vec::new();
-            for p in &topic.partitions {
-                let there = known.as_ref().is_some_and(|t| t.partition(p.partition_index).is_some());
-                let error_code = match () {
-                    () if refused != codes::NONE => refused,
-                    () if !allowed => codes::TOPIC_AUTHORIZATION_FAILED,
-                    () if !there => codes::UNKNOWN_TOPIC_OR_PARTITION,
-                    () => {
-                        let committed = Committed {
-                            offset: p.committed_offset,
-                            leader_epoch: p.committed_leader_epoch,
-                            metadata: p.committed_metadata.clone().unwrap_or_default(),
-                            at: now,
-                        };
-                        offsets.push((Arc::from(&*topic.name), p.partition_index, committed));
-                        codes::NONE
-                    }
-                };
-                partitions.push(TxnOffsetCommitResponsePartition { partition_index: p.partition_index, error_code });
-            }
+            let wanted = topic.partitions.iter().map(|p| Wanted {
+                partition: p.partition_index,
+                offset: p.committed_offset,
+                leader_epoch: p.committed_leader_epoch,
+                metadata: p.committed_metadata.as_deref(),
+            });
+            let codes = committing.topic(&topic.name, wanted).into_iter();
+            let answer =
+                |(partition_index, error_code)| TxnOffsetCommitResponsePartition { partition_index, error_code };
+            let partitions = codes.map(answer).collect();
             topics.push(TxnOffsetCommitResponseTopic { name: topic.name.clone(), partitions });
         }
+        let offsets = committing.offsets;
         let producer = Producer { id: request.producer_id, epoch: request.producer_epoch };
         let lsn = self.streams().commit_with(&self.vhost, id, producer, group, offsets).unwrap_or_else(|fault| {
             let code = code(fault, false);

@@ -131,7 +131,12 @@ impl Streams {
             key: key(vhost, group, topic, *partition),
             value: Some(value(c)),
         };
-        let lsn = self.journal.append(offsets.iter().map(op).collect())?;
+        let mut ops: Vec<Op> = offsets.iter().map(op).collect();
+        let at = |(topic, partition, _): &(Arc<str>, i32, Committed)| (Arc::clone(topic), *partition);
+        let places: Vec<Key> = offsets.iter().map(at).collect();
+        ops.extend(places.iter().flat_map(|at| all.pending.overtaking(vhost, group, at)));
+        let lsn = self.journal.append(ops)?;
+        places.iter().for_each(|at| all.pending.overtaken(vhost, group, at));
         let known = all.groups.entry((vhost.into(), group.into())).or_default();
         let mut new = 0;
         for (topic, partition, committed) in offsets {

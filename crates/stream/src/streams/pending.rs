@@ -12,9 +12,35 @@ use crate::codec::{Malformed, Reader, Writer};
 use crate::partition::Marker;
 use crate::transactions::TransactionFault;
 
+/// The offset of one that something committed later has overtaken: of two the one that was written last counts, whenever
+/// transactions end, as in Kafka. It stays until its transaction ends, since until then the group's offset is not stable.
+const OVERTAKEN: i64 = i64::MIN;
+
+#[derive(Debug)]
+struct Put {
+    committed: Committed,
+    /// Rises with each that is put off.
+    order: u64,
+}
+
+impl Put {
+    fn is_overtaken(&self) -> bool {
+        self.committed.offset == OVERTAKEN
+    }
+
+    fn overtaken(&self) -> Committed {
+        Committed { offset: OVERTAKEN, metadata: Box::default(), ..self.committed.clone() }
+    }
+}
+
+type Puts = BTreeMap<Arc<str>, Put>;
+
 /// By vhost and group, then by topic and partition, then by transactional id.
 #[derive(Debug, Default)]
-pub(super) struct Pending(BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, BTreeMap<Arc<str>, Committed>>>);
+pub(super) struct Pending {
+    groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, Puts>>,
+    next_order: u64,
+}
 
 fn pending_key(vhost: &str, id: &str, group: &str, topic: &str, partition: i32) -> Box<[u8]> {
     let w = Writer::beginning(&[keep::PENDING_OFFSET]).bytes(vhost.as_bytes()).bytes(id.as_bytes());
@@ -23,19 +49,33 @@ fn pending_key(vhost: &str, id: &str, group: &str, topic: &str, partition: i32) 
 
 impl Pending {
     fn put(&mut self, vhost: &str, group: &str, at: Key, id: &str, committed: Committed) -> bool {
-        let group = self.0.entry((vhost.into(), group.into())).or_default();
-        group.entry(at).or_default().insert(id.into(), committed).is_none()
+        let order = self.next_order;
+        self.next_order += 1;
+        let group = self.groups.entry((vhost.into(), group.into())).or_default();
+        group.entry(at).or_default().insert(id.into(), Put { committed, order }).is_none()
     }
 
     /// What a transaction has for a group.
-    fn of<'a>(&'a self, vhost: &str, group: &str, id: &'a str) -> impl Iterator<Item = (&'a Key, &'a Committed)> {
-        let all = self.0.get(&(vhost.into(), group.into())).into_iter().flatten();
-        all.filter_map(move |(key, by)| Some((key, by.get(id)?)))
+    fn of<'a>(&'a self, vhost: &str, group: &str, id: &'a str) -> impl Iterator<Item = (&'a Key, &'a Puts, &'a Put)> {
+        let all = self.groups.get(&(vhost.into(), group.into())).into_iter().flatten();
+        all.filter_map(move |(key, by)| Some((key, by, by.get(id)?)))
+    }
+
+    /// What the journal is to be told when a group's offset in a partition is committed without a transaction.
+    pub fn overtaking(&self, vhost: &str, group: &str, at: &Key) -> Vec<Op> {
+        let puts = self.groups.get(&(vhost.into(), group.into())).and_then(|of_group| of_group.get(at));
+        puts.map_or_else(Vec::new, |puts| overtaking(vhost, group, at, puts, u64::MAX))
+    }
+
+    /// The journal has taken it.
+    pub fn overtaken(&mut self, vhost: &str, group: &str, at: &Key) {
+        let puts = self.groups.get_mut(&(vhost.into(), group.into())).and_then(|of_group| of_group.get_mut(at));
+        puts.into_iter().for_each(|puts| overtake(puts, u64::MAX));
     }
 
     pub fn forget_topic(&mut self, vhost: &str, topic: &str) -> Vec<Op> {
         let mut ops = Vec::new();
-        for ((v, group), offsets) in self.0.iter_mut().filter(|((v, _), _)| &**v == vhost) {
+        for ((v, group), offsets) in self.groups.iter_mut().filter(|((v, _), _)| &**v == vhost) {
             offsets.retain(|(t, partition), by| {
                 let goes = &**t == topic;
                 if goes {
@@ -45,8 +85,24 @@ impl Pending {
                 !goes
             });
         }
-        self.0.retain(|_, offsets| !offsets.is_empty());
+        self.groups.retain(|_, offsets| !offsets.is_empty());
         ops
+    }
+}
+
+/// Those that were put off before `order`, each told once.
+fn overtaking(vhost: &str, group: &str, (topic, partition): &Key, puts: &Puts, order: u64) -> Vec<Op> {
+    let earlier = puts.iter().filter(|(_, put)| put.order < order && !put.is_overtaken());
+    let op = |(id, put): (&Arc<str>, &Put)| Op::Define {
+        key: pending_key(vhost, id, group, topic, *partition),
+        value: Some(value(&put.overtaken())),
+    };
+    earlier.map(op).collect()
+}
+
+fn overtake(puts: &mut Puts, order: u64) {
+    for put in puts.values_mut().filter(|put| put.order < order) {
+        put.committed = put.overtaken();
     }
 }
 
@@ -55,7 +111,13 @@ impl Offsets {
         let mut k = Reader(key.get(1..).ok_or(Malformed)?);
         let (vhost, id, group, topic, partition) = (k.text()?, k.text()?, k.text()?, k.text()?, k.number()? as i32);
         k.end()?;
-        self.count += usize::from(self.pending.put(vhost, group, (topic.into(), partition), id, read_value(value)?));
+        let committed = read_value(value)?;
+        // In which order those came that were there before is told by their times.
+        let time = committed.at.0;
+        let next = self.pending.next_order.max(time.saturating_add(1));
+        self.pending.next_order = time;
+        self.count += usize::from(self.pending.put(vhost, group, (topic.into(), partition), id, committed));
+        self.pending.next_order = next;
         Ok(())
     }
 
@@ -92,11 +154,13 @@ impl Offsets {
     pub fn ending(&self, vhost: &str, id: &str, groups: &BTreeSet<Arc<str>>, marker: Marker) -> Vec<Op> {
         let mut ops = Vec::new();
         for group in groups {
-            for ((topic, partition), committed) in self.pending.of(vhost, group, id) {
+            for (at, puts, put) in self.pending.of(vhost, group, id) {
+                let (topic, partition) = at;
                 ops.push(Op::Define { key: pending_key(vhost, id, group, topic, *partition), value: None });
-                if marker == Marker::Commit {
+                if marker == Marker::Commit && !put.is_overtaken() {
                     let key = key(vhost, group, topic, *partition);
-                    ops.push(Op::Define { key, value: Some(value(committed)) });
+                    ops.push(Op::Define { key, value: Some(value(&put.committed)) });
+                    ops.extend(overtaking(vhost, group, at, puts, put.order));
                 }
             }
         }
@@ -107,20 +171,26 @@ impl Offsets {
     pub fn ended(&mut self, vhost: &str, id: &str, groups: &BTreeSet<Arc<str>>, marker: Marker, lsn: Lsn) {
         for group in groups {
             let name = (Arc::from(vhost), Arc::clone(group));
-            let Some(pending) = self.pending.0.get_mut(&name) else { continue };
-            let mut count = Vec::new();
+            let Some(pending) = self.pending.groups.get_mut(&name) else { continue };
+            let mut ended = Vec::new();
             pending.retain(|key, by| {
-                count.extend(by.remove(id).map(|committed| (key.clone(), committed)));
+                if let Some(put) = by.remove(id) {
+                    if marker == Marker::Commit && !put.is_overtaken() {
+                        overtake(by, put.order);
+                    }
+                    ended.push((key.clone(), put));
+                }
                 !by.is_empty()
             });
             if pending.is_empty() {
-                self.pending.0.remove(&name);
+                self.pending.groups.remove(&name);
             }
-            self.count -= count.len();
-            if marker == Marker::Commit && !count.is_empty() {
+            self.count -= ended.len();
+            ended.retain(|(_, put)| marker == Marker::Commit && !put.is_overtaken());
+            if !ended.is_empty() {
                 let known = self.groups.entry(name).or_default();
-                for (key, committed) in count {
-                    self.count += usize::from(known.insert(key, committed).is_none());
+                for (key, put) in ended {
+                    self.count += usize::from(known.insert(key, put.committed).is_none());
                 }
                 self.lsn = Some(lsn);
             }
@@ -133,7 +203,7 @@ impl Streams {
     #[must_use]
     pub fn is_unstable(&self, vhost: &str, group: &str, topic: &str, partition: i32) -> bool {
         let all = lock(&self.offsets);
-        let pending = all.pending.0.get(&(vhost.into(), group.into()));
+        let pending = all.pending.groups.get(&(vhost.into(), group.into()));
         pending.is_some_and(|p| p.contains_key(&(topic.into(), partition)))
     }
 
@@ -141,7 +211,7 @@ impl Streams {
     #[must_use]
     pub fn unstable(&self, vhost: &str, group: &str) -> Vec<(Arc<str>, i32)> {
         let all = lock(&self.offsets);
-        let pending = all.pending.0.get(&(vhost.into(), group.into()));
+        let pending = all.pending.groups.get(&(vhost.into(), group.into()));
         pending.into_iter().flat_map(|p| p.keys().cloned()).collect()
     }
 

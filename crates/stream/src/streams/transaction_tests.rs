@@ -99,6 +99,66 @@ fn records_and_offsets_count_together_once_they_are_durable() {
 }
 
 #[test]
+fn of_offsets_the_one_that_was_written_last_counts_whenever_transactions_end() {
+    let plain = |node: &Node, offset| {
+        let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW.plus(1) };
+        node.streams.commit("/", "g", vec![("t".into(), 0, committed)]).unwrap();
+        node.sync();
+    };
+    for restart in [false, true] {
+        for (marker, later, expected) in [
+            (Marker::Commit, None, 7),
+            (Marker::Commit, Some(9), 9),
+            (Marker::Abort, None, 7),
+            (Marker::Abort, Some(9), 7),
+        ] {
+            let node = Node::new();
+            node.topic("t", 1);
+            let me = node.init(None).unwrap();
+            node.streams.add_group("/", ID, me, "g", NOW).unwrap();
+            node.commit_offset(me, "g", 5).unwrap();
+            // Without a transaction, while one is open: it counts at once, and the group's offset is not stable.
+            plain(&node, 7);
+            assert_eq!((node.committed_offset("g"), node.streams.is_unstable("/", "g", "t", 0)), (Some(7), true));
+            later.map(|offset| node.commit_offset(me, "g", offset).unwrap());
+            node.sync();
+            let node = if restart { node.killed() } else { node };
+            assert!(node.streams.is_unstable("/", "g", "t", 0));
+            node.end(me, marker).unwrap();
+            node.sync();
+            assert_eq!(node.committed_offset("g"), Some(expected), "{marker:?} {later:?} {restart}");
+            assert!(!node.streams.is_unstable("/", "g", "t", 0));
+            assert_eq!(node.killed().committed_offset("g"), Some(expected));
+        }
+    }
+}
+
+#[test]
+fn of_two_transactions_offsets_those_count_that_were_put_off_last() {
+    for first_ends_first in [false, true] {
+        let node = Node::new();
+        node.topic("t", 1);
+        let put = |id: &str, offset| {
+            let who = node.streams.init_producer("/", id, 60_000, None, NOW).unwrap().0;
+            node.streams.add_group("/", id, who, "g", NOW).unwrap();
+            let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW };
+            node.streams.commit_with("/", id, who, "g", vec![("t".into(), 0, committed)]).unwrap();
+            who
+        };
+        let mut both = [("one", put("one", 5)), ("two", put("two", 6))];
+        if !first_ends_first {
+            both.reverse();
+        }
+        for (id, who) in both {
+            node.streams.end_transaction("/", id, who, Marker::Commit, NOW).unwrap();
+        }
+        node.sync();
+        assert_eq!(node.committed_offset("g"), Some(6), "{first_ends_first}");
+        assert_eq!(node.killed().committed_offset("g"), Some(6));
+    }
+}
+
+#[test]
 fn who_is_replaced_writes_nothing_more() {
     let node = Node::new();
     let topic = node.topic("t", 2);
