@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use waypost_model::{BatchBuilder, Millis, QueueId, Seq, Slot};
+use waypost_model::{Batch, BatchBuilder, Millis, QueueId, Seq, Slot};
 
 use super::super::accept::{AHEAD_BYTES, Enqueued, Incoming};
 use super::super::queue::{Core, Queue};
@@ -99,6 +99,23 @@ impl Dealing {
         n
     }
 
+    /// The messages of a hand.
+    fn of(&self, hand: &Hand) -> impl Iterator<Item = &Dealt> {
+        let places = hand.from as usize..(hand.from + hand.count) as usize;
+        let order = self.order.get(places).unwrap_or_default();
+        order.iter().filter_map(|n| self.messages.get(*n as usize))
+    }
+
+    /// All that go, beside each other in their order.
+    fn copied(&self, batch: &Batch) -> Batch {
+        let chosen = || self.order.iter().filter_map(|n| self.messages.get(*n as usize));
+        let slot = |m: &Dealt| batch.slots().get(m.at as usize);
+        let bytes: usize = chosen().filter_map(slot).map(Slot::payload_len).sum();
+        let mut together = BatchBuilder::with_capacity(bytes, self.order.len());
+        chosen().for_each(|m| together.extend(batch, m.at, m.at + 1));
+        together.finish()
+    }
+
     /// Puts the messages of each hand together.
     fn sort(&mut self) {
         let mut from = 0;
@@ -172,12 +189,7 @@ impl Queue {
         core: &mut Core,
         cx: &mut Cx<'_>,
     ) {
-        let chosen = || dealing.order.iter().filter_map(|n| dealing.messages.get(*n as usize));
-        let slot_at = |m: &Dealt| run.batch.slots().get(m.at as usize);
-        let bytes: usize = chosen().filter_map(slot_at).map(Slot::payload_len).sum();
-        let mut together = BatchBuilder::with_capacity(bytes, dealing.order.len());
-        chosen().for_each(|m| together.extend(&run.batch, m.at, m.at + 1));
-        let batch = Arc::new(together.finish());
+        let batch = Arc::new(dealing.copied(&run.batch));
         let deadline = self.deadline(run.attrs, run.at);
         for hand in &dealing.hands {
             let slots = batch.slots().get(hand.from as usize..(hand.from + hand.count) as usize).unwrap_or_default();
@@ -198,7 +210,7 @@ impl Queue {
                 redelivered: false,
                 logged: false,
                 tag,
-                keys: chosen().skip(hand.from as usize).take(hand.count as usize).map(|m| m.slot).collect(),
+                keys: dealing.of(hand).map(|m| m.slot).collect(),
             };
             if run.count == 0 {
                 continue;
