@@ -4,6 +4,8 @@
 //! shard in the journal is the order in which they happened. An append is a ticket, not a promise: what it holds is on
 //! disk once [`Journal::durable`] has reached the ticket.
 
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::Batch;
@@ -141,6 +143,48 @@ pub struct Loaded {
     pub to: u32,
 }
 
+/// The body of a message that was read, in a buffer that it may share with others.
+#[derive(Clone)]
+pub struct LoadedBody {
+    buffer: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    at: Range<usize>,
+}
+
+impl LoadedBody {
+    /// These bytes of a buffer; none if they do not lie inside.
+    #[must_use]
+    pub fn new(buffer: Arc<dyn AsRef<[u8]> + Send + Sync>, at: Range<usize>) -> LoadedBody {
+        LoadedBody { buffer, at }
+    }
+
+    /// The body of message `i` of a batch.
+    ///
+    /// # Panics
+    /// If there is no message `i`.
+    #[must_use]
+    pub fn of(batch: &Arc<Batch>, i: u32) -> LoadedBody {
+        struct Whole(Arc<Batch>);
+        impl AsRef<[u8]> for Whole {
+            fn as_ref(&self) -> &[u8] {
+                self.0.data()
+            }
+        }
+        LoadedBody { buffer: Arc::new(Whole(Arc::clone(batch))), at: batch.body_range(i) }
+    }
+}
+
+impl AsRef<[u8]> for LoadedBody {
+    fn as_ref(&self) -> &[u8] {
+        (*self.buffer).as_ref().get(self.at.clone()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for LoadedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LoadedBody({} bytes)", self.at.len())
+    }
+}
+
 /// Reads bodies that do not live in memory. Blocking; never called while a shard is held.
 pub trait BodyStore: Send + Sync {
     /// Messages of a queue from `first` on, at least one and at most `count`; call again for the rest.
@@ -148,6 +192,23 @@ pub trait BodyStore: Send + Sync {
     /// # Errors
     /// Any I/O error, `NotFound` if the message is not stored, `InvalidData` if its checksum is wrong.
     fn load(&self, queue: QueueId, first: Seq, count: u32) -> std::io::Result<Loaded>;
+
+    /// The bodies of messages, in the order in which they are asked for; those that lie close together are read together. Fewer
+    /// come back if one of them cannot be read: ask for it again to learn why.
+    ///
+    /// # Errors
+    /// As [`BodyStore::load`], of the first one.
+    fn load_bodies(&self, places: &[(QueueId, Seq)]) -> std::io::Result<Vec<LoadedBody>> {
+        let mut bodies = Vec::with_capacity(places.len());
+        for (queue, place) in places {
+            match self.load(*queue, *place, 1) {
+                Ok(loaded) => bodies.push(LoadedBody::of(&loaded.batch, loaded.from)),
+                Err(e) if bodies.is_empty() => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(bodies)
+    }
 
     /// A spilled range, whole.
     ///

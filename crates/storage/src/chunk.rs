@@ -196,7 +196,11 @@ pub fn decode(bytes: Vec<u8>, entries_max: u32) -> Result<Arc<Batch>, Malformed>
     Ok(Arc::new(Batch::new(bytes, slots).map_err(|_| Malformed("chunk: message outside"))?))
 }
 
-fn slots(bytes: &[u8], entries_max: u32) -> Result<Vec<Slot>, Malformed> {
+/// Where the messages of a chunk lie in it. The checksum has been looked at before.
+///
+/// # Errors
+/// [`Malformed`] if the lengths do not fit the bytes.
+pub fn slots(bytes: &[u8], entries_max: u32) -> Result<Vec<Slot>, Malformed> {
     let mut r = Reader::new(bytes);
     let _crc = r.u32()?;
     let entries = r.u32()?;

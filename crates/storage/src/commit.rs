@@ -9,7 +9,9 @@ use waypost_model::Lsn;
 use waypost_model::journal::Op;
 
 use crate::answers::{Span, UnderWay};
-use crate::disk::{DiskFile, write_all};
+use crate::blocks::Blocks;
+use crate::config::EngineConfig;
+use crate::disk::{Disk, DiskFile};
 use crate::encoder::{Encoder, Pending, Place};
 use crate::engine::Shared;
 use crate::frame::FrameHeader;
@@ -45,6 +47,7 @@ enum Step {
 /// The end of the log, where frames are written.
 pub struct Writer {
     encoder: Encoder,
+    blocks: Blocks,
     pub active: Arc<Segment>,
     header: SegmentHeader,
     header_bytes: [u8; SEGMENT_HEADER],
@@ -64,10 +67,15 @@ pub struct Writer {
 
 impl Writer {
     /// Goes on in a segment whose frames are durable, behind the last frame, which may lie in the segment before.
-    pub fn new(tail: Tail, log_end: Position, epoch: u32) -> Writer {
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub fn new(tail: Tail, log_end: Position, epoch: u32, disk: &dyn Disk, cfg: &EngineConfig) -> io::Result<Writer> {
         let Tail { segment, mut header, end, last_crc, footer, .. } = tail;
-        Writer {
+        let blocks = Blocks::resume(disk, (segment.id, &*segment.file), end, cfg.direct_bytes_min)?;
+        Ok(Writer {
             encoder: Encoder::default(),
+            blocks,
             active: segment,
             header_bytes: header.encode(),
             header,
@@ -79,7 +87,7 @@ impl Writer {
             epoch,
             taken: Vec::new(),
             under_way: VecDeque::new(),
-        }
+        })
     }
 
     /// Whether the log takes no frame before it has answered.
@@ -92,9 +100,13 @@ impl Writer {
     }
 
     /// Goes on in another segment; the active one has been sealed.
-    fn activate(&mut self, active: Arc<Segment>, mut header: SegmentHeader) {
-        self.active = active;
+    fn activate(&mut self, disk: &dyn Disk, active: Arc<Segment>, mut header: SegmentHeader) {
         self.header_bytes = header.encode();
+        // Behind the header, room for the seal: a recycled file may have an old one there, which is of no use.
+        let mut begun = self.header_bytes.to_vec();
+        begun.resize(FRAMES_AT as usize, 0);
+        self.blocks.begin(disk, active.id, begun);
+        self.active = active;
         self.header = header;
         self.end = FRAMES_AT;
         self.synced = FRAMES_AT;
@@ -185,10 +197,10 @@ impl Shared {
         };
         let header = writer.encoder.encode(taken, place);
         debug_assert_eq!(u64::from(header.len), frame, "what was planned is what is written");
-        let mut slices = writer.encoder.slices();
-        write_all(&*writer.active.file, writer.end, &mut slices)?;
+        let bytes = &writer.encoder.slices()[..];
+        writer.blocks.write(&*writer.active.file, writer.end, bytes)?;
         let (at, follows) = (Position { segment: writer.active.id, offset: writer.end }, writer.log_end);
-        let (segment_header, bytes) = (&writer.header_bytes, &writer.encoder.slices()[..]);
+        let segment_header = &writer.header_bytes;
         let frame = LogFrame { epoch: writer.epoch, at, follows, segment_header, bytes };
         let span = Span { at, follows, end: frame.end() };
         self.log.append(&frame, &writer.active.file);
@@ -214,6 +226,7 @@ impl Shared {
             self.index.enqueued(queue, range);
         });
         writer.active.note_frame(writer.encoder.extent());
+        writer.active.note_commit(writer.encoder.len());
         self.metrics.messages.fetch_add(messages, Relaxed);
         writer.end += writer.encoder.len();
     }
@@ -252,7 +265,7 @@ impl Shared {
         writer.seal()?;
         writer.active.set_sealed();
         self.index.add_segment(Arc::clone(&segment));
-        writer.activate(segment, *header);
+        writer.activate(&*self.disk, segment, *header);
         self.set_active(next);
         *prepared = None;
         drop(prepared);

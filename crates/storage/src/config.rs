@@ -32,6 +32,11 @@ pub struct EngineConfig {
     pub cache_bytes: u64,
     /// Bytes that transient messages may take in the scratch log; then spilling fails and they stay in memory.
     pub scratch_bytes_max: u64,
+    /// Commits of at least this many bytes are written past the system's cache, where that is possible.
+    pub direct_bytes_min: u64,
+    /// Whether the next segment is filled with zeros while commits are small, so that their syncs have nothing to write but
+    /// what was committed: the first write to a block that was only reserved changes the file's metadata too.
+    pub zero_ahead: bool,
     /// Bytes that are given up when a checkpoint meets a full disk.
     pub reserve_bytes: u64,
 }
@@ -50,6 +55,8 @@ impl Default for EngineConfig {
             spares_max: 4,
             cache_bytes: 16 << 20,
             scratch_bytes_max: 4 << 30,
+            direct_bytes_min: 64 << 10,
+            zero_ahead: true,
             reserve_bytes: 8 << 20,
         }
     }
@@ -67,6 +74,7 @@ impl EngineConfig {
             disk_slack_bytes: 4 * SEGMENT_BYTES_MIN,
             cache_bytes: 64 << 10,
             scratch_bytes_max: 1 << 20,
+            direct_bytes_min: 2 << 10,
             reserve_bytes: 16 << 10,
             ..EngineConfig::default()
         }

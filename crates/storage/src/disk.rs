@@ -9,6 +9,10 @@ use std::sync::Arc;
 pub mod fault;
 pub mod real;
 
+/// What is written past the system's cache ([`Disk::open_direct`]) begins and ends at multiples of this, in the file and in
+/// memory.
+pub const BLOCK: usize = 4096;
+
 /// A directory that belongs to one engine.
 pub trait Disk: Send + Sync {
     /// Opens a file for reading and writing.
@@ -22,6 +26,12 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// Any I/O error; `NotFound` if there is none.
     fn open_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens a file for reads and writes past the system's cache, in whole [`BLOCK`]s. What it writes is seen by every reader
+    /// of the file, and made durable by a sync through any handle of it. `None` where the system has no such thing.
+    fn open_direct(&self, _name: &str) -> Option<Arc<dyn DiskFile>> {
+        None
+    }
 
     /// Makes an empty file, in place of whatever had the name.
     ///
@@ -79,6 +89,11 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// Any I/O error.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Fills `buf` if all of it is in the system's cache; false, if not or if that cannot be told.
+    fn read_cached(&self, _offset: u64, _buf: &mut [u8]) -> bool {
+        false
+    }
 
     /// Makes everything written to the file so far durable.
     ///

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use waypost_model::journal::{AppendError, BodyStore, Journal, Loaded, Op, Recovered, SpillRef};
+use waypost_model::journal::{AppendError, BodyStore, Journal, Loaded, LoadedBody, Op, Recovered, SpillRef};
 use waypost_model::{Batch, Lsn, QueueId, Seq};
 
 use crate::cache::ChunkCache;
@@ -25,10 +25,9 @@ use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::recovery::{Opened, Tail, read_checkpoint, recover_from};
 use crate::scratch::Scratch;
 use crate::segment::{FRAMES_AT, Segment, SegmentId};
-use crate::sync::{lock, wait};
+use crate::spans::Spans;
+use crate::sync::lock;
 
-/// How often maintenance looks whether there is something to do.
-const MAINTENANCE_EVERY: Duration = Duration::from_millis(200);
 /// How long the committer waits for room on a full disk before it looks again.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// How long a stop waits for a log that owes answers. Then it is an unclean one.
@@ -56,14 +55,17 @@ pub(crate) struct Shared {
     /// Held for a whole round. Locked before everything else.
     pub maintenance: Mutex<Maintenance>,
     pub cache: ChunkCache,
+    pub spans: Spans,
     pub metrics: Metrics,
     pub durable: AtomicU64,
     active: AtomicU32,
+    /// The last segment that was made of a new file, whose blocks are only reserved; 0 for none.
+    pub fresh: AtomicU32,
     scratch: Scratch,
     stopped: AtomicBool,
     on_stop: Mutex<Option<StopHook>>,
-    maintenance_due: (Mutex<bool>, Condvar),
-    ending: AtomicBool,
+    pub maintenance_due: (Mutex<bool>, Condvar),
+    pub ending: AtomicBool,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -123,19 +125,6 @@ impl Shared {
                 CommitOutcome::Idle | CommitOutcome::UnderWay => {}
                 CommitOutcome::Stopped => return,
             }
-        }
-    }
-
-    fn run_maintenance(&self) {
-        let mut due = lock(&self.maintenance_due.0);
-        while !self.ending.load(Acquire) && !self.is_stopped() {
-            if !std::mem::take(&mut *due) {
-                due = wait(&self.maintenance_due.1, due, Some(MAINTENANCE_EVERY));
-                *due = false;
-            }
-            drop(due);
-            self.maintain_once();
-            due = lock(&self.maintenance_due.0);
         }
     }
 }
@@ -212,6 +201,11 @@ impl Engine {
     /// Says whom to tell, once, when an I/O error has stopped the store. The text names what failed.
     pub fn on_stop(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
         *lock(&self.shared.on_stop) = Some(Box::new(hook));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// One step of the committer, for those who drive the engine themselves.
@@ -355,15 +349,17 @@ impl Shared {
         let shared = Shared {
             inbox: Inbox::new(cfg.queued_bytes_max, cfg.lazy_bytes_max, cfg.lazy_ms),
             active: AtomicU32::new(tail.segment.id.0),
+            fresh: AtomicU32::new(0),
             log,
             copies: frames == Frames::Read,
-            writer: Mutex::new(Writer::new(tail, log_end, epoch)),
+            writer: Mutex::new(Writer::new(tail, log_end, epoch, &*disk, &cfg)?),
             prepared: Mutex::new(prepared),
             spares: Mutex::new(opened.spares),
             index: opened.index,
             definitions: Mutex::new(opened.definitions),
-            maintenance: Mutex::new(Maintenance { head, retired: Vec::new(), has_reserve: false }),
+            maintenance: Mutex::new(Maintenance { head, retired: Vec::new(), has_reserve: false, zeroed: None }),
             cache: ChunkCache::new(cfg.cache_bytes),
+            spans: Spans::default(),
             metrics: Metrics::default(),
             durable: AtomicU64::new(0),
             scratch: Scratch::new((cfg.segment_bytes / 4).max(64 << 10), cfg.scratch_bytes_max),
@@ -473,6 +469,11 @@ impl BodyStore for Engine {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is shorter than its table says"));
         }
         Ok(Loaded { batch, from, to })
+    }
+
+    fn load_bodies(&self, places: &[(QueueId, Seq)]) -> io::Result<Vec<LoadedBody>> {
+        self.shared.metrics.loads.fetch_add(places.len() as u64, Relaxed);
+        self.shared.load_bodies(places)
     }
 
     fn load_spilled(&self, at: SpillRef) -> io::Result<Arc<Batch>> {

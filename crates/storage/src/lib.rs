@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod blocks;
 mod cache;
 mod checkpoint;
 mod chunk;
@@ -40,10 +41,12 @@ mod rewrite;
 mod scan;
 mod scratch;
 mod segment;
+mod spans;
 mod sync;
 mod table;
 mod verify;
 mod wire;
+mod zeros;
 
 pub use commit::CommitOutcome;
 pub use config::EngineConfig;

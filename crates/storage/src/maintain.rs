@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
 use std::{io, mem};
 
 use waypost_model::Lsn;
@@ -12,8 +13,13 @@ use crate::disk::{DiskFile, discard};
 use crate::engine::Shared;
 use crate::log::Position;
 use crate::segment::{Segment, SegmentHeader, SegmentId, prepare};
-use crate::sync::lock;
+use crate::sync::{lock, wait};
+use crate::zeros::Zeroed;
 
+/// How often maintenance looks whether there is something to do.
+const MAINTENANCE_EVERY: Duration = Duration::from_millis(200);
+/// Between two pieces of zeros.
+const ZEROS_PAUSE: Duration = Duration::from_millis(2);
 /// The name of the room that is kept back for checkpoints.
 const RESERVE: &str = "reserve";
 
@@ -27,6 +33,8 @@ pub struct Maintenance {
     /// Released segments whose files somebody may still be reading.
     pub retired: Vec<Arc<Segment>>,
     pub has_reserve: bool,
+    /// How far the prepared segment is filled with zeros.
+    pub zeroed: Option<Zeroed>,
 }
 
 /// What a step of maintenance did.
@@ -40,6 +48,8 @@ pub struct Maintained {
     pub released: u32,
     /// How many segments had their survivors rewritten.
     pub rewritten: u32,
+    /// Whether zeros were written to the next segment.
+    pub zeroed: bool,
 }
 
 impl Maintained {
@@ -51,6 +61,27 @@ impl Maintained {
 }
 
 impl Shared {
+    /// Until the end: rounds now and then, and whenever one is due.
+    pub fn run_maintenance(&self) {
+        let mut due = lock(&self.maintenance_due.0);
+        while !self.ending.load(Acquire) && !self.is_stopped() {
+            if !std::mem::take(&mut *due) {
+                due = wait(&self.maintenance_due.1, due, Some(MAINTENANCE_EVERY));
+                *due = false;
+            }
+            drop(due);
+            let mut zeroed = self.maintain_once().zeroed;
+            due = lock(&self.maintenance_due.0);
+            // Commits come first: they find the disk free most of the time.
+            while zeroed && !*due && !self.ending.load(Acquire) {
+                due = wait(&self.maintenance_due.1, due, Some(ZEROS_PAUSE));
+                drop(due);
+                zeroed = self.zero_once();
+                due = lock(&self.maintenance_due.0);
+            }
+        }
+    }
+
     /// One round of maintenance. An I/O error other than a full disk stops the store.
     pub fn maintain_once(&self) -> Maintained {
         let mut done = Maintained::default();
@@ -93,7 +124,19 @@ impl Shared {
             checkpoint(m)?;
         }
         done.rewritten = rewritten;
-        self.keep_reserve(m)
+        self.keep_reserve(m)?;
+        done.zeroed = self.zero_ahead(m)?;
+        Ok(())
+    }
+
+    /// The same as the last step of a round, which has more to do than there is between two pieces.
+    pub fn zero_once(&self) -> bool {
+        let mut m = lock(&self.maintenance);
+        let zeroed = if self.is_stopped() { Ok(false) } else { self.zero_ahead(&mut m) };
+        zeroed.unwrap_or_else(|e| {
+            self.stop("maintenance", &e);
+            false
+        })
     }
 
     fn keep_reserve(&self, m: &mut Maintenance) -> io::Result<()> {
@@ -126,6 +169,7 @@ impl Shared {
         let epoch = self.epoch;
         match prepare(&*self.disk, id, epoch, self.cfg.segment_bytes, spare.as_deref()) {
             Ok(next) => {
+                self.fresh.store(if spare.is_none() { id.0 } else { 0 }, Relaxed);
                 *slot = Some(next);
                 Ok(())
             }

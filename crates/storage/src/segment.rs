@@ -229,15 +229,26 @@ pub struct Segment {
     /// Bytes of all chunks that were ever written to it, and of what describes them.
     chunk_bytes: AtomicU64,
     table_bytes: AtomicU64,
+    /// Frames that it was given since the start, and their bytes.
+    commits: AtomicU64,
+    commit_bytes: AtomicU64,
     sealed: AtomicBool,
 }
 
 impl Segment {
     pub fn new(id: SegmentId, file: Arc<dyn DiskFile>, capacity: u64, sealed: bool) -> Segment {
-        let (live, live_bytes) = (AtomicU64::new(0), AtomicI64::new(0));
-        let capacity = AtomicU64::new(capacity);
-        let (chunk_bytes, table_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Segment { id, file, capacity, live, live_bytes, chunk_bytes, table_bytes, sealed: AtomicBool::new(sealed) }
+        Segment {
+            id,
+            file,
+            capacity: AtomicU64::new(capacity),
+            live: AtomicU64::new(0),
+            live_bytes: AtomicI64::new(0),
+            chunk_bytes: AtomicU64::new(0),
+            table_bytes: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            commit_bytes: AtomicU64::new(0),
+            sealed: AtomicBool::new(sealed),
+        }
     }
 
     /// Bytes that its file takes.
@@ -276,6 +287,17 @@ impl Segment {
     pub fn note_frame(&self, extent: Extent) {
         self.chunk_bytes.fetch_add(extent.chunks, Ordering::Relaxed);
         self.table_bytes.fetch_add(extent.all.saturating_sub(extent.chunks), Ordering::Relaxed);
+    }
+
+    /// Takes note of a commit of so many bytes.
+    pub fn note_commit(&self, bytes: u64) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.commit_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Commits since the start, and their bytes.
+    pub fn commits(&self) -> (u64, u64) {
+        (self.commits.load(Ordering::Relaxed), self.commit_bytes.load(Ordering::Relaxed))
     }
 
     pub fn add_live(&self, messages: u64, bytes: u64) {

@@ -11,7 +11,7 @@ use waypost_broker::topology::{Access, QuotaKind};
 use waypost_kafka::fetch::{FetchResponse, FetchedPartition, FetchedTopic, Pieces};
 use waypost_kafka::messages::records::{FetchPartition, FetchRequest};
 use waypost_kafka::wire::{Malformed, Uuid};
-use waypost_model::Batch as Messages;
+use waypost_model::{Batch as Messages, QueueId, Seq};
 use waypost_stream::partition::{Isolation, Piece};
 use waypost_stream::streams::{Cell, Grown, Streams, Topic, TopicId};
 
@@ -198,8 +198,7 @@ async fn any(mut all: Vec<Grown>) {
 
 /// Reads what is on disk, where no connection waits for it.
 async fn load(streams: Arc<Streams>, plan: Vec<Vec<Planned>>, wanted: Vec<Wanted>) -> Vec<FetchedTopic> {
-    let stored = |p: &Planned| p.batches.iter().any(|b| matches!(b, Piece::Stored(..)));
-    let on_disk = plan.iter().flatten().any(stored);
+    let on_disk = plan.iter().flatten().flat_map(|p| &p.batches).any(|piece| stored(piece).is_some());
     let work = move || -> Vec<FetchedTopic> {
         let topics = wanted.into_iter().zip(plan);
         let fetched = topics.map(|(topic, plan)| FetchedTopic {
@@ -215,9 +214,24 @@ async fn load(streams: Arc<Streams>, plan: Vec<Vec<Planned>>, wanted: Vec<Wanted
 fn read(streams: &Streams, planned: Planned) -> FetchedPartition {
     let Planned { cell, batches, mut answer, .. } = planned;
     let Some(cell) = cell else { return answer };
-    for piece in &batches {
-        match cell.load(piece, &**streams.bodies()) {
-            Ok((messages, at)) => answer.records.push(Bytes::from_owner(Body(messages, at))),
+    let mut rest = &batches[..];
+    while let Some((first, behind)) = rest.split_first() {
+        if let Piece::Memory(messages) = first {
+            answer.records.push(Bytes::from_owner(Body(Arc::clone(messages), 0)));
+            rest = behind;
+            continue;
+        }
+        let places: Vec<(QueueId, Seq)> = rest.iter().map_while(stored).collect();
+        match streams.bodies().load_bodies(&places) {
+            Ok(bodies) => {
+                let found = bodies.len();
+                answer.records.extend(bodies.into_iter().map(Bytes::from_owner));
+                rest = rest.get(found..).unwrap_or_default();
+                // The next answer begins with what is missing, and says why it is.
+                if found < places.len() {
+                    break;
+                }
+            }
             // Retention was faster: what was read before it is still right.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => break,
             Err(error) => {
@@ -230,4 +244,11 @@ fn read(streams: &Streams, planned: Planned) -> FetchedPartition {
         }
     }
     answer
+}
+
+fn stored(piece: &Piece) -> Option<(QueueId, Seq)> {
+    match piece {
+        Piece::Memory(_) => None,
+        Piece::Stored(queue, place) => Some((*queue, *place)),
+    }
 }

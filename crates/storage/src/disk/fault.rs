@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 
-use super::{Disk, DiskFile, LockError};
+use super::{BLOCK, Disk, DiskFile, LockError};
 use crate::sync::lock;
 
 /// What a caller did, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Bytes were written to a file (by its name when it was opened) at an offset.
+    /// Bytes were written to a file at an offset.
     Write {
         /// Which file.
         file: String,
@@ -197,8 +197,8 @@ impl FaultDisk {
         s.names.get(name).is_some_and(|i| !s.inodes[*i].pending.is_empty())
     }
 
-    fn file(&self, s: &State, inode: usize, name: &str) -> Arc<dyn DiskFile> {
-        Arc::new(FaultFile { disk: self.clone(), inode, name: name.to_owned(), life: s.life })
+    fn file(&self, s: &State, inode: usize, name: &str) -> FaultFile {
+        FaultFile { disk: self.clone(), inode, name: name.to_owned(), life: s.life, direct: false }
     }
 }
 
@@ -341,7 +341,13 @@ impl Disk for FaultDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let s = lock(&self.state);
         let inode = *s.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(self.file(&s, inode, name))
+        Ok(Arc::new(self.file(&s, inode, name)))
+    }
+
+    fn open_direct(&self, name: &str) -> Option<Arc<dyn DiskFile>> {
+        let s = lock(&self.state);
+        let inode = *s.names.get(name)?;
+        Some(Arc::new(FaultFile { direct: true, ..self.file(&s, inode, name) }))
     }
 
     fn open_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -356,13 +362,13 @@ impl Disk for FaultDisk {
             file.current.clear();
             file.limbo.clear();
             file.pending.push(Change::Truncate);
-            return Ok(self.file(&s, inode, name));
+            return Ok(Arc::new(self.file(&s, inode, name)));
         }
         let inode = s.inodes.len();
         s.inodes.push(Inode::default());
         s.names.insert(name.to_owned(), inode);
         s.pending_names.push_back(NameChange::Link(name.to_owned(), inode));
-        Ok(self.file(&s, inode, name))
+        Ok(Arc::new(self.file(&s, inode, name)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -431,9 +437,25 @@ struct FaultFile {
     inode: usize,
     name: String,
     life: u64,
+    /// Takes whole blocks only.
+    direct: bool,
 }
 
 impl FaultFile {
+    /// Past the cache, only whole blocks are taken.
+    fn check(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let whole = |n: usize| n.is_multiple_of(BLOCK);
+        if self.direct && !(whole(offset as usize) && whole(buf.as_ptr().addr()) && whole(buf.len())) {
+            return Err(io::Error::other("past the cache, but not of whole blocks"));
+        }
+        Ok(())
+    }
+
+    /// What it is called now; else what it was called when it was opened.
+    fn name(&self, s: &State) -> String {
+        s.names.iter().find(|(_, inode)| **inode == self.inode).map_or(&self.name, |(name, _)| name).clone()
+    }
+
     fn state(&self) -> io::Result<std::sync::MutexGuard<'_, State>> {
         let s = lock(&self.disk.state);
         if s.life == self.life { Ok(s) } else { Err(io::Error::other("the handle is from before the crash")) }
@@ -443,6 +465,7 @@ impl FaultFile {
 impl DiskFile for FaultFile {
     fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut s = self.state()?;
+        bufs.iter().try_for_each(|b| self.check(offset, b))?;
         let mut data = Vec::new();
         bufs.iter().for_each(|b| data.extend_from_slice(b));
         let powered = s.operate();
@@ -462,8 +485,8 @@ impl DiskFile for FaultFile {
         if s.faults.capacity.is_some_and(|c| used + grows > c) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let len = data.len();
-        s.events.push(Event::Write { file: self.name.clone(), offset, len });
+        let (file, len) = (self.name(&s), data.len());
+        s.events.push(Event::Write { file, offset, len });
         let change = Change::Bytes(offset, data);
         let inode = &mut s.inodes[self.inode];
         apply(&mut inode.current, &change);
@@ -474,6 +497,7 @@ impl DiskFile for FaultFile {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.check(offset, buf)?;
         let s = self.state()?;
         let bytes = s.inodes[self.inode].current.get(offset as usize..).unwrap_or_default();
         let n = bytes.len().min(buf.len());
@@ -485,7 +509,8 @@ impl DiskFile for FaultFile {
         let mut s = self.state()?;
         let result = s.operate();
         let ok = result.is_ok() && !fires(&mut s.faults.fail_sync);
-        s.events.push(Event::Sync { file: self.name.clone(), ok });
+        let file = self.name(&s);
+        s.events.push(Event::Sync { file, ok });
         let inode = &mut s.inodes[self.inode];
         let pending = std::mem::take(&mut inode.pending);
         if ok {

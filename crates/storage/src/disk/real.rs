@@ -55,6 +55,14 @@ impl Disk for RealDisk {
         Ok(Arc::new(RealFile(File::open(self.path(name))?)))
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn open_direct(&self, name: &str) -> Option<Arc<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(self.path(name)).ok()?;
+        Some(Arc::new(RealFile(file)))
+    }
+
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
@@ -131,6 +139,13 @@ impl DiskFile for RealFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.0.read_at(buf, offset)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        let wanted = buf.len();
+        rustix::io::preadv2(&self.0, &mut [std::io::IoSliceMut::new(buf)], offset, flags).is_ok_and(|n| n == wanted)
     }
 
     #[cfg(target_vendor = "apple")]
