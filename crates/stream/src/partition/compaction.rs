@@ -141,9 +141,7 @@ impl Partition {
         self.index = index;
         self.compacted = Some(compacted);
         self.replaced = Some(lsn);
-        while self.tail.front().is_some_and(|(last, _)| *last < compacted.upto) {
-            self.drop_tail_front();
-        }
+        self.tail.drop_before(compacted.upto);
         Ok(lsn)
     }
 

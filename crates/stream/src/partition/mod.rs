@@ -11,6 +11,7 @@ mod journal;
 mod packed;
 mod producers;
 mod snapshot;
+mod tail;
 mod transactions;
 
 #[cfg(test)]
@@ -40,10 +41,9 @@ pub(crate) use journal::Part;
 use journal::{enqueue, recover, settle};
 pub(crate) use packed::NO_PROPERTIES;
 use producers::{Checked, Producers};
+use tail::Tail;
+pub use tail::Tails;
 use transactions::Transactions;
-
-/// Bytes of the most recent batches that are kept in memory, for those who read at the end.
-const TAIL_BYTES: usize = 256 * 1024;
 
 /// Why a batch is not appended. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,9 +175,7 @@ pub struct Partition {
     replaced: Option<Lsn>,
     producers: Producers,
     transactions: Transactions,
-    /// The last batches, by their last offset.
-    tail: VecDeque<(u64, Arc<Messages>)>,
-    tail_bytes: usize,
+    tail: Tail,
     since_snapshot: u32,
 }
 
@@ -197,8 +195,7 @@ impl Partition {
             replaced: None,
             producers: Producers::default(),
             transactions: Transactions::default(),
-            tail: VecDeque::new(),
-            tail_bytes: 0,
+            tail: Tail::default(),
             since_snapshot: 0,
         }
     }
@@ -214,6 +211,11 @@ impl Partition {
         partition.end = next.0.max(base);
         partition.durable = partition.end;
         partition
+    }
+
+    /// Counts what it keeps in memory with what others keep.
+    pub fn share_tails(&mut self, tails: &Tails) {
+        self.tail.share(tails);
     }
 
     /// The queue of the journal that holds the batches.
@@ -328,27 +330,12 @@ impl Partition {
         self.end = entry.last + 1;
         self.since_snapshot = self.since_snapshot.saturating_add(1);
         self.pending.push_back((lsn, self.end));
-        self.keep_tail(entry.last, messages);
-    }
-
-    fn keep_tail(&mut self, last: u64, messages: Arc<Messages>) {
-        self.tail_bytes += messages.footprint();
-        self.tail.push_back((last, messages));
-        while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
-            self.drop_tail_front();
-        }
-    }
-
-    fn drop_tail_front(&mut self) {
-        if let Some((_, gone)) = self.tail.pop_front() {
-            self.tail_bytes -= gone.footprint();
-        }
+        self.tail.push(entry.last, messages);
     }
 
     /// Gives up the batches that are kept in memory: nobody has written or read for a while.
     pub fn rest(&mut self) {
-        self.tail = VecDeque::new();
-        self.tail_bytes = 0;
+        self.tail.clear();
         self.pending.shrink_to_fit();
         self.index.shrink();
     }
@@ -405,9 +392,8 @@ impl Partition {
     }
 
     fn piece(&self, last: u64) -> Piece {
-        let at = self.tail.binary_search_by_key(&last, |(last, _)| *last);
-        match at.ok().and_then(|at| self.tail.get(at)) {
-            Some((_, messages)) => Piece::Memory(Arc::clone(messages)),
+        match self.tail.find(last) {
+            Some(messages) => Piece::Memory(Arc::clone(messages)),
             None => Piece::Stored(self.queue_of(last), Seq(last)),
         }
     }
@@ -478,9 +464,7 @@ impl Partition {
 
     fn forget(&mut self, gone: Option<(u64, u64)>) -> Vec<Op> {
         self.transactions.aborted.forget_before(self.start);
-        while self.tail.front().is_some_and(|(last, _)| *last < self.start) {
-            self.drop_tail_front();
-        }
+        self.tail.drop_before(self.start);
         let (Some((first, last)), mut ops) = (gone, Vec::new()) else { return Vec::new() };
         let upto = self.compacted.map_or(0, |c| c.upto);
         if let Some(compacted) = self.compacted

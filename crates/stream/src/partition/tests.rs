@@ -284,13 +284,14 @@ fn what_the_topic_does_not_allow_is_refused() {
 #[test]
 fn only_the_last_batches_are_kept_in_memory() {
     let mut w = World::new(&[]);
-    for _ in 0..5_000 {
+    for _ in 0..60_000 {
         w.append(1);
     }
     w.sync();
+    let last = 60_000 - 1;
     let kind = |w: &World, offset| w.partition.read(offset, 1, Isolation::ReadUncommitted).unwrap().batches.remove(0);
     assert!(matches!(kind(&w, 0), Piece::Stored(_, Seq(0))));
-    assert!(matches!(kind(&w, 4_999), Piece::Memory(_)));
+    assert!(matches!(kind(&w, last), Piece::Memory(_)));
     w.partition.rest();
-    assert!(matches!(kind(&w, 4_999), Piece::Stored(_, Seq(4_999))));
+    assert!(matches!(kind(&w, last), Piece::Stored(_, Seq(at)) if at == last));
 }

@@ -33,7 +33,7 @@ pub use topic::{Retention, Topic, TopicId};
 
 use crate::batch::Batch;
 use crate::config::{ConfigFault, TopicConfig};
-use crate::partition::{AppendFault, Appended, Packed};
+use crate::partition::{AppendFault, Appended, Packed, Tails};
 use coordinator::Transactions;
 use offsets::Offsets;
 use producer_ids::ProducerIds;
@@ -92,6 +92,8 @@ pub struct Streams {
     /// The lowest ticket that a partition waits for; `u64::MAX` is none. Partitions with something under way.
     busy: Mutex<Vec<Arc<Cell>>>,
     waits_for: AtomicU64,
+    /// What partitions keep in memory.
+    tails: Tails,
     /// Where the ids of topics come from: different at each start.
     seed: [u8; 16],
 }
@@ -271,7 +273,12 @@ impl Streams {
 
     fn new_cells(&self, queues: u64, count: u32) -> Vec<Arc<Cell>> {
         let queue = |at: u64| QueueId(open::QUEUES_FROM + queues + at);
-        (0..u64::from(count)).map(|at| Arc::new(Cell::new(queue(at), Arc::clone(&self.route)))).collect()
+        let cell = |at| {
+            let cell = Cell::new(queue(at), Arc::clone(&self.route));
+            cell.with(|p| p.share_tails(&self.tails));
+            Arc::new(cell)
+        };
+        (0..u64::from(count)).map(cell).collect()
     }
 
     fn new_id(&self, made: u64) -> TopicId {
