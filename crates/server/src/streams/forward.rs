@@ -15,7 +15,7 @@ use waypost_model::props::{DELIVERY_MODE_PERSISTENT, PropsOwned};
 use waypost_model::service;
 use waypost_model::table::{Table, Value};
 use waypost_model::{Lsn, Refusal, RefusalKind, Route};
-use waypost_stream::messages::{Told, to_message};
+use waypost_stream::messages::{Told, text_or_bytes, to_message};
 use waypost_stream::records::Record;
 use waypost_stream::streams::{Committed, Grown, Topic};
 
@@ -374,7 +374,7 @@ fn address(props: &mut PropsOwned, key: Option<Vec<u8>>) {
     let headers = props.headers.get_or_insert_with(Table::new);
     if headers.get("x-deliver").is_none() && headers.get("x-key").is_none() {
         headers.set("x-deliver", Value::LongStr(b"key".to_vec()));
-        headers.set("x-key", Value::LongStr(key));
+        headers.set("x-key", text_or_bytes(key));
     }
 }
 
@@ -416,6 +416,9 @@ mod tests {
         let mut props = PropsOwned::default();
         address(&mut props, Some(b"k".to_vec()));
         assert_eq!(props.headers, Some(Table::new().with("x-deliver", text("key")).with("x-key", text("k"))));
+        let mut props = PropsOwned::default();
+        address(&mut props, Some(vec![0xff]));
+        assert_eq!(props.headers.unwrap().get("x-key"), Some(&Value::Bytes(vec![0xff])));
         let said = Some(Table::new().with("x-deliver", text("all")));
         let mut props = PropsOwned { headers: said.clone(), ..PropsOwned::default() };
         address(&mut props, Some(b"k".to_vec()));

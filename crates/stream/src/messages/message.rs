@@ -42,7 +42,10 @@ pub fn to_message(record: Record, stream: &str, told: Told) -> (Route, PropsOwne
     let Parts { mut props, exchange, raw, has_headers, entries, types } = parts;
     let mut table = raw.unwrap_or_default();
     let has_table = has_headers || !table.is_empty();
-    fill(&mut table, entries, &types);
+    let plain = if exchange.is_some() { Value::LongStr } else { text_or_bytes };
+    fill(&mut table, entries, &types, plain);
+    let fits = |key: &[u8]| key.len() <= SHORT_BYTES_MAX && (exchange.is_some() || std::str::from_utf8(key).is_ok());
+    let fitting = record.key.as_deref().is_none_or(fits);
     if exchange.is_none() {
         // No message before: what every record has are properties that most messages have.
         props.delivery_mode.get_or_insert(DELIVERY_MODE_PERSISTENT);
@@ -54,7 +57,7 @@ pub fn to_message(record: Record, stream: &str, told: Told) -> (Route, PropsOwne
     let routing_key: Box<[u8]> = match record.key {
         None if exchange.is_empty() => stream.as_bytes().into(),
         None => Box::default(),
-        Some(key) if key.len() <= SHORT_BYTES_MAX => key.into(),
+        Some(key) if fitting => key.into(),
         Some(key) => {
             table.set(LONG_KEY, Value::Bytes(key));
             Box::default()
@@ -156,8 +159,20 @@ fn set(props: &mut PropsOwned, name: &str, bytes: &[u8]) -> bool {
     short.is_some()
 }
 
-/// Adds headers to a table; a name that comes several times gets an array.
-fn fill(table: &mut Table, entries: Vec<(Cow<'_, str>, Option<&[u8]>)>, types: &BTreeMap<&str, u8>) {
+/// A value that was not written as a message's: a string for whoever reads it, if it is text. AMQP's own clients take
+/// strings for UTF-8, and some end their connection over one that is not.
+#[must_use]
+pub fn text_or_bytes(bytes: Vec<u8>) -> Value {
+    if std::str::from_utf8(&bytes).is_ok() { Value::LongStr(bytes) } else { Value::Bytes(bytes) }
+}
+
+/// Adds headers to a table; a name that comes several times gets an array. `plain` makes values of those without a type.
+fn fill(
+    table: &mut Table,
+    entries: Vec<(Cow<'_, str>, Option<&[u8]>)>,
+    types: &BTreeMap<&str, u8>,
+    plain: fn(Vec<u8>) -> Value,
+) {
     let mut of: BTreeMap<&str, Vec<Option<&[u8]>>> = BTreeMap::new();
     for (name, value) in &entries {
         of.entry(name).or_default().push(*value);
@@ -166,7 +181,7 @@ fn fill(table: &mut Table, entries: Vec<(Cow<'_, str>, Option<&[u8]>)>, types: &
     for (name, _) in &entries {
         // Taken with its first entry.
         let Some(all) = of.remove(&**name) else { continue };
-        let plain = |value: Option<&[u8]>| value.map_or(Value::Void, |bytes| Value::LongStr(bytes.to_vec()));
+        let plain = |value: Option<&[u8]>| value.map_or(Value::Void, |bytes| plain(bytes.to_vec()));
         let value = match (&all[..], types.get(&**name)) {
             ([Some(bytes)], Some(letter)) => values::read(*letter, bytes).unwrap_or_else(|| plain(Some(bytes))),
             ([one], _) => plain(*one),

@@ -11,5 +11,5 @@ mod record;
 mod tests;
 mod values;
 
-pub use message::{Told, to_message};
+pub use message::{Told, text_or_bytes, to_message};
 pub use record::{Scratch, key_of, push};

@@ -19,7 +19,7 @@ pub const OFFSET: &str = "x-stream-offset";
 pub const PARTITION: &str = "x-stream-partition";
 /// The record has no value.
 pub const TOMBSTONE: &str = "x-stream-tombstone";
-/// A key that is too long for a routing key.
+/// A key that is too long for a routing key, or no text.
 pub const LONG_KEY: &str = "x-record-key";
 /// Headers whose names are too long for a table.
 pub const LONG_HEADERS: &str = "x-record-headers";

@@ -153,6 +153,23 @@ fn what_does_not_fit_a_message_is_told_otherwise() {
 }
 
 #[test]
+fn what_is_no_text_is_not_called_text() {
+    let blob = vec![0xff, 0, 0xfe];
+    let headers = vec![("h".into(), Some(blob.clone())), ("t".into(), Some("\u{e4}".into()))];
+    let (route, props, _) = produced(Some(blob.clone()), headers);
+    let headers = props.headers.unwrap();
+    assert_eq!(route, Route::new("", ""));
+    assert_eq!(headers.get("x-record-key"), Some(&Value::Bytes(blob.clone())));
+    assert_eq!(headers.get("h"), Some(&Value::Bytes(blob.clone())));
+    assert_eq!(headers.get("t"), Some(&text("\u{e4}")));
+    // What was a message is the same again, whatever its sender called it.
+    let headers = vec![("amqp.exchange".into(), Some(b"x".to_vec())), ("h".into(), Some(blob.clone()))];
+    let (route, props, _) = produced(Some(blob.clone()), headers);
+    assert_eq!(&*route.routing_key, &blob[..]);
+    assert_eq!(props.headers.unwrap().get("h"), Some(&Value::LongStr(blob)));
+}
+
+#[test]
 fn a_batch_does_not_grow_past_its_limit() {
     let mut writer = BatchWriter::new(0, 0);
     let (route, mut scratch) = (Route::new("x", "k"), Scratch::default());
