@@ -30,6 +30,23 @@ def read(node: Waypost, topic: str, count: int, partition: int = 0, **options) -
     return records
 
 
+def test_the_first_lines_of_every_tutorial(node, name):
+    """By the name of this machine, with no option but the address: the topic makes itself."""
+    topic, address = name("t"), node.kafka.replace("127.0.0.1", "localhost")
+    producer = kafka.KafkaProducer(bootstrap_servers=address)
+    for n in range(3):
+        producer.send(topic, b"some_message_bytes %d" % n)
+    producer.flush()
+    consumer = kafka.KafkaConsumer(topic, bootstrap_servers=address, group_id=topic, auto_offset_reset="earliest")
+    assert [next(consumer).value for _ in range(3)] == [b"some_message_bytes %d" % n for n in range(3)]
+    consumer.close()
+    producer.close()
+    other = confluent_kafka.Consumer({"bootstrap.servers": address, "group.id": name("g"), "auto.offset.reset": "earliest"})
+    other.subscribe([topic])
+    assert until(lambda: other.poll(1)).value() == b"some_message_bytes 0"
+    other.close()
+
+
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_librdkafka_reads_what_it_produced(node, name, codec):
     topic, outcome = name("t"), []

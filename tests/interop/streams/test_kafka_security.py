@@ -189,6 +189,18 @@ def test_rules_are_made_found_and_removed(node, name):
     client.close()
 
 
+def test_rules_by_librdkafka(node, name):
+    client, subject = librdkafka.AdminClient(rdkafka(node, "guest", "guest")), name("t")
+    topic_of, pattern = librdkafka.ResourceType.TOPIC, librdkafka.ResourcePatternType.PREFIXED
+    said = (librdkafka.AclOperation.READ, librdkafka.AclPermissionType.ALLOW)
+    rule = librdkafka.AclBinding(topic_of, subject, pattern, "User:ann", "*", *said)
+    client.create_acls([rule])[rule].result(20)
+    wanted = librdkafka.AclBindingFilter(topic_of, subject, pattern, None, None, *said)
+    assert client.describe_acls(wanted).result(20) == [rule]
+    assert client.delete_acls([wanted])[wanted].result(20) == [rule]
+    assert client.describe_acls(wanted).result(20) == []
+
+
 def test_rules_decide_where_they_speak_and_permissions_elsewhere(node, name, user):
     client = administrator(node)
     shared, private = topic(node, name("shared")), topic(node, name("private"))

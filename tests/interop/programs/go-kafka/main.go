@@ -234,6 +234,44 @@ func transactions() {
 	check(must(admin.DescribeTransactions(ctx, "go-id"))["go-id"].State == "CompleteCommit", "described")
 }
 
+// readProcessWrite commits what it has read together with what it makes of it.
+func readProcessWrite() {
+	must(admin.CreateTopics(ctx, 1, 1, nil, "go-source", "go-made"))
+	producer := client()
+	check(producer.ProduceSync(ctx, &kgo.Record{Topic: "go-source", Value: []byte("raw")}).FirstErr() == nil, "produced")
+	producer.Close()
+	session := must(kgo.NewGroupTransactSession(
+		kgo.SeedBrokers(os.Getenv("BROKER")), kgo.TransactionalID("go-session"), kgo.ConsumerGroup("go-session"),
+		kgo.ConsumeTopics("go-source"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RequireStableFetchOffsets(),
+	))
+	records := session.PollFetches(ctx).Records()
+	check(len(records) == 1, "read:", len(records))
+	check(session.Begin() == nil, "begun")
+	made := &kgo.Record{Topic: "go-made", Value: append(records[0].Value, "!"...)}
+	check(session.ProduceSync(ctx, made).FirstErr() == nil, "made")
+	committed, err := session.End(ctx, kgo.TryCommit)
+	check(committed && err == nil, "committed:", err)
+	session.Close()
+	check(values(readTopic("go-made", 1, kgo.FetchIsolationLevel(kgo.ReadCommitted())))[0] == "raw!", "what was made")
+	check(must(admin.FetchOffsets(ctx, "go-session"))["go-source"][0].At == 1, "what was read")
+}
+
+func rulesAndQuotas() {
+	rule := kadm.NewACLs().Topics("go-acl").ResourcePatternType(kadm.ACLPatternPrefixed).Operations(kadm.OpRead).
+		Allow("User:ann").AllowHosts("*")
+	check(must(admin.CreateACLs(ctx, rule))[0].Err == nil, "a rule")
+	check(len(must(admin.DescribeACLs(ctx, rule))[0].Described) == 1, "is there")
+	check(len(must(admin.DeleteACLs(ctx, rule))[0].Deleted) == 1, "and goes")
+	entity := kadm.ClientQuotaEntity{{Type: "client-id", Name: text("go-slow")}}
+	rate := []kadm.AlterClientQuotaOp{{Key: "consumer_byte_rate", Value: 5e4}}
+	set := must(admin.AlterClientQuotas(ctx, []kadm.AlterClientQuotaEntry{{Entity: entity, Ops: rate}}))
+	check(set[0].Err == nil, "a quota:", set[0].Err)
+	match := []kadm.DescribeClientQuotaComponent{{Type: "client-id", MatchType: 0, MatchName: text("go-slow")}}
+	found := must(admin.DescribeClientQuotas(ctx, true, match))
+	check(len(found) == 1 && found[0].Values[0].Value == 5e4, "the quota:", found)
+}
+
 func mechanism(name, password string) sasl.Mechanism {
 	user := os.Getenv("SASL_USER")
 	proof := scram.Auth{User: user, Pass: password}
@@ -266,6 +304,8 @@ func main() {
 	groups("go-classic", false)
 	groups("go-newer", true)
 	transactions()
+	readProcessWrite()
+	rulesAndQuotas()
 	authentication()
 	must(admin.DeleteTopics(ctx, "go", "go-large"))
 	check(!must(admin.ListTopics(ctx)).Has("go"), "deleted topics are gone")

@@ -85,7 +85,8 @@ public final class Main {
   static void codecsKeysHeadersTimes() throws Exception {
     for (String codec : List.of("none", "gzip", "snappy", "lz4", "zstd")) {
       String topic = "java-" + codec;
-      try (var producer = producer(Map.of("compression.type", codec, "linger.ms", 20))) {
+      boolean idempotent = !codec.equals("none");
+      try (var producer = producer(Map.of("compression.type", codec, "linger.ms", 20, "enable.idempotence", idempotent))) {
         for (int n = 0; n < 500; n++) {
           var headers = List.<org.apache.kafka.common.header.Header>of(
               new RecordHeader("h", "1".getBytes()), new RecordHeader("h", "2".getBytes()));

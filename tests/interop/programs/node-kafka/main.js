@@ -1,7 +1,10 @@
 // Exercises a broker through kafkajs: BROKER is open, SASL_BROKER asks for SASL_USER and SASL_PASSWORD by MECHANISMS.
 const assert = require('node:assert')
 const { once, EventEmitter } = require('node:events')
-const { Kafka, CompressionTypes, CompressionCodecs, ConfigResourceTypes, logLevel } = require('kafkajs')
+const {
+  Kafka, CompressionTypes, CompressionCodecs, ConfigResourceTypes, AclResourceTypes, AclOperationTypes, AclPermissionTypes,
+  ResourcePatternTypes, logLevel,
+} = require('kafkajs')
 const SnappyCodec = require('kafkajs-snappy')
 const lz4 = require('lz4js')
 
@@ -157,6 +160,18 @@ async function transactions() {
   assert.strictEqual(partitions.find(p => p.partition === 0).offset, '4')
 }
 
+async function rules() {
+  const rule = {
+    resourceType: AclResourceTypes.TOPIC, resourceName: 'js-acl', resourcePatternType: ResourcePatternTypes.PREFIXED,
+    principal: 'User:ann', host: '*', operation: AclOperationTypes.READ, permissionType: AclPermissionTypes.ALLOW,
+  }
+  assert.ok(await admin.createAcls({ acl: [rule] }))
+  const { resources } = await admin.describeAcls(rule)
+  assert.deepStrictEqual(resources.map(r => [r.resourceName, r.acls[0].principal]), [['js-acl', 'User:ann']])
+  const { filterResponses } = await admin.deleteAcls({ filters: [rule] })
+  assert.strictEqual(filterResponses[0].matchingAcls.length, 1)
+}
+
 async function sasl() {
   const { SASL_BROKER, SASL_USER: username, SASL_PASSWORD: password, MECHANISMS } = process.env
   for (const mechanism of MECHANISMS.split(',')) {
@@ -172,7 +187,7 @@ async function sasl() {
 
 async function main() {
   await admin.connect()
-  for (const part of [topicsAndConfigs, codecsKeysHeadersTimes, largeMessages, groups, transactions, sasl]) {
+  for (const part of [topicsAndConfigs, codecsKeysHeadersTimes, largeMessages, groups, transactions, rules, sasl]) {
     await part()
     console.log(part.name)
   }

@@ -155,6 +155,31 @@ async function transactions () {
   assert.deepStrictEqual(words(await read('pl-sink', 3, { isolationLevel: 0, minBytes: 1 })), ['kept', 'dropped', 'last'])
 }
 
+/** Offsets of what was read go with what was made of it. */
+async function readProcessWrite () {
+  await admin.createTopics({ topics: ['pl-source', 'pl-made'], partitions: 1, replicas: 1 })
+  const sender = producer({ transactionalId: 'pl-session', idempotent: true })
+  const plain = producer()
+  await plain.send({ messages: [{ topic: 'pl-source', value: 'raw' }] })
+  await plain.close()
+  const reader = consumer('pl-session')
+  const stream = await reader.consume({ topics: ['pl-source'], mode: 'committed', fallbackMode: 'earliest' })
+  const seen = []
+  stream.on('data', message => seen.push(message))
+  await until(() => seen.length === 1, 'read')
+  const transaction = await sender.beginTransaction()
+  await transaction.addConsumer(reader)
+  await transaction.send({ messages: [{ topic: 'pl-made', value: `${seen[0].value}!` }], acks: -1 })
+  await transaction.addOffset(seen[0])
+  await transaction.commit()
+  const committed = await reader.listCommittedOffsets({ topics: [{ topic: 'pl-source', partitions: [0] }] })
+  assert.deepStrictEqual(committed.get('pl-source').map(Number), [1])
+  await stream.close()
+  await reader.close(true)
+  await sender.close()
+  assert.strictEqual((await read('pl-made', 1, { isolationLevel: 1 }))[0].value, 'raw!')
+}
+
 async function sasl () {
   const { SASL_BROKER, SASL_USER: username, SASL_PASSWORD, MECHANISMS } = process.env
   for (const mechanism of MECHANISMS.split(',')) {
@@ -168,7 +193,7 @@ async function sasl () {
   }
 }
 
-const parts = [topicsAndConfigs, codecsKeysHeadersTimes, largeMessages, () => groups('classic'), () => groups('consumer'), transactions, sasl]
+const parts = [topicsAndConfigs, codecsKeysHeadersTimes, largeMessages, () => groups('classic'), () => groups('consumer'), transactions, readProcessWrite, sasl]
 for (const part of parts) {
   await part()
   console.log(`${part.name || part} done`)
