@@ -13,6 +13,7 @@ mod policies;
 mod publish;
 mod resync;
 mod rng;
+pub mod services;
 mod steps;
 mod tap;
 mod trace;
