@@ -1,8 +1,9 @@
 """Prometheus itself, where its binary is found (on PATH, or named by PROMETHEUS_BIN): it finds instances by Consul's API and
-by http_sd, follows changes, and scrapes them."""
+by http_sd, follows changes, and scrapes them. Where it is not, or was built without Consul: its discovery alone, built by Go."""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
@@ -163,3 +164,39 @@ def test_consul_sd_finds_scrapes_and_forgets(http, service, prometheus, register
     found.finds("consul", f"{service}-1", f"{service}-2")
     forget(http, f"{service}-1")
     found.finds("consul", f"{service}-2")
+
+
+@pytest.mark.timeout(700)
+def test_its_discovery_by_consul_built_from_its_module(http, service, register, tmp_path):
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed")
+    binary, told = tmp_path / "discovery", tmp_path / "told"
+    folder = pathlib.Path(__file__).resolve().parent / "programs" / "go-prometheus"
+    build = ["go", "build", "-o", str(binary), "."]
+    built = subprocess.run(build, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert built.returncode == 0, built.stderr
+    register(1, "metrics", "b")
+
+    def found() -> list[dict]:
+        lines = told.read_text().splitlines()
+        return json.loads(lines[-1]) if lines else []
+
+    def finds(*ids: str) -> None:
+        eventually(lambda: [t["__meta_consul_service_id"] for t in found()] == list(ids), timeout=40)
+
+    environment = os.environ | {"CONSUL_URL": http.removeprefix("http://"), "SERVICE": service}
+    with told.open("wb") as out:
+        process = subprocess.Popen([str(binary)], env=environment, stdin=subprocess.DEVNULL, stdout=out)
+        try:
+            finds(f"{service}-1")
+            labels = found()[0]
+            assert labels["__address__"] == http.removeprefix("http://") and labels["__meta_consul_tags"] == ",metrics,b,"
+            assert labels["__meta_consul_service"] == service and labels["__meta_consul_health"] == "passing"
+            register(2)
+            finds(f"{service}-1", f"{service}-2")
+            forget(http, f"{service}-1")
+            finds(f"{service}-2")
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait(timeout=10)

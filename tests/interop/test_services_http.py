@@ -14,6 +14,8 @@ import pika
 import pytest
 import requests
 
+from support import eventually
+
 pytestmark = pytest.mark.ours("services are Waypost's own")
 
 PASSING = {"address": "10.0.0.1", "port": 8080}
@@ -258,3 +260,37 @@ def test_errors_are_json(api, service):
         answer = api.request(method, f"{api.base}/api/v1/{path}", data="[" if method == "PUT" else None)
         assert answer.status_code == status, answer.text
         assert set(answer.json()) == {"error", "reason"}
+
+
+@pytest.mark.parametrize("flags", [["--disk-free-limit", "1000000GiB"], ["--memory-high-watermark", "0.000001"]])
+def test_a_request_keeps_its_deadline_while_room_is_short(server, flags):
+    own = server(*flags)
+    own.start()
+    base = f"{own.http}/api/v1/services/cart"
+    assert requests.put(f"{base}/instances/a", json=PASSING).ok
+    began = time.monotonic()
+    answer = requests.post(f"{base}/request", params={"timeout": "1s"}, data=b"x", timeout=30)
+    took = time.monotonic() - began
+    assert answer.status_code in (503, 504), answer.text
+    assert took < 2.5, f"answered after {took:.1f} s"
+
+
+def test_who_has_less_in_hand_is_named(api, connect, service):
+    """`/query` of a service whose instances take messages: what they hold decides."""
+    consuming = []
+    for n, prefetch in ((1, 50), (2, 50)):
+        api.put(f"{api.base}/api/v1/services/{service}/instances/i{n}", json={"address": f"10.0.0.{n}", "port": 80})
+        channel = connect().channel()
+        channel.basic_qos(prefetch_count=prefetch)
+        channel.basic_consume(f"{service}-queue", lambda *_: None, arguments={"x-service": {"id": f"i{n}"}})
+        consuming.append(channel)
+
+    def named() -> int:
+        """How often the first one is, of 200 times."""
+        return sum(api.get(f"{api.base}/query", params={"service_name": service}).text == "10.0.0.1:80" for _ in range(200))
+
+    assert 60 < named() < 140, "who holds nothing is drawn by weight: here evenly"
+    for _ in range(20):
+        assert api.post(f"{api.base}/api/v1/services/{service}/send?instance=i1", data=b"x").status_code == 202
+    # Of two that are drawn the one with less is named: only when both are the busy one is it named, a quarter of the times.
+    eventually(lambda: 15 < named() < 80, timeout=10)
