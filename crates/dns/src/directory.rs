@@ -40,7 +40,7 @@ pub struct Host {
     /// Its share, from 1; 0 is taken as 1.
     pub weight: u16,
     /// Where it runs; empty for unknown.
-    pub zone: Box<str>,
+    pub zone: Arc<str>,
     /// Its tags.
     pub tags: Arc<[Box<str>]>,
     /// Its metadata.

@@ -96,7 +96,7 @@ impl Selector {
     #[must_use]
     pub fn is_match(&self, i: &Instance) -> bool {
         self.instance.as_ref().is_none_or(|id| *id == i.id)
-            && self.zone.as_ref().is_none_or(|z| *z == i.zone)
+            && self.zone.as_ref().is_none_or(|z| **z == *i.zone)
             && self.version.as_ref().is_none_or(|v| i.version.as_ref().is_some_and(|own| v.matches(own)))
             && self.tags.iter().all(|t| i.has_tag(t))
             && self.meta.iter().all(|(k, v)| i.meta(k) == Some(v))
@@ -112,7 +112,7 @@ impl Selector {
         if let Some(id) = self.instance.as_ref().filter(|id| **id != i.id) {
             return fail(format!("instance = {id}"));
         }
-        if let Some(z) = self.zone.as_ref().filter(|z| **z != i.zone) {
+        if let Some(z) = self.zone.as_ref().filter(|z| ***z != *i.zone) {
             return fail(format!("zone = {z}, it has {}", or_none(&i.zone)));
         }
         if let Some(v) = &self.version {

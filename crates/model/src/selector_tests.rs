@@ -5,7 +5,7 @@ use super::*;
 fn instance() -> Instance {
     let words = |words: &[&str]| words.iter().map(|w| (*w).into()).collect();
     Instance {
-        version: Some("2.1.0".parse().unwrap()),
+        version: Some(std::sync::Arc::new("2.1.0".parse().unwrap())),
         zone: "eu-1".into(),
         tags: words(&["gpu", "new"]),
         meta: [("a b".into(), "x&y".into()), ("k".into(), "v".into())].into(),

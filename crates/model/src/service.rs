@@ -55,13 +55,13 @@ pub struct Instance {
     pub address: Option<Box<str>>,
     /// Its port; 0 for none.
     pub port: u16,
-    /// Its version, if it says so in semver's form.
-    pub version: Option<Version>,
+    /// Its version, if it says so in semver's form. This, zone, tags and metadata are shared by instances that say the same.
+    pub version: Option<Arc<Version>>,
     /// Where it runs; empty for unknown.
-    pub zone: Box<str>,
-    /// Sorted, each once. Instances of a service that have the same share them.
+    pub zone: Arc<str>,
+    /// Sorted, each once.
     pub tags: Arc<[Box<str>]>,
-    /// Sorted by key. Shared likewise.
+    /// Sorted by key.
     pub meta: Arc<[(Box<str>, Box<str>)]>,
     /// Share of the work: 1 to [`WEIGHT_MAX`].
     pub weight: u16,

@@ -83,7 +83,7 @@ fn instance(service: usize, i: usize) -> Registration {
     let instance = Instance {
         address: Some(format!("10.{}.{}.{}", i >> 16, i >> 8 & 255, i & 255).into()),
         port: 8080,
-        version: semver(service),
+        version: Some(semver(service).into()),
         zone: "eu-1".into(),
         tags: ["primary".into(), "v2".into()].into(),
         meta: [("env".into(), "prod".into()), ("rack".into(), format!("r{}", i % 20).into())].into(),
@@ -92,8 +92,8 @@ fn instance(service: usize, i: usize) -> Registration {
     Registration { lease_ms: Some(15_000), ..Registration::new(instance, "guest", Source::Api) }
 }
 
-fn semver(service: usize) -> Option<waypost_model::service::Version> {
-    Some(waypost_model::service::Version::new(2, service as u64 % 10, 0))
+fn semver(service: usize) -> waypost_model::service::Version {
+    waypost_model::service::Version::new(2, service as u64 % 10, 0)
 }
 
 fn told(what: &str, n: usize, took: Duration) {

@@ -4,9 +4,9 @@
 //! magic u32 | version u32 | crc u32 over the rest | 0 u32 | body length u64 | body
 //! ```
 
-use std::collections::BTreeMap;
 use std::io;
 
+use crate::definitions::Definitions;
 use crate::disk::{Disk, read_exact, write_all};
 use crate::hash::IdMap;
 use crate::index::{Index, QueueIndex};
@@ -19,9 +19,6 @@ pub const CHECKPOINT: &str = "checkpoint";
 const CHECKPOINT_TMP: &str = "checkpoint.tmp";
 const MAGIC: u32 = u32::from_le_bytes(*b"WPCK");
 const HEADER: usize = 24;
-
-/// Definitions by key.
-pub type Definitions = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 /// The part that is not per queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +82,7 @@ pub fn encode(head: &CheckpointHead, definitions: &Definitions, index: &Index) -
     put_varint(&mut out, head.segments.len() as u64);
     head.segments.iter().for_each(|s| put_u32(&mut out, s.0));
     put_varint(&mut out, definitions.len() as u64);
-    for (key, value) in definitions {
+    for (key, value) in definitions.iter() {
         put_bytes(&mut out, key);
         put_bytes(&mut out, value);
     }
@@ -181,9 +178,10 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, CheckpointFault> {
     for _ in 0..r.count(4)? {
         head.segments.push(SegmentId(r.u32()?));
     }
-    let mut definitions = Definitions::new();
+    let mut definitions = Definitions::default();
     for _ in 0..r.count(2)? {
-        definitions.insert(r.bytes()?.into(), r.bytes()?.into());
+        let (key, value) = (r.bytes()?, r.bytes()?);
+        definitions.insert(key, value);
     }
     let mut queues = IdMap::default();
     for _ in 0..waypost_model::SHARDS {

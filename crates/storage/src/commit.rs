@@ -239,8 +239,8 @@ impl Shared {
                 Op::Settle(range) => self.index.settled(&range),
                 Op::Requeued { range, delivery_count } => self.index.requeued(&range, delivery_count),
                 Op::Forget(queue) => self.index.forgotten(queue),
-                Op::Define { key, value: Some(value) } => drop(lock(&self.definitions).insert(key, value)),
-                Op::Define { key, value: None } => drop(lock(&self.definitions).remove(&key)),
+                Op::Define { key, value: Some(value) } => lock(&self.definitions).insert(&key, &value),
+                Op::Define { key, value: None } => lock(&self.definitions).remove(&key),
             }
         }
     }

@@ -11,9 +11,10 @@ use waypost_model::journal::{AppendError, BodyStore, Journal, Loaded, LoadedBody
 use waypost_model::{Batch, Lsn, QueueId, Seq};
 
 use crate::cache::ChunkCache;
-use crate::checkpoint::{CheckpointHead, Definitions};
+use crate::checkpoint::CheckpointHead;
 use crate::commit::{CommitOutcome, Writer, reseal};
 use crate::config::EngineConfig;
+use crate::definitions::Definitions;
 use crate::disk::{Disk, discard, read_exact, write_all};
 use crate::error::OpenError;
 use crate::follow::follow;

@@ -18,6 +18,7 @@ mod chunk;
 mod collect;
 mod commit;
 mod config;
+mod definitions;
 pub mod disk;
 mod encoder;
 mod engine;

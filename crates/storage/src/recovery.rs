@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use waypost_model::journal::{Recovered, RecoveredRuns};
 
-use crate::checkpoint::{self, Checkpoint, CheckpointFault, CheckpointHead, Definitions};
+use crate::checkpoint::{self, Checkpoint, CheckpointFault, CheckpointHead};
 use crate::collect::{Collected, Live, Noted};
+use crate::definitions::Definitions;
 use crate::disk::{Disk, DiskFile, read_exact};
 use crate::error::OpenError;
 use crate::frame::LogOp;
@@ -95,7 +96,7 @@ pub fn recover_from(disk: &dyn Disk, found: Option<Checkpoint>) -> Result<Opened
 fn new_directory(disk: &dyn Disk, names: &[String]) -> Result<Opened, OpenError> {
     let opened = Opened {
         head: None,
-        definitions: Definitions::new(),
+        definitions: Definitions::default(),
         index: Index::default(),
         recovered: Recovered { clean: true, ..Recovered::default() },
         tail: None,
@@ -202,7 +203,7 @@ impl Recovery<'_> {
         for op in &behind.ops {
             if let LogOp::Define { key, value } = op {
                 match value {
-                    Some(value) => opened.definitions.insert(key.clone(), value.clone()),
+                    Some(value) => opened.definitions.insert(key, value),
                     None => opened.definitions.remove(key),
                 };
             }
@@ -218,7 +219,7 @@ impl Recovery<'_> {
     /// Builds the index, and tells what is there.
     fn tell(&self, opened: &mut Opened, collected: Vec<Collected<'_>>) -> Result<(), OpenError> {
         let recovered = &mut opened.recovered;
-        recovered.definitions = opened.definitions.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        recovered.definitions = opened.definitions.iter().map(|(k, v)| (k.into(), v.into())).collect();
         let mut runs = Vec::new();
         for shard in restore(&opened.index, self.live, collected)? {
             runs.push(shard.runs);

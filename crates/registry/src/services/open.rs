@@ -195,6 +195,8 @@ impl State {
             timers: Timers::default(),
             tags: Pool::new(seed),
             meta: Pool::new(seed),
+            zones: Pool::new(seed),
+            versions: Pool::new(seed),
             empty_services: 0,
             swept: now,
             forgotten: 0,

@@ -203,9 +203,9 @@ pub(super) fn instance(id: &str, value: &[u8]) -> Read<KeptInstance> {
     let port = r.number()?;
     let version = match r.str()? {
         "" => None,
-        text => Some(Version::parse(text).map_err(|_| Malformed("version"))?),
+        text => Some(Arc::new(Version::parse(text).map_err(|_| Malformed("version"))?)),
     };
-    let zone = r.boxed()?;
+    let zone = r.str()?.into();
     let weight = r.number()?;
     let max_in_flight = r.shifted()?.map(u32::try_from).transpose().map_err(|_| Malformed("number"))?;
     let (tags, meta) = (r.strings()?, r.pairs()?);

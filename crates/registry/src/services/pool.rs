@@ -1,4 +1,4 @@
-//! Tags and metadata that many instances have are kept once.
+//! What many instances say alike is kept once.
 
 use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
@@ -11,26 +11,23 @@ use waypost_model::Seeded;
 /// sharing begins anew.
 const KNOWN_MAX: usize = 4096;
 
-/// Lists by content.
+/// Values by content.
 #[derive(Debug)]
-pub(super) struct Pool<T> {
-    known: HashTable<Arc<[T]>>,
+pub(super) struct Pool<T: ?Sized> {
+    known: HashTable<Arc<T>>,
     seed: Seeded,
 }
 
-impl<T: Hash + Eq> Pool<T> {
+impl<T: Hash + Eq + ?Sized> Pool<T> {
     pub fn new(seed: Seeded) -> Pool<T> {
         Pool { known: HashTable::new(), seed }
     }
 
-    /// The list, or one that is equal to it and known.
-    pub fn shared(&mut self, list: Arc<[T]>) -> Arc<[T]> {
-        if list.is_empty() {
-            return list;
-        }
+    /// The same, or what is equal to it and known.
+    pub fn shared(&mut self, one: Arc<T>) -> Arc<T> {
         let seed = self.seed;
-        let hash = seed.hash_one(&list);
-        if let Some(known) = self.known.find(hash, |known| **known == *list) {
+        let hash = seed.hash_one(&one);
+        if let Some(known) = self.known.find(hash, |known| **known == *one) {
             return Arc::clone(known);
         }
         if self.known.len() >= KNOWN_MAX {
@@ -39,8 +36,8 @@ impl<T: Hash + Eq> Pool<T> {
                 self.known.clear();
             }
         }
-        self.known.insert_unique(hash, Arc::clone(&list), |known| seed.hash_one(known));
-        list
+        self.known.insert_unique(hash, Arc::clone(&one), |known| seed.hash_one(known));
+        one
     }
 }
 
@@ -50,7 +47,7 @@ mod tests {
 
     #[test]
     fn equal_lists_are_one() {
-        let mut pool = Pool::<Box<str>>::new(Seeded(1));
+        let mut pool = Pool::<[Box<str>]>::new(Seeded(1));
         let list = |text: &str| Arc::<[Box<str>]>::from([text.into()]);
         let first = pool.shared(list("a"));
         assert!(Arc::ptr_eq(&first, &pool.shared(list("a"))));
@@ -59,7 +56,7 @@ mod tests {
 
     #[test]
     fn what_is_known_is_bounded_and_what_is_used_is_known_longer() {
-        let mut pool = Pool::<u32>::new(Seeded(1));
+        let mut pool = Pool::<[u32]>::new(Seeded(1));
         let used = pool.shared(Arc::from([7]));
         for i in 100..100 + 2 * KNOWN_MAX as u32 {
             pool.shared(Arc::from([i]));

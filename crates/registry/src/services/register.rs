@@ -197,6 +197,8 @@ impl State {
         let Registration { mut instance, owner, source, lease_ms, checks, detail } = new;
         instance.tags = self.tags.shared(instance.tags);
         instance.meta = self.meta.shared(instance.meta);
+        instance.zone = self.zones.shared(instance.zone);
+        instance.version = instance.version.map(|version| self.versions.shared(version));
         let instance = Arc::new(instance);
         let index = self.next_index();
         let sibling = self.services.get(service as usize).and_then(|s| s.members.last());

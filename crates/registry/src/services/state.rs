@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use hashbrown::HashTable;
 use slab::Slab;
-use waypost_model::service::{Health, InstanceChange, ServiceName};
+use waypost_model::service::{Health, InstanceChange, ServiceName, Version};
 use waypost_model::{Lsn, Millis};
 
 use super::entry::{Check, CheckRun, Entry, Flap, check_views};
@@ -144,8 +144,10 @@ pub(super) struct State {
     pub claims: HashMap<u64, Claimant, Seeded>,
     pub ghosts: HashMap<GhostKey, Ghost, Seeded>,
     pub timers: Timers,
-    pub tags: Pool<Box<str>>,
-    pub meta: Pool<(Box<str>, Box<str>)>,
+    pub tags: Pool<[Box<str>]>,
+    pub meta: Pool<[(Box<str>, Box<str>)]>,
+    pub zones: Pool<str>,
+    pub versions: Pool<Version>,
     pub empty_services: usize,
     /// When what is kept for a while was looked through last.
     pub swept: Millis,

@@ -2,6 +2,7 @@
 //! for clients of small registries. The id of an instance is `name-address-port`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -115,7 +116,7 @@ async fn register(cx: &Cx<'_>, request: Request<Incoming>) -> Result<Answer, Fai
     let instance = Instance {
         address: Some(given.address.as_str().into()),
         port: given.port,
-        version: version.map_err(|e| Failure::bad(format!("`version` is not in semver's form: {e}")))?,
+        version: version.map_err(|e| Failure::bad(format!("`version` is not in semver's form: {e}")))?.map(Arc::new),
         zone: given.zone.as_str().into(),
         tags: given.tags.iter().map(|t| t.as_str().into()).collect(),
         meta: given.meta.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),

@@ -1,5 +1,7 @@
 //! What a client says of itself: the table `x-service` of a consumer, or `service` of its connection.
 
+use std::sync::Arc;
+
 use waypost_model::Refusal;
 use waypost_model::service::{Instance, Version, is_service_name};
 use waypost_model::table::{Table, Value};
@@ -46,8 +48,8 @@ impl Identity {
             match key {
                 "name" => identity.name = Some(name(value)?),
                 "id" => identity.id = Some(text(key, value)?),
-                "version" => i.version = Some(version(&text(key, value)?)?),
-                "zone" => i.zone = text(key, value)?,
+                "version" => i.version = Some(Arc::new(version(&text(key, value)?)?)),
+                "zone" => i.zone = text(key, value)?.into(),
                 "tags" => i.tags = tags(value)?.into(),
                 "meta" => i.meta = meta(value)?.into(),
                 "weight" => i.weight = number(key, value)?,

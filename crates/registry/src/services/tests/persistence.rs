@@ -2,7 +2,7 @@ use super::*;
 
 fn full() -> Registration {
     let instance = Instance {
-        version: Some("1.2.3-rc.1+b".parse().unwrap()),
+        version: Some(std::sync::Arc::new("1.2.3-rc.1+b".parse().unwrap())),
         zone: "eu".into(),
         tags: ["a".into(), "b".into()].into(),
         meta: [("k".into(), "v".into())].into(),

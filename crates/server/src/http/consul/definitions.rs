@@ -97,7 +97,7 @@ fn instance(body: Object<'_>, id: &str) -> Result<(Instance, Extra), Failure> {
         body.pairs("Meta")?.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
     let of = |key: &str| meta.iter().find(|(k, _)| **k == *key).map(|(_, value)| &**value);
     // What selectors of messages ask for, too.
-    instance.version = of("version").and_then(|text| Version::parse(text.trim_start_matches('v')).ok());
+    instance.version = of("version").and_then(|text| Version::parse(text.trim_start_matches('v')).ok().map(Arc::new));
     let locality = body.object("Locality")?.map(|locality| locality.text("Zone")).transpose()?.unwrap_or_default();
     instance.zone = if locality.is_empty() { of("zone").unwrap_or_default().into() } else { locality.into() };
     instance.meta = meta.into();
@@ -268,7 +268,7 @@ mod tests {
         .unwrap();
         let Registration { instance, checks, detail, .. } = definition.registration;
         assert_eq!((&*definition.service, &*instance.id, instance.port), ("app", "app-1", 8080));
-        assert_eq!(instance.version, Some(Version::new(1, 2, 3)));
+        assert_eq!(instance.version.as_deref(), Some(&Version::new(1, 2, 3)));
         assert_eq!((&*checks[0].id, &*checks[0].name), ("service:app-1", "Service 'App' check"));
         assert_eq!((checks[0].initial, checks[0].kind.interval_ms()), (Health::Critical, Some(10_000)));
         assert_eq!(Extra::of(detail.extra.as_deref()).tags, Some(vec!["b".to_owned(), "a".to_owned()]));

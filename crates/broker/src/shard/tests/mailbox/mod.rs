@@ -30,7 +30,7 @@ pub fn instance(said: &str) -> Instance {
     Instance {
         zone: word(1).into(),
         tags: word(2).split(',').filter(|t| !t.is_empty()).map(Into::into).collect(),
-        version: word(3).parse().ok(),
+        version: word(3).parse().ok().map(Arc::new),
         ..Instance::new(word(0))
     }
     .checked()

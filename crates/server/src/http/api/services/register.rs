@@ -164,7 +164,7 @@ impl Ask<'_> {
         let instance = Instance {
             address: body.address.filter(|a| !a.is_empty()).map(Into::into),
             port: body.port,
-            version,
+            version: version.map(Arc::new),
             zone: body.zone.into(),
             tags: body.tags.into_iter().map(Into::into).collect(),
             meta: body.meta.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
