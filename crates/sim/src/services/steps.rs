@@ -273,7 +273,7 @@ impl Services {
             services.deregister(SERVICES[service], name, self.now).map(drop)
         } else {
             let said = Instance {
-                version: version.parse().ok(),
+                version: version.parse().ok().map(Arc::new),
                 zone: zone.into(),
                 address: Some("10.0.0.2".into()),
                 ..Instance::new(name)
