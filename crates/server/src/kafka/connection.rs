@@ -13,6 +13,7 @@ use waypost_model::Lsn;
 
 use super::requests::Requests;
 use super::room::Held;
+use super::throttle::held_back;
 use super::{ANSWERED, Answer, Ask, Session, Who, cluster};
 use crate::node::Node;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
         let (muted, held) = (std::mem::take(&mut session.muted), session.held.take());
         let (after, pieces, last) = match answer {
             Answer::None => {
-                tokio::time::sleep(muted).await;
+                held_back(muted).await;
                 continue;
             }
             Answer::Now(pieces) => (None, pieces, false),
@@ -96,7 +97,7 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
             return Ok(());
         }
         // Over its quota: what it sends waits in its own buffers.
-        tokio::time::sleep(muted).await;
+        held_back(muted).await;
     }
 }
 

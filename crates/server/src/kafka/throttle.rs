@@ -58,9 +58,27 @@ impl Throttle {
     }
 }
 
+/// Waits for as long as a client is to be held back. Who is not, does not wait at all: the runtime's timers are no finer than a millisecond,
+/// which a sleep of no length takes as well.
+pub(super) async fn held_back(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_is_not_held_back_goes_on_at_once() {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(pin!(held_back(Duration::ZERO)).poll(&mut cx), Poll::Ready(()));
+        assert_eq!(pin!(held_back(Duration::from_secs(9))).poll(&mut cx), Poll::Pending);
+    }
 
     fn share(user: &str, client_id: Option<&str>, rate: f64) -> QuotaShare {
         QuotaShare { rate, user: Some(user.into()), client_id: client_id.map(Into::into) }
