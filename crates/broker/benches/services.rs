@@ -91,16 +91,7 @@ impl Bench {
     }
 
     fn client(&self) -> Client {
-        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let info = PeerInfo {
-            protocol: "bench",
-            remote: nowhere,
-            local: nowhere,
-            tls: false,
-            certificate_name: None,
-            loopback: true,
-            default_vhost: "/".into(),
-        };
+        let info = PeerInfo::on_this_machine("bench");
         let outbox = Arc::new(Outbox::default());
         let conn = self.broker.connect(info, Arc::clone(&outbox), self.now);
         let mut c = Client { conn, outbox, events: VecDeque::new() };

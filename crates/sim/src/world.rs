@@ -170,16 +170,7 @@ impl World {
     /// A new client with one open channel.
     pub(crate) fn connect(&mut self) -> Result<u32, Broken> {
         let outbox = Arc::new(Outbox::default());
-        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let info = PeerInfo {
-            protocol: "sim",
-            remote: nowhere,
-            local: nowhere,
-            tls: false,
-            certificate_name: None,
-            loopback: true,
-            default_vhost: "/".into(),
-        };
+        let info = PeerInfo::on_this_machine("sim");
         let conn = self.broker.connect(info, Arc::clone(&outbox), self.now);
         self.next_client += 1;
         let id = self.next_client;

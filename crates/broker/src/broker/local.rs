@@ -1,6 +1,5 @@
 //! Peers inside this process: other faces of the server that publish and consume as connections do.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,16 +26,7 @@ impl Broker {
     ) -> Result<Connection, Refusal> {
         let vhost = self.vhost(vhost)?.name;
         let user: Arc<str> = actor.name().into();
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let info = PeerInfo {
-            protocol: "local",
-            remote: nowhere,
-            local: nowhere,
-            tls: false,
-            certificate_name: None,
-            loopback: true,
-            default_vhost: Arc::clone(&vhost),
-        };
+        let info = PeerInfo { default_vhost: Arc::clone(&vhost), ..PeerInfo::on_this_machine("local") };
         let known = Known { user: Some(Arc::clone(&user)), vhost: Some(Arc::clone(&vhost)), ..Known::default() };
         let peer = Peer {
             id: ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed)),

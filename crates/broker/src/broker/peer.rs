@@ -32,6 +32,23 @@ pub struct PeerInfo {
     pub default_vhost: Arc<str>,
 }
 
+impl PeerInfo {
+    /// Somebody on this machine without a socket, in vhost `/`.
+    #[must_use]
+    pub fn on_this_machine(protocol: &'static str) -> PeerInfo {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        PeerInfo {
+            protocol,
+            remote: nowhere,
+            local: nowhere,
+            tls: false,
+            certificate_name: None,
+            loopback: true,
+            default_vhost: "/".into(),
+        }
+    }
+}
+
 /// The part of a connection that listings and operators see.
 pub struct Peer {
     /// Its id.

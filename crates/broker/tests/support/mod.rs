@@ -233,16 +233,7 @@ impl Node {
     /// The same, with client properties; what the broker says to them is left to be looked at.
     pub fn client_saying(&self, client_properties: Table) -> Client {
         let outbox = Arc::new(Outbox::default());
-        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let info = PeerInfo {
-            protocol: "test",
-            remote: nowhere,
-            local: nowhere,
-            tls: false,
-            certificate_name: None,
-            loopback: true,
-            default_vhost: "/".into(),
-        };
+        let info = PeerInfo::on_this_machine("test");
         let conn = self.broker.connect(info, Arc::clone(&outbox), self.now);
         let mut c = Client {
             broker: Arc::clone(&self.broker),

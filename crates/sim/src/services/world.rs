@@ -136,16 +136,7 @@ impl Services {
     /// A new connection with one channel.
     pub(super) fn connect(&mut self) -> Result<u32, Broken> {
         let outbox = Arc::new(Outbox::default());
-        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let info = PeerInfo {
-            protocol: "sim",
-            remote: nowhere,
-            local: nowhere,
-            tls: false,
-            certificate_name: None,
-            loopback: true,
-            default_vhost: "/".into(),
-        };
+        let info = PeerInfo::on_this_machine("sim");
         let conn = self.broker.connect(info, Arc::clone(&outbox), self.now);
         self.next_peer += 1;
         let peer = Peer {
