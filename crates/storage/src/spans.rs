@@ -96,6 +96,8 @@ impl Spans {
         if at + (len as u64) < end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        // The log may end in the last block, and go on there: what lies behind is not what it will be.
+        let len = (end - at) as usize;
         let bytes = Arc::new(Buffer { bytes, from, len, free: Arc::clone(&self.free) });
         let mut kept = lock(&self.kept);
         kept.truncate(KEPT_MAX - 1);
@@ -304,6 +306,25 @@ mod tests {
         assert_eq!(e.load_bodies(&places(0..40)).unwrap().len() as u64, from);
         assert_eq!(e.load_bodies(&places(20..40)).unwrap_err().kind(), io::ErrorKind::InvalidData);
         check(&e, &places(to..40));
+    }
+
+    #[test]
+    fn what_is_written_behind_a_span_that_was_read_is_read_as_it_is_now() {
+        let disk = FaultDisk::new(5);
+        let e = store(&disk, 0);
+        for round in 0..20 {
+            let from = round * 10;
+            for place in from..from + 9 {
+                e.append(vec![enqueue(7, place, &body(place))]).unwrap();
+            }
+            let _ = e.commit_once();
+            e.maintain_once();
+            check(&e, &places(from..from + 9));
+            // Most of the time in the block in which the last one ended.
+            e.append(vec![enqueue(7, from + 9, b"little")]).unwrap();
+            let _ = e.commit_once();
+            assert_eq!(e.load_bodies(&places([from + 9])).unwrap()[0].as_ref(), b"little", "{round}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::commit::is_full;
 use crate::disk::{BLOCK, DiskFile};
 use crate::engine::Shared;
 use crate::maintain::Maintenance;
@@ -71,8 +72,8 @@ impl Shared {
         match zeroed.go_on(header.capacity) {
             Ok(true) => return Ok(true),
             Ok(false) => {}
-            // Whole blocks are not what this disk wants.
-            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
+            // Whole blocks are not what this disk wants; or it reserves nothing, and has no room for zeros.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput || is_full(&e) => {}
             Err(e) => return Err(e),
         }
         self.fresh.store(0, Relaxed);
@@ -135,5 +136,38 @@ mod tests {
         assert_eq!(zeros(EngineConfig { zero_ahead: false, ..cfg() }, 1000, false), 0);
         let large = EngineConfig { segment_bytes: 4 << 20, ..cfg() };
         assert_eq!(zeros(large, 600_000, false), 0);
+    }
+
+    #[test]
+    fn a_disk_without_room_for_zeros_goes_on_without_them() {
+        struct Full(Arc<dyn DiskFile>);
+        impl DiskFile for Full {
+            fn write_at(&self, _: u64, _: &[IoSlice<'_>]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+                self.0.read_at(offset, buf)
+            }
+            fn sync_data(&self) -> io::Result<()> {
+                self.0.sync_data()
+            }
+            fn allocate(&self, bytes: u64) -> io::Result<()> {
+                self.0.allocate(bytes)
+            }
+            fn size(&self) -> io::Result<u64> {
+                self.0.size()
+            }
+        }
+        let disk = FaultDisk::new(3);
+        let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
+        let next = SegmentId(2);
+        let shared = e.shared();
+        shared.fresh.store(next.0, Relaxed);
+        let direct: Arc<dyn DiskFile> = Arc::new(Full(disk.open(&next.file_name()).unwrap()));
+        let zeroed = Zeroed { id: next, direct, at: BLOCK as u64, zeros: Vec::new() };
+        lock(&shared.maintenance).zeroed = Some(zeroed);
+        assert!(!shared.zero_once() && !e.is_stopped());
+        assert!(lock(&shared.maintenance).zeroed.is_none(), "it is not tried again");
+        assert_eq!(shared.fresh.load(Relaxed), 0);
     }
 }
