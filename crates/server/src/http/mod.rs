@@ -272,6 +272,7 @@ impl HttpListener {
         let result = match request.uri().path() {
             "/livez" => health::livez(),
             "/readyz" => health::readyz(&self.node),
+            _ if request::has_hosts(&request) => Err(Failure::bad("more than one Host")),
             _ if !request::host_is_ours(&request, self.address, &self.hosts) => {
                 Err(Failure::new(StatusCode::FORBIDDEN, "this host or origin is not allowed; see http.allowed_hosts"))
             }

@@ -105,14 +105,22 @@ pub(super) fn host_of(authority: &str) -> &str {
 /// loopback address, but it cannot choose what the browser sends as `Host` and `Origin`.
 pub(super) fn host_is_ours<B>(request: &Request<B>, listener: SocketAddr, names: &[String]) -> bool {
     let header = |name: HeaderName| request.headers().get(name).map(|v| v.to_str().unwrap_or("?"));
-    let Some(host) = header(HOST).or(request.uri().authority().map(|a| a.as_str())) else { return false };
-    if !is_known(host_of(host), listener, names) && !is_of_envoy(request) {
+    let authority = request.uri().authority().map(|a| a.as_str());
+    let Some(host) = authority.or(header(HOST)) else { return false };
+    // Whoever is on the way may look at the other one.
+    let is_ours = |host: &str| is_known(host_of(host), listener, names);
+    if !(is_ours(host) && header(HOST).is_none_or(is_ours)) && !is_of_envoy(request) {
         return false;
     }
     match header(ORIGIN) {
         None => true,
         Some(origin) => origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host)),
     }
+}
+
+/// Whether a request names its host twice (RFC 9112 §3.2): then it is for nobody.
+pub(super) fn has_hosts<B>(request: &Request<B>) -> bool {
+    request.headers().get_all(HOST).iter().nth(1).is_some()
 }
 
 /// Whether Envoy asks for endpoints: it calls us by the name that its configuration gives to our cluster. Behind a POST
@@ -303,6 +311,18 @@ mod tests {
         assert!(!is_ours(Method::POST, "/v3/discovery:endpoints", Some("http://waypost")));
         assert!(!is_ours(Method::GET, "/v3/discovery:endpoints", None));
         assert!(!is_ours(Method::POST, "/api/v1/services", None));
+    }
+
+    #[test]
+    fn all_that_names_a_host_names_ours() {
+        let listener: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let is_ours = |target: &str, host: &'static str| {
+            let request = Request::builder().uri(target).header(HOST, host).body(()).unwrap();
+            host_is_ours(&request, listener, &[])
+        };
+        assert!(is_ours("/v1/kv/a", "localhost") && is_ours("http://127.0.0.1:1/v1/kv/a", "localhost"));
+        assert!(!is_ours("http://elsewhere.example/v1/kv/a", "localhost"));
+        assert!(!is_ours("http://localhost/v1/kv/a", "elsewhere.example"));
     }
 
     #[test]

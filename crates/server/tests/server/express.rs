@@ -95,6 +95,7 @@ fn every_answer_is_the_one_that_hyper_gives() {
         (get(&format!("{lookup}?index=1"), ""), 200),
         (get("/v1/health/service/nobody-there", ""), 200),
         (get("/v1/health/service/NO_NAME", ""), 200),
+        (get("/v1/health/service/", ""), 404),
         (put("/v1/agent/check/pass/service:c-1", "", ""), 200),
         (put("/v1/agent/check/pass/service:c-1?note=hello+world", "", ""), 200),
         (put("/v1/agent/check/pass/service:unknown", "", ""), 404),
@@ -107,6 +108,8 @@ fn every_answer_is_the_one_that_hyper_gives() {
         (get(lookup, "Authorization: Basic Z3Vlc3Q6d3Jvbmc=\r\n"), 401),
         (get(lookup, "Origin: http://elsewhere.example\r\n"), 403),
         (get(lookup, "").replace("localhost", "elsewhere.example"), 403),
+        (get(lookup, "Host: localhost\r\n"), 400),
+        (get(lookup, "Host: elsewhere.example\r\n"), 400),
     ] {
         let express = Client::new(&server).ask(&request);
         // A header that is known to nobody makes it hyper's.

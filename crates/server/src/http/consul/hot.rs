@@ -32,7 +32,7 @@ pub(in crate::http) enum Hot<'a> {
 impl<'a> Hot<'a> {
     /// Which a request is, if any.
     pub(in crate::http) fn of(method: &str, path: &'a str) -> Option<Hot<'a>> {
-        let is_simple = |rest: &&str| !rest.contains(['%', '/']);
+        let is_simple = |rest: &&str| !rest.is_empty() && !rest.contains(['%', '/']);
         let path = path.strip_prefix("/v1/")?;
         match method {
             "GET" => path.strip_prefix("health/service/").filter(is_simple).map(Hot::Lookup),

@@ -1,5 +1,6 @@
 //! What Consul's clients say in the query of a request.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -126,21 +127,23 @@ impl Params {
         key.push_str(kind);
         key.push(if self.passing { '+' } else { '-' });
         for tag in &self.tags {
-            key.push_str("\0t");
-            key.push_str(tag);
+            put(&mut key, 't', tag);
         }
         for (name, value) in &self.node_meta {
-            key.push_str("\0n");
-            key.push_str(name);
-            key.push(':');
-            key.push_str(value);
+            put(&mut key, 'n', name);
+            put(&mut key, 'v', value);
         }
         if let Some(filter) = &self.filter {
-            key.push_str("\0f");
-            key.push_str(filter);
+            put(&mut key, 'f', filter);
         }
         key
     }
+}
+
+/// Adds a part to a key. Its length comes first: whatever is in it, one part is never taken for two.
+fn put(key: &mut String, kind: char, text: &str) {
+    // A string takes everything.
+    let _ = write!(key, "{kind}{}:{text}", text.len());
 }
 
 /// Spring's clients send -1 for what they have not looked at yet.
@@ -213,6 +216,28 @@ mod tests {
         assert!(read("passing").unwrap().passing);
         assert!(!read("passing=false").unwrap().passing);
         assert_eq!(read("").unwrap().key("x"), "x-");
+    }
+
+    /// Who is answered from memory gets what others have asked for under the same key.
+    #[test]
+    fn different_queries_have_different_keys() {
+        let queries = [
+            "",
+            "passing",
+            "tag=a&tag=b",
+            "tag=b&tag=a",
+            "tag=a%00tb",
+            "tag=at1:b",
+            "tag=a&node-meta=b",
+            "tag=a%00nb:",
+            "node-meta=a:b",
+            "node-meta=a&node-meta=b",
+            "filter=a",
+            "tag=&filter=a",
+            "tag=%00fa",
+        ];
+        let keys: std::collections::HashSet<String> = queries.iter().map(|q| read(q).unwrap().key("x")).collect();
+        assert_eq!(keys.len(), queries.len(), "{keys:?}");
     }
 
     #[test]
