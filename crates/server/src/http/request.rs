@@ -109,7 +109,8 @@ pub(super) fn host_is_ours<B>(request: &Request<B>, listener: SocketAddr, names:
     let Some(host) = authority.or(header(HOST)) else { return false };
     // Whoever is on the way may look at the other one.
     let is_ours = |host: &str| is_known(host_of(host), listener, names);
-    if !(is_ours(host) && header(HOST).is_none_or(is_ours)) && !is_of_envoy(request) {
+    let is_for_us = is_ours(host) && header(HOST).is_none_or(is_ours);
+    if !is_for_us && !is_of_envoy(request) {
         return false;
     }
     match header(ORIGIN) {

@@ -181,6 +181,21 @@ fn an_instance_moves_off_a_node_that_is_removed() {
 }
 
 #[test]
+fn a_service_that_is_to_come_keeps_its_name_however_many_names_are_forgotten() {
+    let w = World::new();
+    for i in 0..limits::EMPTY_NAMES_MAX - 1 {
+        assert!(!watching::ready(w.services.changed(&format!("n{i}"), u64::MAX)));
+    }
+    w.transact(&[node(Verb::Set, "n"), put(Verb::Set, "n", "db", "a", "x"), put(Verb::Set, "n", "web", "b", "y")])
+        .unwrap();
+    assert!(w.registry.lock().services.len() < 10, "names were forgotten in between");
+    let ids = |service: &str| {
+        w.services.view(service).instances.iter().map(|l| l.instance.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!((ids("db"), ids("web")), (vec!["a".to_owned()], vec!["b".to_owned()]));
+}
+
+#[test]
 fn limits_count_what_is_to_come() {
     let limited =
         Settings { limits: Limits { services_max: 2, instances_max: 3, checks_max: 1, nodes_max: 1 }, ..settings() };

@@ -18,7 +18,7 @@ fn poll(wait: &mut Changed, bell: &Arc<Bell>) -> Poll<u64> {
     Pin::new(wait).poll(&mut Context::from_waker(&Waker::from(Arc::clone(bell))))
 }
 
-fn ready(mut wait: Changed) -> bool {
+pub(super) fn ready(mut wait: Changed) -> bool {
     poll(&mut wait, &Arc::default()).is_ready()
 }
 

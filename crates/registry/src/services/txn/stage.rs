@@ -12,7 +12,7 @@ use super::super::limits::{CHECKS_PER_OWNER_MAX, FIRST_RUN_WITHIN_MS};
 use super::super::nodes::Registering;
 use super::super::register::{beyond, checked_name};
 use super::super::spec::{CheckSpec, NodeSpec, Registration, Source, check_list};
-use super::super::state::{NEVER, Node, State};
+use super::super::state::{Cell, NEVER, Node, State};
 use super::{Change, Fault, Outcome, Target, Verb};
 
 /// A node that is touched.
@@ -62,6 +62,8 @@ pub(super) struct Staged {
     pub outcomes: Vec<(Outcome, Numbered)>,
     /// When all that was looked at is durable.
     pub seen: Lsn,
+    /// Held, so that no name is forgotten, and its place given to another one, before an instance comes to it.
+    pub names: Vec<Arc<Cell>>,
 }
 
 pub(super) struct Stage<'a> {
@@ -260,6 +262,7 @@ impl<'a> Stage<'a> {
         let index = self.instance_on(on, &wanted.instance.id).and_then(|at| self.entry(at)).map(|e| e.modified);
         goes(verb, index, || format!("service {:?} on node {node:?}", wanted.instance.id))?;
         let service = self.state.service(&self.services.tenant, service, 0);
+        self.staged.names.extend(self.state.services.get(service as usize).map(|s| Arc::clone(&s.cell)));
         let at = self.slot(service, &wanted.instance.id);
         self.must_be_free(at)?;
         self.put(at, key, wanted)?;
