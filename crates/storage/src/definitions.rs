@@ -1,14 +1,15 @@
 //! Definitions: what is kept under keys until it is taken away, in memory for the next checkpoint.
 
 use std::borrow::Borrow;
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 
-/// Values by key. There may be hundreds of thousands of small ones, so each is one block of memory.
+/// Values by key. There may be hundreds of thousands of small ones, so each is one block of memory; and every commit
+/// changes some, while somebody waits for it, so that they are found by a hash.
 #[derive(Clone, Debug, Default)]
-pub struct Definitions(BTreeSet<Definition>);
+pub struct Definitions(HashSet<Definition>);
 
-/// A key and a value behind it, compared by its key.
+/// A key and a value behind it, found by its key.
 #[derive(Clone, Debug)]
 struct Definition {
     /// The length of the key in four octets, the key, the value.
@@ -54,15 +55,22 @@ impl Definitions {
         self.0.len()
     }
 
-    /// Keys and values, in order of the keys.
+    /// Keys and values, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().map(Definition::parts)
+    }
+
+    /// Keys and values, in order of the keys.
+    pub fn sorted(&self) -> Vec<(&[u8], &[u8])> {
+        let mut all: Vec<_> = self.iter().collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
     }
 }
 
 impl PartialEq for Definitions {
     fn eq(&self, other: &Definitions) -> bool {
-        self.iter().eq(other.iter())
+        self.sorted() == other.sorted()
     }
 }
 
@@ -82,15 +90,9 @@ impl PartialEq for Definition {
 
 impl Eq for Definition {}
 
-impl PartialOrd for Definition {
-    fn partial_cmp(&self, other: &Definition) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Definition {
-    fn cmp(&self, other: &Definition) -> Ordering {
-        self.key().cmp(other.key())
+impl Hash for Definition {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
     }
 }
 
@@ -108,8 +110,7 @@ mod tests {
         }
         all.remove(b"c");
         all.remove(b"unknown");
-        let kept: Vec<_> = all.iter().collect();
-        assert_eq!(kept, [(&b""[..], &b"2"[..]), (b"a", b""), (b"b", b"3"), (b"ba", b"4")]);
+        assert_eq!(all.sorted(), [(&b""[..], &b"2"[..]), (b"a", b""), (b"b", b"3"), (b"ba", b"4")]);
         let mut other = all.clone();
         assert!(other == all && all.len() == 4);
         other.insert(b"b", b"1");

@@ -219,7 +219,8 @@ impl Recovery<'_> {
     /// Builds the index, and tells what is there.
     fn tell(&self, opened: &mut Opened, collected: Vec<Collected<'_>>) -> Result<(), OpenError> {
         let recovered = &mut opened.recovered;
-        recovered.definitions = opened.definitions.iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let definitions = opened.definitions.sorted().into_iter();
+        recovered.definitions = definitions.map(|(k, v)| (k.into(), v.into())).collect();
         let mut runs = Vec::new();
         for shard in restore(&opened.index, self.live, collected)? {
             runs.push(shard.runs);

@@ -33,6 +33,11 @@ pub enum OpenError {
     Append(#[from] AppendError),
 }
 
+/// A number that nobody can guess, for hashes.
+fn fold(seed: &[u8]) -> u64 {
+    seed.iter().fold(0, |word: u64, byte| word.rotate_left(7) ^ u64::from(*byte))
+}
+
 impl Broker {
     /// Puts a broker together.
     ///
@@ -63,7 +68,7 @@ impl Broker {
             timers: Timers::new(),
             waiting: waiting::Waiting::default(),
             registrar: services::Registrar::default(),
-            directory: Mutex::default(),
+            directory: Mutex::new(services::Directory::new(fold(&config.seed))),
             streams: OnceLock::new(),
             spare: Mutex::default(),
             stuck: Mutex::default(),

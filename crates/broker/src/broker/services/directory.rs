@@ -1,56 +1,62 @@
 //! The broker's copy of who the instances of each service are.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use waypost_model::Seeded;
 use waypost_model::service::{Instance, InstanceChange, ServiceName, Standing};
 
 use crate::shard::Claimant;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::broker) struct Directory {
-    services: BTreeMap<ServiceName, BTreeMap<ById, Entry>>,
+    seed: Seeded,
+    services: HashMap<ServiceName, HashSet<Known, Seeded>, Seeded>,
 }
 
-/// An instance in order of its id, which is not stored twice.
+/// An instance, found by its id, which is not stored twice.
 #[derive(Debug, Clone)]
-struct ById(Arc<Instance>);
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
+struct Known {
+    instance: Arc<Instance>,
     standing: Standing,
     incarnation: u64,
 }
 
-impl Borrow<str> for ById {
+impl Borrow<str> for Known {
     fn borrow(&self) -> &str {
-        &self.0.id
+        &self.instance.id
     }
 }
 
-impl PartialEq for ById {
-    fn eq(&self, other: &ById) -> bool {
-        self.0.id == other.0.id
+impl PartialEq for Known {
+    fn eq(&self, other: &Known) -> bool {
+        self.instance.id == other.instance.id
     }
 }
 
-impl Eq for ById {}
+impl Eq for Known {}
 
-impl PartialOrd for ById {
-    fn partial_cmp(&self, other: &ById) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+impl Hash for Known {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.instance.id.hash(state);
     }
 }
 
-impl Ord for ById {
-    fn cmp(&self, other: &ById) -> std::cmp::Ordering {
-        self.0.id.cmp(&other.0.id)
+impl Known {
+    fn claimant(&self) -> Claimant {
+        Claimant { instance: Arc::clone(&self.instance), standing: self.standing, incarnation: self.incarnation }
     }
 }
 
 impl Directory {
+    /// An empty one, with a number that nobody can guess.
+    pub fn new(seed: u64) -> Directory {
+        Directory { seed: Seeded(seed), services: HashMap::with_hasher(Seeded(seed)) }
+    }
+
     /// Follows a change. What comes late is not taken.
     pub fn apply(&mut self, name: &ServiceName, change: &InstanceChange) {
         match change {
@@ -76,14 +82,15 @@ impl Directory {
     }
 
     fn put(&mut self, name: &ServiceName, new: &Claimant) {
-        let of_service = self.services.entry(name.clone()).or_default();
+        let of_service = match self.services.get_mut(name) {
+            Some(found) => found,
+            None => self.services.entry(name.clone()).or_insert_with(|| HashSet::with_hasher(self.seed)),
+        };
         if of_service.get(&*new.instance.id).is_some_and(|known| known.incarnation > new.incarnation) {
             return;
         }
-        // The key holds what the instance says: it must be the new one, too.
-        of_service.remove(&*new.instance.id);
-        let entry = Entry { standing: new.standing, incarnation: new.incarnation };
-        of_service.insert(ById(Arc::clone(&new.instance)), entry);
+        let instance = Arc::clone(&new.instance);
+        of_service.replace(Known { instance, standing: new.standing, incarnation: new.incarnation });
     }
 
     /// What is known of an instance that was claimed: the same as the claim, or what has come since.
@@ -98,15 +105,14 @@ impl Directory {
     }
 
     fn find(&self, name: &ServiceName, id: &str) -> Option<Claimant> {
-        let (by_id, entry) = self.services.get(name)?.get_key_value(id)?;
-        Some(Claimant { instance: Arc::clone(&by_id.0), standing: entry.standing, incarnation: entry.incarnation })
+        self.services.get(name)?.get(id).map(Known::claimant)
     }
 
     /// The instances of a service, in order of id.
     pub fn instances(&self, name: &ServiceName) -> Vec<Claimant> {
-        let all = self.services.get(name).into_iter().flatten();
-        all.map(|(i, e)| Claimant { instance: Arc::clone(&i.0), standing: e.standing, incarnation: e.incarnation })
-            .collect()
+        let mut all: Vec<_> = self.services.get(name).into_iter().flatten().map(Known::claimant).collect();
+        all.sort_unstable_by(|a, b| a.instance.id.cmp(&b.instance.id));
+        all
     }
 
     pub fn has_instances(&self, name: &ServiceName) -> bool {
