@@ -40,6 +40,13 @@ pub(super) struct Entry {
     pub rare: Option<Box<Rare>>,
 }
 
+/// Whether messages are pushed to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    None,
+    Some,
+}
+
 /// What few instances have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rare {
@@ -124,6 +131,11 @@ impl Entry {
 
     pub fn standing(&self) -> Standing {
         Standing { health: self.health, draining: self.is_draining() }
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        let has = self.detail().is_some_and(|detail| detail.push.is_some());
+        if has { Endpoint::Some } else { Endpoint::None }
     }
 
     pub fn detail(&self) -> Option<&Arc<Detail>> {

@@ -231,6 +231,25 @@ impl Services {
         self.tenant.feed.topic.index()
     }
 
+    /// As [`Services::events`], of instances alone that have, or had, an endpoint to which messages are pushed.
+    ///
+    /// # Errors
+    /// [`Lost`] if they are not all kept any more.
+    pub fn pushed_events(&self, since: u64) -> Result<Vec<Event>, Lost> {
+        self.tenant.pushed.since(since)
+    }
+
+    /// Waits for such an event after `since`.
+    pub fn pushed_events_changed(&self, since: u64) -> Changed {
+        self.tenant.pushed.topic.changed(since)
+    }
+
+    /// Index of the last such event so far.
+    #[must_use]
+    pub fn pushed_events_index(&self) -> u64 {
+        self.tenant.pushed.topic.index()
+    }
+
     fn cell(&self, service: &str) -> Option<Arc<Cell>> {
         self.tenant.cells.read().unwrap_or_else(PoisonError::into_inner).get(service).cloned()
     }

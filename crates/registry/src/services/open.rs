@@ -220,6 +220,7 @@ impl State {
             nodes: Arc::new(Topic::new(index)),
             checks: Arc::new(Topic::new(index)),
             feed: Feed::new(index),
+            pushed: Feed::new(index),
             turn: Default::default(),
         });
         let node = self.new_node(&shared, own, Registering::Own);

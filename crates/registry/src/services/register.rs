@@ -6,7 +6,7 @@ use waypost_model::journal::{AppendError, Op};
 use waypost_model::service::{Health, InstanceChange, is_service_name};
 use waypost_model::{Lsn, Millis, Refusal};
 
-use super::entry::{Check, Entry, Rare, number};
+use super::entry::{Check, Endpoint, Entry, Rare, number};
 use super::settle::Sign;
 use super::spec::{CheckSpec, Registration, Source};
 use super::state::{NEVER, State};
@@ -270,7 +270,7 @@ impl State {
             }
         }
         if first {
-            self.emit(service, InstanceChange::Wanted);
+            self.emit(service, InstanceChange::Wanted, Endpoint::None);
         }
         // Its health before anybody hears of it.
         self.judge_quietly(place, now);
@@ -294,6 +294,7 @@ impl State {
         let tenant = self.tenant_of(service).unwrap_or_default();
         let (old_tags, new_tags) = (Arc::clone(&old.instance.tags), Arc::clone(&entry.instance.tags));
         let (old_checks, new_checks) = (old.checks.len(), entry.checks.len());
+        let had = old.endpoint();
         let (old_node, new_node) = (old.rare().and_then(|r| r.node), entry.rare().and_then(|r| r.node));
         (entry.health, entry.why) = (old.health, old.why);
         number(&mut entry.checks, index);
@@ -322,7 +323,7 @@ impl State {
         self.touch_service(service, index);
         self.touch_checks(tenant, index);
         self.touch_node_of(place, index);
-        self.announce(place);
+        self.announce_as(place, had);
     }
 
     /// A sign of life: the lease begins anew. What was critical only for its silence is well again.

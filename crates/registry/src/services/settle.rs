@@ -287,7 +287,7 @@ impl State {
         self.touch_service(entry.service, index);
         self.touch_checks(tenant, index);
         let change = InstanceChange::Gone { id: entry.instance.id.clone(), incarnation: entry.incarnation };
-        self.emit(entry.service, change);
+        self.emit(entry.service, change, entry.endpoint());
     }
 
     /// What an instance counted for is counted no more.

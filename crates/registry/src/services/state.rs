@@ -11,7 +11,7 @@ use slab::Slab;
 use waypost_model::service::{Health, InstanceChange, ServiceName, Version};
 use waypost_model::{Lsn, Millis};
 
-use super::entry::{Check, CheckRun, Entry, Flap, check_views};
+use super::entry::{Check, CheckRun, Endpoint, Entry, Flap, check_views};
 use super::feed::Feed;
 use super::pool::Pool;
 use super::spec::NodeSpec;
@@ -52,6 +52,8 @@ pub(super) struct TenantShared {
     /// Moves when a check's status changes.
     pub checks: Arc<Topic>,
     pub feed: Feed,
+    /// The same of instances with an endpoint alone, for those who serve these: most services have none.
+    pub pushed: Feed,
     /// For choices between instances.
     pub turn: AtomicU64,
 }
@@ -294,24 +296,36 @@ impl State {
 
     /// Says to those who follow that an instance is, or how it is.
     pub fn announce(&mut self, place: u32) {
+        self.announce_as(place, Endpoint::None);
+    }
+
+    /// The same of an instance that may have had an endpoint before.
+    pub fn announce_as(&mut self, place: u32, had: Endpoint) {
         let Some(entry) = self.entries.get(place as usize) else { return };
         let change = InstanceChange::Is {
             instance: Arc::clone(&entry.instance),
             standing: entry.standing(),
             incarnation: entry.incarnation,
         };
-        self.emit(entry.service, change);
+        let endpoint = if had == Endpoint::Some { had } else { entry.endpoint() };
+        self.emit(entry.service, change, endpoint);
     }
 
-    pub fn emit(&mut self, service: u32, change: InstanceChange) {
+    pub fn emit(&mut self, service: u32, change: InstanceChange, endpoint: Endpoint) {
         let index = self.next_index();
         let Some(service) = self.services.get(service as usize) else { return };
         if let Some(tenant) = self.tenants.get(service.tenant as usize) {
             let event =
                 super::feed::Event { index, service: Arc::clone(&service.name.service), change: change.clone() };
+            let pushed = (endpoint == Endpoint::Some).then(|| event.clone());
             tenant.shared.feed.push(event);
             let (topic, name) = (Arc::clone(&tenant.shared.feed.topic), service.name.clone());
+            let pushed = pushed.map(|event| {
+                tenant.shared.pushed.push(event);
+                Arc::clone(&tenant.shared.pushed.topic)
+            });
             self.tell(topic);
+            pushed.into_iter().for_each(|topic| self.tell(topic));
             if self.followed {
                 self.changes.push_back((name, change));
             }

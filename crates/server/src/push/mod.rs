@@ -163,12 +163,12 @@ impl Follower {
     /// Until the vhost goes, or the server.
     async fn run(mut self) {
         let mut stop = self.stop.clone();
-        let mut since = self.services.events_index();
+        let mut since = self.services.pushed_events_index();
         self.look_at_everything();
         loop {
             tokio::select! {
                 () = stopped(&mut stop) => break,
-                _ = self.services.events_changed(since) => {}
+                _ = self.services.pushed_events_changed(since) => {}
                 Some(_) = self.tasks.join_next() => continue,
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
@@ -177,7 +177,7 @@ impl Follower {
             }
             // A vhost that went and came again has services of its own.
             self.services = self.registry.services(&Arc::clone(self.services.vhost()));
-            match self.services.events(since) {
+            match self.services.pushed_events(since) {
                 Ok(events) => {
                     for event in events {
                         since = event.index;

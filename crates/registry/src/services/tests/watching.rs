@@ -144,6 +144,47 @@ fn events_come_in_order_and_can_be_read_back_as_far_as_they_are_kept() {
 }
 
 #[test]
+fn who_serves_endpoints_hears_of_those_that_have_or_had_one_and_of_nobody_else() {
+    let w = World::new();
+    let push = Push {
+        url: "http://10.0.0.1/in".into(),
+        secret: None,
+        concurrency: 1,
+        timeout_ms: 1000,
+        format: PushFormat::Headers,
+    };
+    let served = || Registration {
+        detail: Detail { push: Some(Arc::new(push.clone())), ..Detail::default() },
+        ..plain("served")
+    };
+    let seen = |since: u64| {
+        let of = |event: Event| match event.change {
+            InstanceChange::Is { instance, .. } => instance.id.to_string(),
+            InstanceChange::Gone { id, .. } => format!("-{id}"),
+            InstanceChange::Wanted => "?".to_owned(),
+        };
+        w.services.pushed_events(since).unwrap().into_iter().map(of).collect::<Vec<_>>()
+    };
+    let mut from = w.services.pushed_events_index();
+    w.register("cart", plain("a"));
+    w.services.deregister("cart", "a", w.now).unwrap();
+    assert!(!ready(w.services.pushed_events_changed(from)) && seen(from).is_empty());
+    let mut told = |expected: &str| {
+        assert!(ready(w.services.pushed_events_changed(from)), "{expected}");
+        assert_eq!(seen(from), [expected]);
+        from = w.services.pushed_events_index();
+    };
+    w.register("cart", served());
+    told("served");
+    w.register("cart", plain("served"));
+    told("served");
+    w.register("cart", served());
+    told("served");
+    w.services.deregister("cart", "served", w.now).unwrap();
+    told("-served");
+}
+
+#[test]
 fn old_snapshots_are_dropped_and_made_again() {
     let w = World::new();
     w.register("cart", plain("a"));
