@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::StatusCode;
 use tokio::sync::watch;
 use waypost_broker::topology::{Access, Resource};
 use waypost_model::{Lsn, Refusal};
@@ -83,14 +82,7 @@ impl Cx<'_> {
     /// # Errors
     /// 504.
     pub(super) async fn durable(&self, lsn: Option<Lsn>) -> Result<(), Failure> {
-        if self.node.reached(lsn).await {
-            Ok(())
-        } else {
-            Err(Failure::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "the change is made, but the disk has not confirmed it in time",
-            ))
-        }
+        if self.node.reached(lsn).await { Ok(()) } else { Err(Failure::not_durable()) }
     }
 
     /// Whether who asks may do something with a name in a vhost.

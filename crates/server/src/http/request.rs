@@ -35,6 +35,12 @@ impl Failure {
         Failure { status, reason: reason.into(), headers: Vec::new() }
     }
 
+    /// 504 for a change of which nobody can say whether it stays.
+    pub(super) fn not_durable() -> Failure {
+        let reason = "the change is made, but the disk has not confirmed it in time";
+        Failure::new(StatusCode::GATEWAY_TIMEOUT, reason)
+    }
+
     /// 404 for a path.
     pub(super) fn no_page() -> Failure {
         Failure::new(StatusCode::NOT_FOUND, "no such page")

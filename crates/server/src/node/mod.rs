@@ -2,6 +2,7 @@
 
 mod amqp;
 mod checks;
+mod commits;
 mod config_center;
 mod core;
 mod machine;
@@ -41,9 +42,6 @@ use crate::local::Clients;
 use crate::push::{self, Pushes};
 use crate::zmtp::{self, Devices, ReservedDevice};
 use crate::{dns, http, runtime};
-
-/// How long an operator waits for the disk.
-const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What all parts of a running node share.
 pub struct Node {
@@ -90,8 +88,8 @@ pub struct Node {
     /// Something in a group may be due earlier.
     pub(crate) regroup: Notify,
     core: Arc<BrokerCore>,
-    /// Told after every commit.
-    committed: Notify,
+    /// Those who wait for the disk.
+    commits: commits::Commits,
     /// Connections of all protocols but HTTP.
     connections: AtomicUsize,
     /// Says to those that are left after the farewell that their time is over.
@@ -173,7 +171,7 @@ async fn serve(
         throttle: crate::kafka::Throttle::default(),
         regroup: Notify::new(),
         core,
-        committed: Notify::new(),
+        commits: commits::Commits::default(),
         connections: AtomicUsize::new(0),
         abandoned: channel::Sender::new(false),
     });
@@ -184,11 +182,14 @@ async fn serve(
                 // First what is to be seen, then who is told that it is there.
                 node.streams.advance();
                 node.broker.advance(node.clock.now());
-                node.committed.notify_waiters();
+                node.commits.advanced(node.journal.durable());
             }
         }
     }))?;
-    let result = live(&node, reserved, devices, shutdown).await;
+    let result = tokio::select! {
+        result = live(&node, reserved, devices, shutdown) => result,
+        never = node.commits.end_long_waits() => match never {},
+    };
     // What producers did is found again without reading batches.
     node.streams.close();
     let closed = node.store.close();
@@ -327,19 +328,10 @@ impl Node {
 
     /// Waits until the journal is durable up to `lsn`. False if that takes too long to be worth waiting for.
     pub async fn reached(&self, lsn: Option<Lsn>) -> bool {
-        let Some(lsn) = lsn else { return true };
-        let reached = async {
-            loop {
-                let mut commit = std::pin::pin!(self.committed.notified());
-                // Listen first, then look: a commit in between is not missed.
-                commit.as_mut().enable();
-                if self.journal.durable() >= lsn {
-                    return;
-                }
-                commit.await;
-            }
-        };
-        tokio::time::timeout(DURABLE_TIMEOUT, reached).await.is_ok()
+        match lsn {
+            Some(lsn) => self.commits.reached(&*self.journal, lsn).await,
+            None => true,
+        }
     }
 
     /// The broker as drivers see it.

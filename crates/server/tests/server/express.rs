@@ -9,6 +9,8 @@ use super::Server;
 
 const CART: &str = r#"{"ID":"c-1","Name":"cart","Address":"10.0.0.1","Port":80,"Check":{"TTL":"60s"}}"#;
 
+const OTHER: &str = r#"{"Node":"elsewhere","Address":"10.0.0.9","Service":{"ID":"o-1","Service":"order","Port":81}}"#;
+
 /// Long enough for gzip.
 const MANY: usize = 8;
 
@@ -103,6 +105,11 @@ fn every_answer_is_the_one_that_hyper_gives() {
         (put("/v1/agent/service/register", "", "{"), 400),
         (put("/v1/agent/service/register", "", r#"{"ID":"x"}"#), 400),
         (put("/v1/agent/service/register", "", ""), 400),
+        (put("/v1/catalog/register", "", OTHER), 200),
+        (put("/v1/catalog/register?pretty", "", OTHER), 200),
+        (put("/v1/catalog/register", "", r#"{"Node":"n","Address":"10.0.0.1"}"#), 200),
+        (put("/v1/catalog/register", "", r#"{"Node":"unknown","Service":{"Service":"cart"}}"#), 400),
+        (put("/v1/catalog/register", "", "[1]"), 400),
         (get(lookup, "X-Consul-Token: whatever\r\n"), 200),
         (get(lookup, "Authorization: Basic Og==\r\n"), 200),
         (get(lookup, "Authorization: Basic Z3Vlc3Q6d3Jvbmc=\r\n"), 401),
@@ -133,6 +140,7 @@ fn requests_of_both_kinds_follow_each_other_on_a_connection() {
         put("/v1/kv/a", "", "value"),
         put("/v1/agent/check/update/service:c-1", "", r#"{"Status":"passing"}"#),
         put("/v1/agent/service/register", "", CART),
+        put("/v1/catalog/register", "", OTHER),
         get("/livez", ""),
         put("/v1/agent/check/pass/nothing", "", ""),
     ];

@@ -9,6 +9,7 @@ use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 use serde_json::json;
+use waypost_model::Lsn;
 use waypost_registry::services::{Listed, Registration, Source};
 
 use super::super::body::Answer;
@@ -236,7 +237,7 @@ impl Ask<'_> {
 
     async fn agent_service(&self, verb: &str, rest: &[&str]) -> Result<Answer, Failure> {
         match (verb, rest) {
-            ("register", []) => self.agent_register().await,
+            ("register", []) => self.changed(Some(self.agent_register(&self.body)?)).await,
             ("deregister", [id]) => {
                 let (service, _) = self.agent_find(id)?;
                 self.may_change(&service, id)?;
@@ -264,8 +265,9 @@ impl Ask<'_> {
         })
     }
 
-    pub(super) async fn agent_register(&self) -> Result<Answer, Failure> {
-        let value = decode(&self.body)?;
+    /// Registers what `body` describes; it is durable once the journal has reached what comes out.
+    pub(super) fn agent_register(&self, body: &[u8]) -> Result<Lsn, Failure> {
+        let value = decode(body)?;
         let body = Object::of(&value, "the body")?;
         let mut definition = definitions::service(body, "Name", self.owner(), Source::Agent)?;
         let (id, now) = (definition.registration.instance.id.clone(), self.now());
@@ -284,7 +286,7 @@ impl Ask<'_> {
             keep_checks(known.as_ref(), &definition.service, &mut definition.registration);
         }
         let registered = self.services.register(&definition.service, definition.registration, now)?;
-        self.changed(Some(registered.lsn)).await
+        Ok(registered.lsn)
     }
 
     async fn agent_maintenance(&self) -> Result<Answer, Failure> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
-use serde_json::Value;
+use waypost_model::Lsn;
 use waypost_model::filter::Filter;
 use waypost_registry::services::{CheckSpec, Listed, NodeView, ServiceList, Source};
 
@@ -16,7 +16,7 @@ use super::agent::keep_checks;
 use super::definitions;
 use super::fields::{self, CatalogFields, NodeFields, ServiceFields};
 use super::health::{fits, has_meta, is_visible};
-use super::lenient::{Object, decode};
+use super::lenient::{Json, Object, decode};
 use super::read::Kept;
 use super::render::{self, CatalogService, Node, Scene, Service, array};
 use super::{Ask, no_endpoint};
@@ -27,7 +27,7 @@ impl Ask<'_> {
         match path {
             ["register"] => {
                 self.must_be(Method::PUT, "PUT")?;
-                self.catalog_register().await
+                self.catalog_changed(self.catalog_register(&self.body)?).await
             }
             ["deregister"] => {
                 self.must_be(Method::PUT, "PUT")?;
@@ -152,8 +152,9 @@ impl Ask<'_> {
     }
 
     /// A node, a service on it and checks, as far as they are given.
-    async fn catalog_register(&self) -> Result<Answer, Failure> {
-        let value = decode(&self.body)?;
+    /// Registers what `body` describes; it is durable once the journal has reached what comes out.
+    pub(super) fn catalog_register(&self, body: &[u8]) -> Result<Option<Lsn>, Failure> {
+        let value = decode(body)?;
         let body = Object::of(&value, "the body")?;
         let mut node = definitions::node(body)?;
         if node.name.is_empty() {
@@ -193,12 +194,17 @@ impl Ask<'_> {
         for check in checks(body)? {
             lsn = lsn.max(Some(self.catalog_check(&node.name, check)?));
         }
+        Ok(lsn)
+    }
+
+    /// The answer to a change, once it is durable.
+    async fn catalog_changed(&self, lsn: Option<Lsn>) -> Result<Answer, Failure> {
         self.cx.durable(lsn).await?;
         Ok(self.told("true".into()))
     }
 
-    fn catalog_check(&self, node: &str, check: Value) -> Result<waypost_model::Lsn, Failure> {
-        let body = Object::of(&check, "Check")?;
+    fn catalog_check(&self, node: &str, check: &Json<'_>) -> Result<Lsn, Failure> {
+        let body = Object::of(check, "Check")?;
         let id = body.text("CheckID")?;
         let name = body.text("Name")?;
         let id = if id.is_empty() { name } else { id };
@@ -252,12 +258,11 @@ impl Ask<'_> {
             self.cx.who.must_administrate()?;
             self.services.deregister_node(node, now)?
         };
-        self.cx.durable(lsn).await?;
-        Ok(self.told("true".into()))
+        self.catalog_changed(lsn).await
     }
 
     /// A check by its id: the node's own, or that of a service on it.
-    fn catalog_deregister_check(&self, node: &str, check: &str) -> Result<Option<waypost_model::Lsn>, Failure> {
+    fn catalog_deregister_check(&self, node: &str, check: &str) -> Result<Option<Lsn>, Failure> {
         let now = self.now();
         let Some((_, view, on_it)) = self.services.node(node) else { return Ok(None) };
         if view.checks.iter().any(|own| *own.spec.id == *check) {
@@ -309,13 +314,13 @@ fn node_json(scene: &Scene, node: &NodeView, services: &[Service<'_>], shape: Sh
 }
 
 /// `Check` and `Checks`.
-fn checks(body: Object<'_>) -> Result<Vec<Value>, Failure> {
+fn checks<'a>(body: Object<'a>) -> Result<Vec<&'a Json<'a>>, Failure> {
     let mut all = Vec::new();
     match body.get("Checks") {
         None => {}
-        Some(Value::Array(items)) => all.extend(items.iter().cloned()),
+        Some(Json::List(items)) => all.extend(items),
         Some(_) => return Err(Failure::bad("Request decode failed: Checks must be an array")),
     }
-    all.extend(body.get("Check").cloned());
+    all.extend(body.get("Check"));
     Ok(all)
 }

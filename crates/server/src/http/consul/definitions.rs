@@ -8,7 +8,7 @@ use waypost_registry::services::{CheckKind, CheckSpec, Detail, HttpProbe, NodeSp
 use super::super::request::Failure;
 use super::checks::{self, SERVICE_CHECK};
 use super::extra::{Extra, Tagged};
-use super::lenient::Object;
+use super::lenient::{Json, Object};
 
 /// How long a check may take unless it says so.
 const TIMEOUT_DEFAULT_MS: u64 = 10_000;
@@ -111,8 +111,13 @@ fn instance(body: Object<'_>, id: &str) -> Result<(Instance, Extra), Failure> {
 }
 
 fn tagged_addresses(body: Object<'_>) -> Result<std::collections::BTreeMap<String, Tagged>, Failure> {
-    let Some(value) = body.get("TaggedAddresses") else { return Ok(Default::default()) };
-    serde_json::from_value(value.clone()).map_err(|error| Failure::bad(format!("Request decode failed: {error}")))
+    let Some(all) = body.object("TaggedAddresses")? else { return Ok(Default::default()) };
+    let read = |(kind, value)| {
+        let one = Object::of(value, kind)?;
+        let port = u16::try_from(one.number("Port", u16::MAX.into())?.unwrap_or(0)).unwrap_or(0);
+        Ok((kind.to_owned(), Tagged { address: one.text("Address")?.to_owned(), port }))
+    };
+    all.members().into_iter().map(read).collect()
 }
 
 /// The weight, and the one while its health is a warning if that is another one.
@@ -207,8 +212,8 @@ fn kind(body: Object<'_>) -> Result<CheckKind, Failure> {
 fn is_given(body: Object<'_>, member: &str) -> bool {
     match body.get(member) {
         None => false,
-        Some(serde_json::Value::String(text)) => !text.is_empty(),
-        Some(serde_json::Value::Array(items)) => !items.is_empty(),
+        Some(Json::Text(text)) => !text.is_empty(),
+        Some(Json::List(items)) => !items.is_empty(),
         Some(_) => true,
     }
 }
@@ -218,9 +223,9 @@ fn headers(body: Object<'_>) -> Result<Vec<(Box<str>, Box<str>)>, Failure> {
     let wrong = || Failure::bad("Request decode failed: Header must be an object of arrays of strings");
     let Some(value) = body.get("Header") else { return Ok(Vec::new()) };
     let mut headers = Vec::new();
-    for (name, values) in value.as_object().ok_or_else(wrong)? {
-        for value in values.as_array().ok_or_else(wrong)? {
-            headers.push((name.as_str().into(), value.as_str().ok_or_else(wrong)?.into()));
+    for (name, values) in Object::of(value, "Header").map_err(|_| wrong())?.members() {
+        for value in values.as_list().ok_or_else(wrong)? {
+            headers.push((name.into(), value.as_text().ok_or_else(wrong)?.into()));
         }
     }
     Ok(headers)
@@ -255,7 +260,8 @@ mod tests {
     use super::*;
 
     fn read(value: &Value) -> Result<Definition, String> {
-        let body = Object::of(value, "the body").unwrap();
+        let value = Json::from(value);
+        let body = Object::of(&value, "the body").unwrap();
         service(body, "Name", "operator", Source::Agent).map_err(|failure| failure.reason)
     }
 
@@ -277,6 +283,7 @@ mod tests {
     #[test]
     fn no_weights_as_go_says_them_in_the_catalog() {
         let value = json!({ "Service": "a", "Weights": { "Passing": 0, "Warning": 0 } });
+        let value = Json::from(&value);
         let body = Object::of(&value, "the body").unwrap();
         let definition = service(body, "Service", "", Source::Catalog).unwrap();
         assert_eq!(definition.registration.instance.weight, 1);

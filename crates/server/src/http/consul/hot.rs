@@ -5,11 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::HeaderMap;
+use waypost_model::Lsn;
 
 use super::super::HttpListener;
 use super::super::auth::Who;
 use super::super::cx::{Cx, StopSeenBy};
 use super::super::express::{Head, Reply, Verdict, wire};
+use super::super::request::Failure;
 use super::health::HEALTH;
 use super::params::Params;
 use super::read::Page;
@@ -27,6 +29,8 @@ pub(in crate::http) enum Hot<'a> {
     Beat(&'a str),
     /// A registration: `PUT /v1/agent/service/register`
     Register,
+    /// One on behalf of somebody: `PUT /v1/catalog/register`
+    RegisterOther,
 }
 
 impl<'a> Hot<'a> {
@@ -37,6 +41,7 @@ impl<'a> Hot<'a> {
         match method {
             "GET" => path.strip_prefix("health/service/").filter(is_simple).map(Hot::Lookup),
             "PUT" if path == "agent/service/register" => Some(Hot::Register),
+            "PUT" if path == "catalog/register" => Some(Hot::RegisterOther),
             "PUT" => path.strip_prefix("agent/check/pass/").filter(is_simple).map(Hot::Beat),
             _ => None,
         }
@@ -72,8 +77,25 @@ pub(in crate::http) fn express(
             Some(Verdict::Now(Reply::Known { head: Bytes::from_static(EMPTY_OK), body: Bytes::new() }))
         }
         Hot::Register => {
-            let (params, body) = (ask.params, Bytes::copy_from_slice(body));
-            Some(Verdict::Later(Box::pin(register(Arc::clone(listener), cx.who, params, body))))
+            let done = ask.agent_register(body).map(Some);
+            Some(registered(listener, done, Reply::Known { head: Bytes::from_static(EMPTY_OK), body: Bytes::new() }))
+        }
+        Hot::RegisterOther => {
+            let done = ask.catalog_register(body);
+            Some(registered(listener, done, Reply::New(ask.told("true".into()))))
+        }
+    }
+}
+
+/// The answer to a registration: at once if it was refused, else once it is durable.
+fn registered(listener: &Arc<HttpListener>, done: Result<Option<Lsn>, Failure>, reply: Reply) -> Verdict {
+    match done {
+        Err(failure) => Verdict::Now(Reply::New(in_words(failure))),
+        Ok(lsn) => {
+            let listener = Arc::clone(listener);
+            Verdict::Later(Box::pin(async move {
+                if listener.node.reached(lsn).await { reply } else { Reply::New(in_words(Failure::not_durable())) }
+            }))
         }
     }
 }
@@ -86,12 +108,6 @@ async fn lookup(listener: Arc<HttpListener>, who: Who, service: String, params: 
         Ok(None) => Reply::New(ask.health_of_none()),
         Err(failure) => Reply::New(in_words(failure)),
     }
-}
-
-async fn register(listener: Arc<HttpListener>, who: Who, params: Params, body: Bytes) -> Reply {
-    let cx = Cx { node: &listener.node, listener: &listener, who, stop_seen_by: StopSeenBy::Connection };
-    let ask = Ask { body, ..Ask::with(&cx, Method::PUT, params) };
-    Reply::New(ask.agent_register().await.unwrap_or_else(in_words))
 }
 
 impl Ask<'_> {

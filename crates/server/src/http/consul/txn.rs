@@ -8,7 +8,7 @@ use super::super::request::Failure;
 use super::Ask;
 use super::checks;
 use super::definitions;
-use super::lenient::Object;
+use super::lenient::{Json, Object};
 use super::render::{Node, Service};
 
 /// What reads and shows operations on the catalog.
@@ -26,7 +26,8 @@ impl<'a> Catalog<'a> {
     /// # Errors
     /// 400, 403.
     pub(in crate::http) fn change(&self, operation: &Value) -> Result<Option<Change>, Failure> {
-        let operation = Object::of(operation, "an operation")?;
+        let operation = Json::from(operation);
+        let operation = Object::of(&operation, "an operation")?;
         if let Some(node) = operation.object("Node")? {
             return self.node(node).map(Some);
         }
