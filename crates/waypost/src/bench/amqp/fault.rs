@@ -31,11 +31,11 @@ pub enum Fault {
     /// The broker cancelled a consumer.
     #[error("the broker cancelled consumer {0:?}")]
     Cancelled(String),
-    /// The broker closed the socket without a word.
-    #[error("the broker dropped the connection while {0}")]
+    /// The server closed the socket without a word.
+    #[error("the server dropped the connection while {0}")]
     Dropped(&'static str),
-    /// The broker did not answer in time.
-    #[error("no answer from the broker within {seconds} s while {doing}")]
+    /// The server did not answer in time.
+    #[error("no answer from the server within {seconds} s while {doing}")]
     Silent {
         /// How long it was waited for.
         seconds: u64,
@@ -43,7 +43,7 @@ pub enum Fault {
         doing: &'static str,
     },
     /// The broker's bytes are not AMQP 0-9-1.
-    #[error("the broker broke the protocol: {0}")]
+    #[error("the server broke the protocol: {0}")]
     Protocol(String),
     /// The options contradict each other or the protocol.
     #[error("{0}")]

@@ -18,6 +18,10 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Nothing has moved for so long: the server is given up.
 const STALL_TIME: Duration = Duration::from_secs(20);
 
+/// When a connection ended. Servers have limits: Consul's is 200 per address (`limits.http_max_conns_per_client`), Waypost's
+/// `http.connections_max`.
+const DROPPED: &str = "a request was under way (it may allow fewer connections of a client)";
+
 /// Text of a wrong answer that is told.
 const FAILURE_BYTES: usize = 200;
 
@@ -64,9 +68,10 @@ impl Conn {
     ) -> Result<(), Fault> {
         loop {
             let count = match self.stream.read(room) {
-                Ok(0) => return Err(Fault::Dropped("a request was under way")),
+                Ok(0) => return Err(Fault::Dropped(DROPPED)),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(Fault::Dropped(DROPPED)),
                 Err(error) => return Err(Fault::io("read an answer")(error)),
             };
             let came = &room[..count];
@@ -199,7 +204,7 @@ impl Client {
                 }
             })?;
         }
-        found.ok_or(Fault::Dropped("a request was under way"))
+        found.ok_or(Fault::Dropped(DROPPED))
     }
 }
 

@@ -63,6 +63,17 @@ fn wrong_answers_are_told() {
 }
 
 #[test]
+fn who_is_hung_up_on_hears_why_that_may_be() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || drop(listener.accept().unwrap()));
+    let mut client = Client::open(address, 1).unwrap();
+    server.join().unwrap();
+    let fault = client.ask("GET", "/", "").unwrap_err().to_string();
+    assert!(fault.starts_with("the server dropped the connection") && fault.contains("fewer connections"), "{fault}");
+}
+
+#[test]
 fn queries_are_well_formed() {
     let query = dns::query("a.service.consul", 33);
     assert_eq!(
