@@ -18,7 +18,7 @@ from topics import KAFKA, api, make, records
 pytestmark = pytest.mark.ours("Kafka")
 
 DESCRIBE_TOPICS = (75, 0)
-CORRUPT_MESSAGE, INVALID_TOPIC, UNKNOWN_TOPIC = 2, 17, 3
+CORRUPT_MESSAGE, INVALID_TOPIC, UNKNOWN_TOPIC, TOPIC_AUTHORIZATION_FAILED = 2, 17, 3, 29
 
 
 class Damaging:
@@ -169,6 +169,33 @@ def test_topics_are_described_page_by_page():
         assert described(ask_for(peer, [], 2, ("aa", 7))) == ([(0, "b", [0]), (0, "c", [0])], ("c", 1))
         assert described(ask_for(peer, [], 10, ("c", 1 << 30))) == ([(0, "c", [])], None)
         assert ask_for(peer, [], 10, ("a", -2)) == b""
+
+
+def test_topics_that_may_not_be_seen_are_refused_once_however_many_pages_there_are():
+    with Waypost.running(*KAFKA, "--kafka-auth", "always") as server:
+        for topic, partitions in (("a", 1), ("b", 3), ("c", 1), ("d", 1)):
+            api(server, "PUT", f"topics/%2F/{topic}", json={"partitions": partitions}).raise_for_status()
+        server.cli("users", "add", "ann", "--password", "secret")
+        for topic in ("b", "d"):
+            server.cli("acls", "add", "allow", "ann", "describe", "topic", topic)
+        peer = signed_in(server, "ann", "secret")
+        wanted, refused = ["a", "b", "c", "d"], TOPIC_AUTHORIZATION_FAILED
+        first, cursor = described(ask_for(peer, wanted, 2))
+        assert (first, cursor) == ([(refused, "a", []), (0, "b", [0, 1])], ("b", 2))
+        assert described(ask_for(peer, wanted, 2, cursor)) == ([(0, "b", [2]), (refused, "c", []), (0, "d", [0])], None)
+        # Who asks for all is not told what there is.
+        assert described(ask_for(peer, [], 100)) == ([(0, "b", [0, 1, 2]), (0, "d", [0])], None)
+
+
+def signed_in(server: Waypost, user: str, password: str) -> Peer:
+    def plain(api: int, version: int, body: bytes) -> bytes:
+        frame = struct.pack(">hhih", api, version, 7, -1) + body
+        return struct.pack(">i", len(frame)) + frame
+
+    peer, token = Peer(server), f"\0{user}\0{password}".encode()
+    peer.ask(plain(17, 1, b"\0\5PLAIN"))
+    assert struct.unpack(">ih", peer.ask(plain(36, 0, struct.pack(">i", len(token)) + token))[:6]) == (7, 0)
+    return peer
 
 
 def test_records_that_twenty_peers_do_not_take_share_room():

@@ -83,10 +83,30 @@ pub(super) async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> Result<An
     Ok(answer)
 }
 
+/// The parameters that a page has. Of a filter that is spelled wrong nobody would notice that it is left out, but by what
+/// is gone then.
+fn parameters(method: &str, path: &[&str]) -> &'static [&'static str] {
+    match (method, path) {
+        ("GET", ["queues" | "exchanges" | "bindings" | "consumers" | "policies" | "operator-policies"])
+        | ("GET", ["topics" | "groups"]) => &["vhost"],
+        ("DELETE", ["queues", _, _]) => &["if_unused", "if_empty"],
+        ("DELETE", ["exchanges", _, _]) => &["if_unused"],
+        ("DELETE", ["bindings", _]) => &["source", "destination", "destination_type", "routing_key", "arguments"],
+        ("DELETE", ["connections", _]) => &["reason"],
+        ("PUT" | "DELETE", ["topic-permissions", _, _]) => &["exchange"],
+        ("GET", ["topics", _, _, "records"]) => &["partition", "offset", "limit"],
+        ("GET", ["acls"]) => acls::WITH_VHOST,
+        ("GET" | "DELETE", ["acls", _]) => acls::PARAMETERS,
+        ("DELETE", ["quotas"]) => &["user", "client_id", "user_default", "client_id_default"],
+        _ => &[],
+    }
+}
+
 impl Ask {
     /// The answer, and what must be durable before it may be given.
     fn carry_out(&self, segments: &[String]) -> Result<(Answer, Option<Lsn>), Failure> {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        request::only(&self.uri, parameters(self.method(), &segments))?;
         Ok(match self.dispatch(&segments)? {
             Done::Show(json) => (json::answer(StatusCode::OK, &json), None),
             Done::Changed(lsn) => (json::empty(StatusCode::NO_CONTENT), lsn),

@@ -47,6 +47,7 @@ pub(super) async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> Result<An
     let page = page.to_owned();
     let ask = Ask { cx, store: Arc::clone(&cx.node.config_center), vhost, uri };
     let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+    request::only(&ask.uri, &[parameters(&method, &page, path.is_empty()), &["vhost"]].concat())?;
     match (&*page, &method, path.is_empty()) {
         ("keys", &Method::GET, true) => ask.list(request.headers()).await,
         ("keys", &Method::GET, false) => ask.get(&path, request.headers()).await,
@@ -67,6 +68,34 @@ pub(super) async fn answer(cx: &Cx<'_>, request: Request<Incoming>) -> Result<An
         ("history" | "diff", _, false) | ("watch", _, true) => Err(Failure::wrong_method("GET, HEAD")),
         ("rollback" | "promote", _, false) | ("txn", _, true) => Err(Failure::wrong_method("POST")),
         _ => Err(Failure::no_page()),
+    }
+}
+
+/// The parameters that a page has, beside the vhost. For a page that is not there: none.
+fn parameters(method: &Method, page: &str, is_list: bool) -> &'static [&'static str] {
+    match (page, method, is_list) {
+        ("keys", &Method::GET, true) => &["prefix", "namespace", "values", "limit", "after"],
+        ("keys", &Method::GET, false) => {
+            &["metadata", "version", "instance", "instance-version", "instance-zone", "instance-tag"]
+        }
+        ("keys", &Method::PUT, false) => &["comment", "flags"],
+        ("keys", &Method::DELETE, false) => &["comment"],
+        ("history", ..) => &["limit", "before"],
+        ("diff", ..) => &["from", "to"],
+        ("rollback", ..) => &["version", "comment"],
+        ("gray", &Method::PUT | &Method::DELETE, _) | ("promote" | "txn", ..) => &["comment"],
+        ("watch", ..) => &[
+            "path",
+            "prefix",
+            "namespace",
+            "revision",
+            "wait_ms",
+            "instance",
+            "instance-version",
+            "instance-zone",
+            "instance-tag",
+        ],
+        _ => &[],
     }
 }
 

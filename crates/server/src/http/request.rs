@@ -159,6 +159,14 @@ pub(super) fn query(uri: &hyper::Uri, name: &str) -> Option<String> {
     pairs(uri).find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
+/// Refuses parameters that are not among those known: nothing is taken and ignored.
+pub(super) fn only(uri: &hyper::Uri, known: &[&str]) -> Result<(), Failure> {
+    match pairs(uri).find(|(name, _)| !known.contains(&name.as_str())) {
+        Some((name, _)) => Err(Failure::bad(format!("unknown parameter `{name}`"))),
+        None => Ok(()),
+    }
+}
+
 /// All pairs of a query string, percent-decoded; a name without a value has the value `true`. What cannot be decoded is
 /// left out.
 pub(super) fn pairs(uri: &hyper::Uri) -> impl Iterator<Item = (String, String)> + '_ {

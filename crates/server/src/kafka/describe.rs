@@ -28,23 +28,25 @@ impl Session {
         };
         let may = |name: &str| self.may(AclOperation::Describe, name);
         let all = request.topics.is_empty();
-        let (names, hidden): (BTreeSet<Box<str>>, BTreeSet<Box<str>>) = if all {
+        let names: BTreeSet<Box<str>> = if all {
             let all = self.streams().topics(&self.vhost).into_iter().map(|t| Box::from(&*t.name));
-            (all.filter(|name| **name >= *from && may(name)).collect(), BTreeSet::new())
+            all.filter(|name| **name >= *from && may(name)).collect()
         } else {
-            let named = request.topics.into_iter().map(|t| t.name).filter(|name| **name >= *from);
-            named.partition(|name| may(name))
+            request.topics.into_iter().map(|t| t.name).filter(|name| **name >= *from).collect()
         };
         let mut page = Page { topics: Vec::new(), left: request.response_partition_limit.clamp(1, PARTITIONS_MAX) };
         let mut next_cursor = None;
         for name in names {
             let skip = if *name == *from { skip } else { 0 };
-            let stopped = match self.topic(&name) {
-                Some(topic) => page.describe(&topic, skip, self.operations(AclResource::Topic, &name)),
-                None if all => None,
-                None if page.left == 0 => Some(0),
-                None => {
-                    page.topics.push(missing(&name));
+            let found =
+                if all || may(&name) { self.topic(&name).ok_or_else(|| missing(&name)) } else { Err(hidden(&name)) };
+            let stopped = match found {
+                Ok(topic) => page.describe(&topic, skip, self.operations(AclResource::Topic, &name)),
+                Err(_) if all => None,
+                // Whatever comes behind a page is told with the next one, refusals too: each once, in order.
+                Err(_) if page.left == 0 => Some(0),
+                Err(refused) => {
+                    page.topics.push(refused);
                     None
                 }
             };
@@ -52,10 +54,6 @@ impl Session {
                 next_cursor = Some(Box::new(Cursor { topic_name: name, partition_index }));
                 break;
             }
-        }
-        // Told once, with the last page.
-        if next_cursor.is_none() {
-            page.topics.extend(hidden.into_iter().map(|name| failed(&name, codes::TOPIC_AUTHORIZATION_FAILED)));
         }
         Ok(ask.now(&DescribeTopicPartitionsResponse { throttle_time_ms: 0, topics: page.topics, next_cursor }))
     }
@@ -103,6 +101,10 @@ fn partition(partition_index: i32) -> DescribeTopicPartitionsResponsePartition {
 
 fn failed(name: &str, error_code: i16) -> Described {
     Described { error_code, name: Some(name.into()), ..Described::default() }
+}
+
+fn hidden(name: &str) -> Described {
+    failed(name, codes::TOPIC_AUTHORIZATION_FAILED)
 }
 
 fn missing(name: &str) -> Described {

@@ -70,6 +70,39 @@ fn http_answers_and_refuses() {
     server.stop().0.unwrap();
 }
 
+/// What is spelled wrong must not be left out: of a filter that would mean everything.
+#[test]
+fn parameters_that_a_page_does_not_have_are_refused() {
+    let server = Server::start();
+    let rule = |name: &str| {
+        format!(r#"{{"resource":"topic","name":"{name}","principal":"User:ann","operation":"read","effect":"allow"}}"#)
+    };
+    let ask = |request: &str, body: &str| server.http(request, "localhost", body);
+    for name in ["a", "b"] {
+        assert_eq!(ask("POST /api/v1/acls/%2F", &rule(name)).0, 204);
+        assert_eq!(ask(&format!("PUT /api/v1/config/keys/{name}"), "1").0, 200);
+    }
+    for request in [
+        "DELETE /api/v1/acls/%2F?resource=topic&nmae=a",
+        "GET /api/v1/acls?nmae=a",
+        "GET /api/v1/queues?vhots=x",
+        "GET /api/v1/topics/%2F/t/records?ofset=1",
+        "DELETE /api/v1/queues/%2F/q?if-unused=true",
+        "DELETE /api/v1/quotas?clientid=x&user=y",
+        "DELETE /api/v1/topic-permissions/%2F/guest?exchnage=x",
+        "GET /api/v1/config/keys/a?verison=1",
+        "DELETE /api/v1/config/keys/a?coment=x",
+        "GET /api/v1/config/watch?path=a&rev=1",
+    ] {
+        let (status, body) = ask(request, "");
+        assert!(status == 400 && body.contains("unknown parameter"), "{request}: {status} {body}");
+    }
+    assert_eq!(ask("GET /api/v1/acls?vhost=%2F&resource=topic", "").1.matches("User:ann").count(), 2);
+    assert_eq!(ask("GET /api/v1/config/keys/a?vhost=%2F&version=1", "").0, 200);
+    assert_eq!(ask("DELETE /api/v1/acls/%2F?resource=topic&name=a", "").0, 200);
+    server.stop().0.unwrap();
+}
+
 #[test]
 fn credentials_can_be_demanded() {
     let server = Server::start_in(tempfile::tempdir().unwrap(), &[("http-auth", "always")]);

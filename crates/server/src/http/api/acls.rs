@@ -10,7 +10,11 @@ use super::super::request::Failure;
 use super::{Ask, Done, changed, list, nothing_there, wrong_method};
 
 /// What rules are filtered by.
-const PARAMETERS: &[&str] = &["resource", "name", "pattern", "principal", "host", "operation", "effect"];
+pub(super) const PARAMETERS: &[&str] = &["resource", "name", "pattern", "principal", "host", "operation", "effect"];
+
+/// The same, with the vhost whose rules are meant.
+pub(super) const WITH_VHOST: &[&str] =
+    &["vhost", "resource", "name", "pattern", "principal", "host", "operation", "effect"];
 
 impl Ask {
     pub(super) fn acls(&self, path: &[&str]) -> Result<Done, Failure> {
