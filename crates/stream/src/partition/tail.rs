@@ -1,7 +1,8 @@
 //! The last batches of a partition, kept in memory for those who read at the end.
 //!
 //! What was written past the system's cache would have to be read from the disk by whoever is only a little behind. So a
-//! partition keeps some megabytes as long as all of them together keep little; and a little in any case.
+//! partition keeps some megabytes as long as all of them together keep little, a little while they keep more, and nothing
+//! beyond that: then the end is read from the disk, too.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,12 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use waypost_model::Batch as Messages;
 
-/// Bytes that a partition keeps whatever others do, and at least one batch.
+/// Bytes that a partition keeps while there are many, or one batch.
 const OWN_BYTES: usize = 256 << 10;
 /// Bytes that it keeps at most.
 const BYTES_MAX: usize = 8 << 20;
 /// Bytes of all partitions together, up to which they keep more than their own.
 const ALL_BYTES_MAX: usize = 64 << 20;
+/// Bytes of all partitions together. Whoever writes beyond that keeps nothing.
+const CROWD_BYTES_MAX: usize = 256 << 20;
 
 /// What a batch takes beside its bytes.
 const BATCH_BYTES: usize = 128;
@@ -48,14 +51,17 @@ impl Tail {
         self.bytes += bytes;
         self.all.0.fetch_add(bytes, Ordering::Relaxed);
         self.batches.push_back((last, messages));
-        while self.is_too_long() && self.batches.len() > 1 {
+        while self.is_too_long() {
             self.drop_front();
         }
     }
 
     fn is_too_long(&self) -> bool {
-        let crowded = || self.all.0.load(Ordering::Relaxed) > ALL_BYTES_MAX;
-        self.bytes > BYTES_MAX || (self.bytes > OWN_BYTES && crowded())
+        let all = self.all.0.load(Ordering::Relaxed);
+        let is_longer = |own: usize| self.bytes > own && self.batches.len() > 1;
+        is_longer(BYTES_MAX)
+            || (is_longer(OWN_BYTES) && all > ALL_BYTES_MAX)
+            || (!self.batches.is_empty() && all > CROWD_BYTES_MAX)
     }
 
     fn drop_front(&mut self) {
@@ -130,6 +136,25 @@ mod tests {
         tails.truncate(2);
         assert_eq!(all.0.load(Ordering::Relaxed), tails[0].bytes);
         tails.clear();
+        assert_eq!(all.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn all_of_them_together_have_a_limit_however_many_they_are_and_however_long_their_batches() {
+        let all = Tails::default();
+        let mut tails: Vec<Tail> = (0..1000).map(|_| Tail::default()).collect();
+        for (n, tail) in tails.iter_mut().enumerate() {
+            tail.share(&all);
+            tail.push(0, batch(1 << 20));
+            assert!(all.0.load(Ordering::Relaxed) <= CROWD_BYTES_MAX);
+            assert_eq!(tail.find(0).is_some(), n < 255, "{n}");
+        }
+        // Once others have given theirs back there is room again.
+        tails.truncate(900);
+        tails.drain(..500);
+        tails[0].push(1, batch(1 << 20));
+        assert!(tails[0].find(1).is_some());
+        drop(tails);
         assert_eq!(all.0.load(Ordering::Relaxed), 0);
     }
 
