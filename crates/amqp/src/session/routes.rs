@@ -5,25 +5,35 @@ use std::sync::Arc;
 
 use waypost_model::Route;
 
-/// Where a publish's exchange stands in its payload: behind the method's ids and a reserved short.
-const EXCHANGE_AT: usize = 4 + 2;
+/// Where a publish's exchange and routing key stand in its payload: behind the method's ids and a reserved short, up to the
+/// octet of flags.
+const NAME_AT: usize = 4 + 2;
 
 /// The bits of a publish's last octet.
 const MANDATORY: u8 = 1;
 const IMMEDIATE: u8 = 2;
 
+/// A route that is remembered.
+#[derive(Debug, Clone)]
+struct Known {
+    /// A part of its hash, so that others are mostly not looked at.
+    tag: u32,
+    /// Exchange and routing key as publishes have them: whatever equals it needs no reading.
+    name: Box<[u8]>,
+    route: Arc<Route>,
+}
+
 /// A table in which a route stands in one of a few places that its hash names.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    /// Each with a part of its hash, so that others are mostly not looked at.
-    places: Vec<Option<(u32, Arc<Route>)>>,
+    places: Vec<Option<Known>>,
     /// Routes that made room for others since the table has its size.
     displaced: usize,
 }
 
 impl Routes {
     const PLACES_MIN: usize = 64;
-    /// Routes that a connection remembers at most, here and in the core: some 150 bytes each.
+    /// Routes that a connection remembers at most, here and in the core: some 200 bytes each.
     const PLACES_MAX: usize = 4096;
     /// Places where a route may stand.
     const WAYS: usize = 4;
@@ -31,15 +41,14 @@ impl Routes {
     /// The route that a publish method names, if it is remembered, and whether the message is mandatory. `None` also
     /// for what is to be looked at closely.
     pub fn known(&self, payload: &[u8]) -> Option<(&Arc<Route>, bool)> {
-        let (exchange, key, flags) = parts(payload)?;
-        if flags & IMMEDIATE != 0 || self.places.is_empty() {
+        let (flags, name) = payload.get(NAME_AT..)?.split_last()?;
+        if *flags & IMMEDIATE != 0 || self.places.is_empty() {
             return None;
         }
-        let (tag, at) = self.place(exchange, key);
-        let mut there = self.places.get(at..at + Self::WAYS)?.iter().flatten().filter(|(other, _)| *other == tag);
-        let named = |route: &Route| *route.routing_key == *key && route.exchange.as_bytes() == exchange;
-        let (_, route) = there.find(|(_, route)| named(route))?;
-        Some((route, flags & MANDATORY != 0))
+        let (tag, at) = self.place(name);
+        let mut there = self.places.get(at..at + Self::WAYS)?.iter().flatten();
+        let known = there.find(|known| known.tag == tag && *known.name == *name)?;
+        Some((&known.route, *flags & MANDATORY != 0))
     }
 
     /// A route, remembered from now on. It was not known.
@@ -48,65 +57,56 @@ impl Routes {
             self.grow();
         }
         let route = Arc::new(Route::new(exchange, key));
-        self.insert(Arc::clone(&route));
+        let mut name = Vec::with_capacity(2 + exchange.len() + key.len());
+        for part in [exchange.as_bytes(), key] {
+            // Both came as short strings.
+            name.push(part.len() as u8);
+            name.extend_from_slice(part);
+        }
+        self.insert(Known { tag: 0, name: name.into(), route: Arc::clone(&route) });
         route
     }
 
     fn grow(&mut self) {
         let places = (self.places.len() * 2).max(Self::PLACES_MIN);
         let old = std::mem::replace(&mut self.places, vec![None; places]);
-        old.into_iter().flatten().for_each(|(_, route)| self.insert(route));
+        old.into_iter().flatten().for_each(|known| self.insert(known));
         self.displaced = 0;
     }
 
-    fn insert(&mut self, route: Arc<Route>) {
-        let (tag, at) = self.place(route.exchange.as_bytes(), &route.routing_key);
+    fn insert(&mut self, known: Known) {
+        let (tag, at) = self.place(&known.name);
         if let Some(places) = self.places.get_mut(at..at + Self::WAYS) {
             // The one that has been there for longest goes.
             places.rotate_right(1);
-            self.displaced += usize::from(places[0].replace((tag, route)).is_some());
+            self.displaced += usize::from(places[0].replace(Known { tag, ..known }).is_some());
         }
     }
 
     /// A part of a route's hash, and the first of its places. A peer that aims at collisions only makes its own memory
     /// useless.
-    fn place(&self, exchange: &[u8], key: &[u8]) -> (u32, usize) {
-        let hash = mix(mix(SEED, exchange), key);
+    fn place(&self, name: &[u8]) -> (u32, usize) {
+        let hash = hash(name);
         ((hash >> 32) as u32, (hash as usize).wrapping_mul(Self::WAYS) & (self.places.len() - 1))
     }
-}
-
-/// Exchange, routing key and flags of a publish's payload, if it is one to its last octet.
-fn parts(payload: &[u8]) -> Option<(&[u8], &[u8], u8)> {
-    let (exchange, rest) = short(payload.get(EXCHANGE_AT..)?)?;
-    let (key, rest) = short(rest)?;
-    match rest {
-        [flags] => Some((exchange, key, *flags)),
-        _ => None,
-    }
-}
-
-/// A short string and what follows it.
-fn short(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = bytes.split_first()?;
-    rest.split_at_checked(usize::from(*len))
 }
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
 
-/// Sixteen octets at a time: both halves of a product of 128 bits, together.
-fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
-    hash ^= bytes.len() as u64;
-    let (pairs, rest) = bytes.as_chunks::<16>();
-    for pair in pairs {
-        hash = fold(hash, pair);
-    }
-    let mut last = [0; 16];
-    last[..rest.len()].copy_from_slice(rest);
-    fold(hash, &last)
+/// Sixteen octets at a time, the last of them whatever came before: nothing is copied to fill them up.
+fn hash(bytes: &[u8]) -> u64 {
+    let start = SEED ^ bytes.len() as u64;
+    let Some(last) = bytes.last_chunk() else {
+        let mut only = [0; 16];
+        only[..bytes.len()].copy_from_slice(bytes);
+        return fold(start, &only);
+    };
+    let (pairs, _) = bytes.as_chunks::<16>();
+    fold(pairs.iter().fold(start, fold), last)
 }
 
+/// Both halves of a product of 128 bits, together.
 fn fold(hash: u64, pair: &[u8; 16]) -> u64 {
     let pair = u128::from_le_bytes(*pair);
     let product = u128::from(hash ^ pair as u64) * u128::from(FACTOR ^ (pair >> 64) as u64);

@@ -9,6 +9,7 @@ use waypost_model::{AttrFlags, Batch, Command, Publish, QueueId, ShardId};
 
 use super::peer::Connection;
 use super::publish::{Resolved, Run, STREAMS, Verdict};
+use super::services::gather_neighbours;
 use super::{Broker, Work};
 
 /// So many runs at most while a shard is held: others want it too.
@@ -37,6 +38,9 @@ impl Broker {
         };
         let Some(queues) = one_shard(&resolved).filter(|_| is_plain(&first)) else {
             self.publish_resolved(conn, &first, &resolved, batch, w);
+            if conn.gathered.is_some() {
+                gather_neighbours(conn, first.channel, commands, batch);
+            }
             return None;
         };
         let mut group = std::mem::take(&mut conn.neighbours);

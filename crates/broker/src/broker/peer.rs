@@ -120,6 +120,8 @@ pub struct Connection {
     pub(super) placed: Option<Placed>,
     /// Whether that is to be known.
     pub(super) keeps_place: bool,
+    /// The last that were had many ways to go, and little for each.
+    pub(super) spread: bool,
     /// Messages to services that are to be handed over together, at the end of the turn at the latest.
     pub(super) gathered: Option<Box<Gathered>>,
 }
@@ -139,6 +141,7 @@ impl Connection {
             variants: Variants::default(),
             placed: None,
             keeps_place: false,
+            spread: false,
             gathered: None,
         }
     }
@@ -170,6 +173,13 @@ impl Connection {
     /// Whether a publish since the last call found consumers far behind: the driver then pauses for a moment.
     pub fn take_ahead(&mut self) -> bool {
         std::mem::take(&mut self.ahead)
+    }
+
+    /// Whether its last messages had many ways to go, and little for each: the more come at once, the less each of them
+    /// costs.
+    #[must_use]
+    pub fn spreads(&self) -> bool {
+        self.spread
     }
 
     /// Where the last message to a service was put, for a peer inside this process that may want it back: see

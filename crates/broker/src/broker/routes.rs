@@ -62,9 +62,14 @@ impl RouteCache {
             *self = RouteCache { generation, ..RouteCache::default() };
             return None;
         }
+        self.known(route).cloned()
+    }
+
+    /// The same, if nothing has changed since the last [`RouteCache::find`].
+    pub fn known(&self, route: &Arc<Route>) -> Option<&Arc<Resolved>> {
         let at = place(route, self.known.len())?;
         let places = self.known.get(at..at + Self::WAYS)?;
-        places.iter().flatten().find(|(known, _)| Arc::ptr_eq(known, route)).map(|(_, to)| Arc::clone(to))
+        places.iter().flatten().find(|(known, _)| Arc::ptr_eq(known, route)).map(|(_, to)| to)
     }
 
     /// Remembers where a route leads, until the topology changes.

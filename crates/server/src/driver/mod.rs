@@ -352,7 +352,7 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
                 Poll::Pending => return Ok(false),
             }
         }
-        match self.socket.poll_fill(cx, self.input.vec(), self.read_size.bytes()) {
+        let n = match self.socket.poll_fill(cx, self.input.vec(), self.read_size.bytes()) {
             Poll::Pending => {
                 if self.idle_released {
                     self.input.release_if_empty();
@@ -360,10 +360,11 @@ impl<C: Core, S: Session, T: Transport> Connection<C, S, T> {
                 return Ok(false);
             }
             Poll::Ready(Ok(0)) => return Err(End::PeerGone),
-            Poll::Ready(result) => self.read_size.took(result?),
-        }
+            Poll::Ready(result) => result?,
+        };
         self.session.receive(&mut self.input, now, &mut self.turn, &mut self.output);
         self.execute(now);
+        self.read_size.took(n, self.conn.as_ref().is_some_and(|conn| self.core.spreads(conn)));
         self.ahead = self.conn.as_mut().is_some_and(|conn| self.core.ahead(conn));
         if self.ahead {
             self.paused_until = Some(now.plus(AHEAD_PAUSE_MS));

@@ -15,6 +15,8 @@ impl ReadSize {
     const MIN: usize = 2 * 1024;
     /// Beyond this, larger reads save no more system time but leave the processor's cache.
     const MAX: usize = 128 * 1024;
+    /// Unless what is read is spread over so many that each would get little of it.
+    const MAX_SPREAD: usize = 512 * 1024;
     /// How many small reads in a row halve the size.
     const PATIENCE: u8 = 16;
 
@@ -28,10 +30,11 @@ impl ReadSize {
         self.bytes
     }
 
-    /// A read brought `n` bytes.
-    pub(super) fn took(&mut self, n: usize) {
-        if n >= self.bytes {
-            self.bytes = (self.bytes * 4).min(Self::MAX);
+    /// A read brought `n` bytes; `spread` tells whether each of its parts went another way.
+    pub(super) fn took(&mut self, n: usize, spread: bool) {
+        let max = if spread { Self::MAX_SPREAD } else { Self::MAX };
+        if n >= self.bytes || self.bytes > max {
+            self.bytes = (self.bytes * 4).min(max);
             self.small = 0;
         } else if n < self.bytes / 2 && self.bytes > Self::MIN {
             self.small += 1;
@@ -70,16 +73,31 @@ mod tests {
     fn grows_fast_and_shrinks_slowly() {
         let mut size = ReadSize::new();
         for _ in 0..4 {
-            size.took(size.bytes());
+            size.took(size.bytes(), false);
         }
         assert_eq!(size.bytes(), ReadSize::MAX);
         for _ in 0..15 {
-            size.took(10);
+            size.took(10, false);
         }
         assert_eq!(size.bytes(), ReadSize::MAX);
         for _ in 0..200 {
-            size.took(10);
+            size.took(10, false);
         }
         assert_eq!(size.bytes(), ReadSize::MIN);
+    }
+
+    #[test]
+    fn what_is_spread_is_read_in_larger_pieces_as_long_as_they_are_full() {
+        let mut size = ReadSize::new();
+        for _ in 0..5 {
+            size.took(size.bytes(), true);
+        }
+        assert_eq!(size.bytes(), ReadSize::MAX_SPREAD);
+        for _ in 0..16 {
+            size.took(ReadSize::MAX, true);
+        }
+        assert_eq!(size.bytes(), ReadSize::MAX_SPREAD / 2);
+        size.took(ReadSize::MAX, false);
+        assert_eq!(size.bytes(), ReadSize::MAX);
     }
 }

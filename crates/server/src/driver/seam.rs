@@ -25,6 +25,9 @@ pub trait Core: Send + Sync + 'static {
     /// Whether what the connection published since the last call runs far ahead of those who consume it.
     fn ahead(&self, conn: &mut Self::Conn) -> bool;
 
+    /// Whether what the connection published last went to so many that the more comes at once, the less each costs.
+    fn spreads(&self, conn: &Self::Conn) -> bool;
+
     /// Where bodies are loaded from.
     fn bodies(&self) -> &Arc<dyn BodyStore>;
 }

@@ -134,6 +134,9 @@ impl Core for ToyCore {
     fn ahead(&self, _: &mut Self::Conn) -> bool {
         false
     }
+    fn spreads(&self, _: &Self::Conn) -> bool {
+        false
+    }
     fn bodies(&self) -> &Arc<dyn BodyStore> {
         self.store.as_ref().unwrap()
     }

@@ -62,6 +62,10 @@ impl Core for BrokerCore {
         conn.take_ahead()
     }
 
+    fn spreads(&self, conn: &Connection) -> bool {
+        conn.spreads()
+    }
+
     fn bodies(&self) -> &Arc<dyn BodyStore> {
         &self.bodies
     }

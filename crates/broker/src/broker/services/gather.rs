@@ -4,15 +4,18 @@
 //! what a turn brings for a mailbox is gathered, grouped by what it asks for, and enqueued group by group: first
 //! deliveries keep their order within a lane, and lanes do not wait for each other.
 
+use std::iter::Peekable;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use waypost_model::{Attrs, Batch, BatchBuilder, ChannelId, Event, Publish, QueueId, Refusal, Route};
+use waypost_model::{
+    AttrFlags, Attrs, Batch, BatchBuilder, ChannelId, Command, Event, Publish, QueueId, Refusal, Route,
+};
 
 use super::addressing::{Asked, ServiceRoute, Variants};
 use super::publish::waiting;
 use crate::broker::peer::Connection;
-use crate::broker::publish::{Run, Verdict};
+use crate::broker::publish::{Resolved, Run, Verdict};
 use crate::broker::{Broker, Work};
 use crate::context::Cx;
 use crate::settings::{Overflow, QueueSettings};
@@ -25,7 +28,10 @@ const COPIED_BYTES_MAX: u64 = 1024;
 const PLACES: usize = 1024;
 
 /// So many neighbours are handed over before others are taken.
-const ITEMS_MAX: usize = 4096;
+const ITEMS_MAX: usize = 8192;
+
+/// From so many groups on, small messages are better gathered from larger reads.
+const SPREAD_GROUPS: usize = 8;
 
 /// What is kept for the next that gathers: few do at the same time.
 const SPARE_MAX: usize = 4;
@@ -73,6 +79,8 @@ struct Group {
     last: u32,
     items: u32,
     messages: u32,
+    /// Of properties and bodies.
+    bytes: u64,
     verdict: Option<Verdict>,
 }
 
@@ -89,6 +97,7 @@ impl Gathered {
         let group = self.group(asked.route, asked.slot.is_some(), attrs);
         let Some(g) = self.groups.get_mut(group as usize) else { return };
         g.messages += to - from;
+        g.bytes += self.batch.as_ref().map_or(0, |b| b.payload_len(from, to));
         let last = self.items.last_mut().filter(|_| asked.slot.is_none());
         if let Some(item) = last.filter(|i| i.group == group && i.to == from && i.channel == p.channel)
             && item.confirm.is_some() == confirm.is_some()
@@ -126,8 +135,34 @@ impl Gathered {
         }
         let route = Arc::clone(route);
         let (first, last) = (NONE, NONE);
-        self.groups.push(Group { route, keyed, attrs, first, last, items: 0, messages: 0, verdict: None });
+        let (items, messages, bytes) = (0, 0, 0);
+        self.groups.push(Group { route, keyed, attrs, first, last, items, messages, bytes, verdict: None });
         group
+    }
+
+    /// Keeps a publish that follows those that are here, if it is one of those that need no further thought.
+    fn joins(&mut self, p: &Publish, base: &Arc<ServiceRoute>, batch: &Arc<Batch>, variants: &mut Variants) -> bool {
+        let (Some(here), Some(mailbox)) = (&self.mailbox, &base.mailbox) else { return false };
+        let plain = p.batch.is_none() && p.from < p.to && !p.attrs.flags.has(AttrFlags::SENDER_SELECTED);
+        if !plain || here.id != mailbox.id || !self.takes(mailbox, batch) {
+            return false;
+        }
+        if !p.attrs.flags.has(AttrFlags::HEADERS) {
+            self.add(p, (p.from, p.to), base.asked());
+        } else {
+            match variants.asked(base, batch.props(p.from)) {
+                Ok(asked) if asked.all.is_none() && p.to - p.from == 1 => self.add(p, (p.from, p.to), asked),
+                _ => return false,
+            }
+        }
+        self.count(p);
+        true
+    }
+
+    /// The messages of a publish have come.
+    fn count(&mut self, p: &Publish) {
+        let came = if p.confirm.is_some() { &mut self.came.1 } else { &mut self.came.0 };
+        *came += u64::from(p.to - p.from);
     }
 
     /// Ready for more, with the room that it has.
@@ -144,9 +179,27 @@ impl Group {
     }
 
     /// Whether the messages are small enough to be copied to lie beside each other; how many bytes they are.
-    fn small(&self, items: &[Item], batch: &Batch) -> Option<usize> {
-        let bytes: u64 = self.own(items).map(|item| batch.payload_len(item.from, item.to)).sum();
-        (bytes <= COPIED_BYTES_MAX * u64::from(self.messages)).then(|| usize::try_from(bytes).unwrap_or(0))
+    fn small(&self) -> Option<usize> {
+        let small = self.bytes <= COPIED_BYTES_MAX * u64::from(self.messages);
+        small.then(|| usize::try_from(self.bytes).unwrap_or(0))
+    }
+}
+
+/// Gathers the publishes that follow one that was gathered just now, as long as they come on the same channel and are for the
+/// same mailbox: nothing is asked again that holds for all of them.
+pub(in crate::broker) fn gather_neighbours(
+    conn: &mut Connection,
+    channel: ChannelId,
+    commands: &mut Peekable<impl Iterator<Item = Command>>,
+    batch: &Arc<Batch>,
+) {
+    let Connection { gathered: Some(gathered), variants, routes, .. } = conn else { return };
+    while let Some(Command::Publish(p)) = commands.peek() {
+        let Some(Resolved::Service(base)) = routes.known(&p.route).map(|known| &**known) else { return };
+        if p.channel != channel || !gathered.joins(p, base, batch, variants) {
+            return;
+        }
+        commands.next();
     }
 }
 
@@ -173,9 +226,8 @@ impl Broker {
         if gathered.mailbox.is_none() {
             (gathered.mailbox, gathered.batch) = (Some(Arc::clone(mailbox)), Some(Arc::clone(run.batch)));
         }
-        let came = if p.confirm.is_some() { &mut gathered.came.1 } else { &mut gathered.came.0 };
-        *came += u64::from(p.to - p.from);
-        if !run.attrs.flags.has(waypost_model::AttrFlags::HEADERS) {
+        gathered.count(p);
+        if !run.attrs.flags.has(AttrFlags::HEADERS) {
             gathered.add(p, (run.from, run.to), base.asked());
             return (run.to, None);
         }
@@ -217,6 +269,7 @@ impl Broker {
             }
         });
         let count: u64 = groups.iter().map(|g| u64::from(g.messages)).sum();
+        conn.spread = groups.len() >= SPREAD_GROUPS && batch.data().len() as u64 <= COPIED_BYTES_MAX * count;
         self.counters.routed.fetch_add(count, Ordering::Relaxed);
         if conn.keeps_place {
             conn.placed = groups.last().and_then(|g| {
@@ -304,7 +357,7 @@ impl Reach<'_, '_> {
     /// Messages without: as one run, if they lie beside each other or are small enough to be copied.
     fn hand(&mut self, group: &Group, items: &[Item], all: &Incoming) -> Verdict {
         let own = group.own(items);
-        let room = if group.items > 1 { group.small(items, &all.batch) } else { None };
+        let room = if group.items > 1 { group.small() } else { None };
         let Some(room) = room else {
             let put = |item: &Item| self.enqueue(Incoming { from: item.from, to: item.to, ..all.clone() });
             return own.map(put).fold(Verdict::NOTHING, Verdict::then);
@@ -324,7 +377,7 @@ impl Reach<'_, '_> {
     ) -> Verdict {
         let mut verdict = Verdict::NOTHING;
         dealing.clear();
-        if group.items > 1 && group.small(items, &all.batch).is_some() {
+        if group.items > 1 && group.small().is_some() {
             group.own(items).for_each(|item| dealing.add(item.from, item.slot));
             verdict = self.shard.deal(self.mailbox, all, dealing, self.cx).into();
         }

@@ -19,7 +19,7 @@ use waypost_model::{Lsn, Millis, QueueId, Refusal};
 pub(super) use addressing::{ServiceRoute, Variants, explain_route};
 pub(super) use claims::{Claims, Held};
 pub(super) use directory::Directory;
-pub(super) use gather::Gathered;
+pub(super) use gather::{Gathered, gather_neighbours};
 pub(super) use presence::Registrar;
 pub(super) use publish::Origin;
 
