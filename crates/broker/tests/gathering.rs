@@ -10,10 +10,10 @@ use std::sync::Arc;
 use support::{Client, Message, Node, message, text};
 use waypost_model::event::Body;
 use waypost_model::table::{Table, Value};
-use waypost_model::{Batch, Command, Delivery, Event, Publish, Route};
+use waypost_model::{Command, Delivery, Event, Publish, Route, Turn};
 
-/// What came in one read: all in one buffer, routes known again by their pointers.
-fn read(c: &mut Client, said: &[(&str, &str, Message)]) -> Vec<Command> {
+/// What came in one read: all in one buffer, which is the turn's, and routes known again by their pointers.
+fn read(c: &mut Client, said: &[(&str, &str, Message)]) -> Turn {
     let mut routes: BTreeMap<(&str, &str), Arc<Route>> = BTreeMap::new();
     let mut batch = waypost_model::BatchBuilder::default();
     let mut commands = Vec::new();
@@ -24,9 +24,22 @@ fn read(c: &mut Client, said: &[(&str, &str, Message)]) -> Vec<Command> {
         let route = Arc::clone(routes.entry((exchange, key)).or_insert(p.route));
         commands.push(Publish { route, batch: None, from: n, to: n + 1, ..p });
     }
-    let batch: Arc<Batch> = Arc::new(batch.finish());
-    let one = |p: Publish| Command::Publish(Publish { batch: Some(Arc::clone(&batch)), ..p });
-    commands.into_iter().map(one).collect()
+    let commands = commands.into_iter().map(Command::Publish).collect();
+    Turn { batch: Some(Arc::new(batch.finish())), commands }
+}
+
+/// The same with the buffer beside each publish: they come one by one.
+fn apart(turn: Turn) -> Turn {
+    let own = |command| match command {
+        Command::Publish(p) => Command::Publish(Publish { batch: turn.batch.clone(), ..p }),
+        other => other,
+    };
+    Turn { batch: None, commands: turn.commands.into_iter().map(own).collect() }
+}
+
+fn carry_out(c: &mut Client, mut turn: Turn) {
+    let broker = Arc::clone(&c.broker);
+    broker.execute(&mut c.conn, &mut turn, c.now);
 }
 
 fn says(id: &str, zone: &str) -> Table {
@@ -61,7 +74,7 @@ fn what_asks_for_the_same_goes_together_and_in_order() {
     let keys = ["cart?zone=eu", "cart?zone=us"];
     let said: Vec<_> = (0..12).map(|n| ("amq.services", keys[n % 2], message(&n.to_string()))).collect();
     let turn = read(&mut sender, &said);
-    sender.turn(turn);
+    carry_out(&mut sender, turn);
     for (c, odd, key) in [(&mut eu, 0, keys[0]), (&mut us, 1, keys[1])] {
         let deliveries = c.deliveries();
         assert_eq!(bodies(&deliveries), (0..6).map(|n| (n * 2 + odd).to_string()).collect::<Vec<_>>());
@@ -80,8 +93,8 @@ fn other_ways_into_the_mailbox_keep_their_place() {
     let said = [("amq.services", "cart", "1"), ("", "cart-queue", "2"), ("amq.services", "cart", "3")];
     let said: Vec<_> = said.iter().map(|(x, k, m)| (*x, *k, message(m))).collect();
     let mut turn = read(&mut sender, &said);
-    turn.extend(read(&mut sender, &[("services", "cart", message("4"))]));
-    sender.turn(turn);
+    turn.commands.extend(apart(read(&mut sender, &[("services", "cart", message("4"))])).commands);
+    carry_out(&mut sender, turn);
     assert_eq!(bodies(&any.deliveries()), ["1", "2", "3", "4"]);
     let told = accepted(&sender.events());
     assert_eq!(told.iter().map(|(first, last)| last - first + 1).sum::<u64>(), 4);
@@ -97,7 +110,7 @@ fn what_makes_no_sense_refuses_itself_and_what_follows() {
     let said = [message("1"), message("2").header("x-wait", text("5000")), bad, message("3")];
     let said: Vec<_> = said.into_iter().map(|m| ("amq.services", "cart", m)).collect();
     let turn = read(&mut sender, &said);
-    sender.turn(turn);
+    carry_out(&mut sender, turn);
     let events = sender.events();
     assert_eq!(accepted(&events), [(1, 2)]);
     assert!(matches!(events.last(), Some(Event::Refused { .. })), "{events:?}");
@@ -113,7 +126,7 @@ fn what_is_confirmed_survives_a_restart() {
     let m = |n: usize| message(&n.to_string()).persistent();
     let said: Vec<_> = (0..8).map(|n| ("amq.services", keys[n % 2], m(n))).collect();
     let turn = read(&mut sender, &said);
-    sender.turn(turn);
+    carry_out(&mut sender, turn);
     assert_eq!(accepted(&sender.events()), [(1, 8)]);
     let node = node.restart(false);
     assert_eq!(node.ready("cart-queue"), 8);
@@ -129,7 +142,7 @@ fn keys_that_come_together_keep_their_order_and_their_owner() {
     let keyed = |n: usize| message(&format!("{}:{n}", n % 7)).header("x-key", text(&format!("k{}", n % 7)));
     let said: Vec<_> = (0..42).map(|n| ("amq.services", "cart", keyed(n))).collect();
     let turn = read(&mut sender, &said);
-    sender.turn(turn);
+    carry_out(&mut sender, turn);
     assert_eq!(accepted(&sender.events()), [(1, 42)]);
     let (to_a, to_b) = (a.deliveries(), b.deliveries());
     assert!(to_a.len() == 1 && to_b.len() == 1, "{} {}", to_a.len(), to_b.len());
@@ -155,7 +168,74 @@ fn a_key_beside_the_same_headers_is_a_key() {
     let zone = || message("m").header("x-zone", text("eu"));
     let said = [zone(), zone().header("x-key", text("k")), zone()].map(|m| ("amq.services", "cart", m));
     let turn = read(&mut sender, &said);
-    sender.turn(turn);
+    carry_out(&mut sender, turn);
     assert_eq!(accepted(&sender.events()), [(1, 3)]);
     assert_eq!(bodies(&eu.deliveries()).len(), 3);
+}
+
+/// Messages of all sorts, in an order that the seed decides.
+fn mixture(seed: u64) -> Vec<(&'static str, &'static str, Message)> {
+    let mut state = seed;
+    let mut below = |n: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % n
+    };
+    let ways = ["cart", "cart?zone=eu", "cart?zone=us", "cart?zone=nowhere", "shop", "shop?zone=eu"];
+    let one = |n: u64| {
+        let m = message(&n.to_string());
+        let m = match below(8) {
+            0 | 1 => m.header("x-key", text(&format!("k{}", below(5)))),
+            2 => m.header("x-zone", text("us")),
+            3 => m.header("x-wait", text("5000")),
+            4 if below(4) == 0 => m.header("x-deliver", text("all")),
+            5 if below(40) == 0 => m.header("x-wait", text("soon")),
+            _ => m,
+        };
+        match below(30) {
+            0 => ("", "cart-queue", m),
+            _ => ("amq.services", ways[below(6) as usize], m),
+        }
+    };
+    (0..200).map(one).collect()
+}
+
+/// What each of two instances got, and what the sender was told.
+fn outcome(seed: u64, way: impl Fn(Turn) -> Turn) -> (Vec<Vec<String>>, Vec<(u64, u64)>, usize) {
+    let node = Node::new();
+    let (mut sender, mut eu, mut us) = (node.client(), node.client(), node.client());
+    for queue in ["cart-queue", "shop-queue"] {
+        sender.queue(queue, Table::new());
+        eu.consume_with(1, queue, false, says("eu", "eu"));
+        us.consume_with(1, queue, false, says("us", "us"));
+    }
+    let turn = read(&mut sender, &mixture(seed));
+    carry_out(&mut sender, way(turn));
+    let told = sender.events();
+    let got = [&mut eu, &mut us].map(|c| bodies(&c.deliveries())).to_vec();
+    (got, accepted(&told), told.len())
+}
+
+#[test]
+fn neighbours_end_as_they_would_one_by_one() {
+    for seed in 0..60 {
+        assert_eq!(outcome(seed, |turn| turn), outcome(seed, apart), "seed {seed}");
+    }
+}
+
+#[test]
+fn small_messages_with_many_ways_to_go_want_company() {
+    let node = Node::new();
+    let mut sender = node.client();
+    sender.queue("cart-queue", Table::new());
+    let keys: Vec<String> = (0..20).map(|n| format!("cart?tag=t{n}")).collect();
+    let mut spreads = |ways: usize, size: usize| {
+        let m = message(&"m".repeat(size));
+        let said: Vec<_> = (0..100).map(|n| ("amq.services", &*keys[n % ways], m.clone())).collect();
+        let turn = read(&mut sender, &said);
+        carry_out(&mut sender, turn);
+        sender.conn.spreads()
+    };
+    assert!(spreads(20, 16));
+    assert!(!spreads(1, 16), "all of them go together however few they are");
+    assert!(!spreads(20, 2000), "they are not copied to lie beside each other");
 }

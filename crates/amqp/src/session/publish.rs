@@ -2,7 +2,8 @@
 //!
 //! Three ways lead in, each faster than the next. A message whose frames are, but for the body, byte for byte those of
 //! the one before it costs a comparison (`hot_publishes`). One that lies complete in the read buffer, with its body in
-//! one frame, is noted where it lies (`publish`). Any other is put together frame by frame (`content`).
+//! one frame, is noted where it lies (`publish`); if only its route is another one than that of those before it, what follows
+//! the method is compared, too ([`KnownContent`]). Any other is put together frame by frame (`content`).
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub(super) struct Publisher {
     run: Option<usize>,
     hot: Hot,
     described: KnownProps,
+    content: KnownContent,
     routes: Routes,
     /// Bytes announced for bodies under assembly.
     pub assembling: u64,
@@ -41,6 +43,43 @@ pub(super) struct Publisher {
 struct KnownProps {
     list: Vec<u8>,
     attrs: Attrs,
+}
+
+/// What follows the publish method, up to the body, in many messages whatever their routes.
+#[derive(Debug, Default)]
+struct KnownContent {
+    /// Header frame and the body frame's header; empty while nothing is known.
+    frames: Vec<u8>,
+    channel: u16,
+    props_len: usize,
+    body_len: usize,
+    attrs: Attrs,
+    /// The last message began otherwise: a second one takes its place.
+    missed: bool,
+}
+
+impl KnownContent {
+    /// Whether a whole message with it follows a method on `channel`.
+    fn is_next(&mut self, rest: &[u8], channel: u16) -> bool {
+        let end = rest.get(self.frames.len() + self.body_len);
+        let next = !self.frames.is_empty()
+            && self.channel == channel
+            && rest.starts_with(&self.frames)
+            && (self.body_len == 0 || end == Some(&FRAME_END));
+        self.missed &= !next;
+        next
+    }
+
+    /// A message had other frames up to its body.
+    fn learn(&mut self, frames: &[u8], channel: u16, header: &ContentHeader<'_>, attrs: Attrs) {
+        if frames.len() > PREFIX_BYTES_MAX || (!self.frames.is_empty() && !std::mem::replace(&mut self.missed, true)) {
+            return;
+        }
+        self.frames.clear();
+        self.frames.extend_from_slice(frames);
+        (self.channel, self.attrs, self.missed) = (channel, attrs, false);
+        (self.props_len, self.body_len) = (header.props.len(), header.body_size as usize);
+    }
 }
 
 /// The frames of the last message up to its body.
@@ -134,6 +173,7 @@ impl Publisher {
         self.slots = Vec::new();
         self.hot = Hot::default();
         self.described = KnownProps::default();
+        self.content = KnownContent::default();
         self.routes = Routes::default();
     }
 
@@ -180,6 +220,21 @@ impl Publisher {
             self.described.attrs = what.attrs;
         }
         Ok(what)
+    }
+
+    /// Takes the message whose method of `method_len` bytes lies at `base`, with the content that is known; how long it is.
+    fn take_known(&mut self, channel: &mut Channel, method_len: usize, base: usize, turn: &mut Turn) -> usize {
+        let KnownContent { props_len, body_len, attrs, .. } = self.content;
+        let from = self.slots.len();
+        let body_at = method_len + self.content.frames.len();
+        self.slots.push(Slot {
+            props: (base + method_len + FRAME_HEADER_LEN + CONTENT_HEADER_LEN) as u32,
+            props_len: props_len as u32,
+            body: (base + body_at) as u32,
+            body_len: body_len as u32,
+        });
+        self.extend(channel, attrs, from, turn);
+        body_at + body_len + usize::from(body_len > 0)
     }
 
     /// Hands on the messages from slot `from` on.
@@ -282,6 +337,10 @@ impl AmqpSession {
             return Err(internal("publish without a channel"));
         };
         let again = self.publisher.note(channel, frame, &rest[..method_len])?;
+        if !again && channel.tx.is_none() && self.publisher.content.is_next(&rest[method_len..], frame.channel) {
+            self.has_published = true;
+            return Ok(Step::Took(self.publisher.take_known(channel, method_len, base, cx.turn)));
+        }
         let ahead = look_ahead(rest, method_len, frame.channel, self.limits.frame_bytes_max);
         let (header, props_at, body_at, wire_len) = match ahead {
             Ahead::Whole { header, props_at, body_at, wire_len } => (header, props_at, body_at, wire_len),
@@ -314,6 +373,9 @@ impl AmqpSession {
             hot.channel = frame.channel;
             (hot.props_at, hot.props_len) = (props_at, header.props.len());
             (hot.body_len, hot.attrs) = (body_len, what.attrs);
+        }
+        if !again {
+            self.publisher.content.learn(&rest[method_len..body_at], frame.channel, &header, what.attrs);
         }
         let from = self.publisher.slots.len();
         self.publisher.slots.push(Slot {

@@ -138,6 +138,7 @@ impl Broker {
     /// Carries out the commands of a turn, in order. Answers and deliveries go to outboxes.
     pub fn execute(&self, conn: &mut Connection, turn: &mut Turn, now: Millis) {
         let mut w = self.work(now);
+        conn.spread = false;
         let batch = turn.batch.take();
         let mut commands = turn.commands.drain(..).peekable();
         // Where the next publish leads, if that was looked up with the one before it.

@@ -120,7 +120,7 @@ pub struct Connection {
     pub(super) placed: Option<Placed>,
     /// Whether that is to be known.
     pub(super) keeps_place: bool,
-    /// The last that were had many ways to go, and little for each.
+    /// Some of the last turn had many ways to go, and little for each.
     pub(super) spread: bool,
     /// Messages to services that are to be handed over together, at the end of the turn at the latest.
     pub(super) gathered: Option<Box<Gathered>>,
@@ -175,7 +175,7 @@ impl Connection {
         std::mem::take(&mut self.ahead)
     }
 
-    /// Whether its last messages had many ways to go, and little for each: the more come at once, the less each of them
+    /// Whether messages of its last turn had many ways to go, and little for each: the more come at once, the less each of them
     /// costs.
     #[must_use]
     pub fn spreads(&self) -> bool {

@@ -115,6 +115,42 @@ fn the_short_cut_forgets_routes_that_were_left() {
     assert_eq!(keys, [("short".into(), 2), ("other".into(), 1), ("short".into(), 1)]);
 }
 
+/// What is equal but for the route is compared rather than read, and means the same.
+#[test]
+fn contents_that_are_known_keep_their_attributes_and_their_end() {
+    let mut script = Script::channel();
+    let persistent = props(|p| p.delivery_mode = Some(2));
+    let mut bytes = Vec::new();
+    // The persistent ones take the place of the others once two of them have come in a row.
+    for (key, list) in ["a", "b", "c", "d", "e", "f"].into_iter().zip([0, 0, 0, 1, 1, 1]) {
+        bytes.extend_from_slice(&publish_frames(1, key, if list == 1 { &persistent } else { PROPS_EMPTY }, b"body"));
+    }
+    let broken = publish_frames(1, "g", &persistent, b"body");
+    script.bytes(&bytes);
+    for (key, durable) in [("a", false), ("b", false), ("c", false), ("d", true), ("e", true), ("f", true)] {
+        let publish = script.publish();
+        assert_eq!((&*publish.route.key_lossy(), publish.attrs.persistent()), (key, durable));
+        assert_eq!(bodies(&publish), ["body"]);
+    }
+    script.bytes(&[&broken[..broken.len() - 1], b"!"].concat());
+    assert_eq!(script.closed().1, 501);
+    assert!(script.commands.iter().all(|c| !matches!(c, Command::Publish(_))));
+}
+
+#[test]
+fn s4_2_6_a_known_content_of_another_channel_is_no_content_of_this_one() {
+    let mut script = Script::channel();
+    script.open_channel(2);
+    let mut bytes = ["a", "b", "c"].map(|key| publish_frames(1, key, PROPS_EMPTY, b"body")).concat();
+    let other = publish_frames(2, "d", PROPS_EMPTY, b"body");
+    bytes.extend_from_slice(&other[..Frame::parse(&other, 4096).unwrap().unwrap().wire_len()]);
+    content_frames(&mut bytes, 1, PROPS_EMPTY, b"body", 4096);
+    script.bytes(&bytes);
+    (0..3).for_each(|_| assert_eq!(script.publish().channel.0, 1));
+    assert_eq!(script.closed().1, 505);
+    assert!(script.commands.iter().all(|c| !matches!(c, Command::Publish(_))));
+}
+
 #[test]
 fn s4_2_6_contents_of_several_channels_may_interleave() {
     let mut script = Script::channel();

@@ -269,7 +269,7 @@ impl Broker {
             }
         });
         let count: u64 = groups.iter().map(|g| u64::from(g.messages)).sum();
-        conn.spread = groups.len() >= SPREAD_GROUPS && batch.data().len() as u64 <= COPIED_BYTES_MAX * count;
+        conn.spread |= groups.len() >= SPREAD_GROUPS && batch.data().len() as u64 <= COPIED_BYTES_MAX * count;
         self.counters.routed.fetch_add(count, Ordering::Relaxed);
         if conn.keeps_place {
             conn.placed = groups.last().and_then(|g| {

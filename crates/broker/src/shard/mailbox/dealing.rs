@@ -313,9 +313,6 @@ impl Mailbox {
             return;
         };
         let keyed = lane.keyed.get_or_insert_default();
-        keyed.note_last(slot, hand.consumer);
-        let s = keyed.slots.entry(slot).or_default();
-        s.owner = Some(hand.consumer);
-        s.unsettled += 1;
+        keyed.holds(slot, 1, Some(hand.consumer));
     }
 }

@@ -341,8 +341,7 @@ impl Mailbox {
 
     /// Who holds messages of the source, if it is a slot of keys.
     pub(super) fn holder_of(&self, source: Source) -> Option<u32> {
-        let s = self.slot(source.lane, source.slot?)?;
-        s.owner.filter(|_| s.unsettled > 0)
+        self.lane(source.lane)?.keyed.as_deref()?.holder(source.slot?)
     }
 
     /// A member has no credit after all.
