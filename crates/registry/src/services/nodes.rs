@@ -18,6 +18,16 @@ use super::{Registry, Services, persist};
 use crate::watch::Topic;
 
 impl Services {
+    /// Since when a node is as it is described here; `None` if it is not.
+    #[must_use]
+    pub fn node_is(&self, node: NodeSpec) -> Option<Lsn> {
+        let node = node.checked().ok()?;
+        let state = self.registry.lock();
+        let tenant = state.tenants.get(self.tenant.number as usize)?;
+        let known = state.nodes.get(*tenant.nodes.get(node.name.to_lowercase().as_str())? as usize)?;
+        (*known.spec == node).then_some(known.lsn)
+    }
+
     /// Registers a node, or registers it anew. What is on it stays. To register this server's changes nothing.
     ///
     /// # Errors

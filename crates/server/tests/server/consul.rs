@@ -126,6 +126,55 @@ fn who_waits_is_told_of_what_is_new_and_of_nothing_else() {
     assert!((Duration::from_millis(290)..Duration::from_secs(5)).contains(&begin.elapsed()));
 }
 
+/// A node's address is that of all services on it, and its checks speak of all of them.
+#[test]
+fn who_may_register_an_instance_may_not_change_the_node_that_it_is_on() {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), &[("http-auth", "always")]);
+    let as_guest = "localhost\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=";
+    // ann:ann
+    let as_ann = "localhost\r\nAuthorization: Basic YW5uOmFubg==";
+    let permission = json!({ "configure": "^a-", "write": "^$", "read": "^amq.services$" }).to_string();
+    for (request, body) in
+        [("PUT /api/v1/users/ann", "{\"password\":\"ann\"}"), ("PUT /api/v1/permissions/%2F/ann", &permission)]
+    {
+        assert_eq!(server.http(request, as_guest, body).0, 204);
+    }
+    let node = json!({ "Node": "db", "Address": "10.0.0.1", "NodeMeta": { "z": "1", "a": "2" } });
+    let with = |more: Value| {
+        let mut body = node.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body.to_string()
+    };
+    let own = server.http("GET /v1/agent/self", as_guest, "").1;
+    let own = serde_json::from_str::<Value>(&own).unwrap()["Config"]["NodeName"].as_str().unwrap().to_owned();
+    let instance = json!({ "Service": "cart", "ID": "a-1" });
+    let critical = json!({ "Name": "x", "Status": "critical" });
+    assert_eq!(server.http("PUT /v1/catalog/register", as_guest, &node.to_string()).0, 200);
+    for (more, status) in [
+        (json!({ "Service": instance }), 200),
+        (json!({ "Service": instance, "Check": { "Name": "c", "ServiceID": "a-1", "Status": "critical" } }), 200),
+        (json!({ "Service": instance, "SkipNodeUpdate": true, "Address": "6.6.6.6" }), 200),
+        (json!({ "Service": instance, "Address": "6.6.6.6" }), 403),
+        (json!({ "Service": instance, "NodeMeta": {} }), 403),
+        (json!({ "Service": instance, "Node": "new" }), 403),
+        (json!({ "Service": instance, "Check": critical }), 403),
+        (json!({ "Service": instance, "Checks": [critical], "Node": own }), 403),
+        (json!({ "Service": instance, "Datacenter": "elsewhere" }), 500),
+        (json!({ "Service": { "Service": "cart", "ID": "b-1" } }), 403),
+    ] {
+        let body = with(more);
+        for unknown in ["", "\r\nX-Unknown: 1"] {
+            let (code, answer) = server.http("PUT /v1/catalog/register", &format!("{as_ann}{unknown}"), &body);
+            assert_eq!(code, status, "{body}: {answer}");
+        }
+    }
+    let (_, seen) = server.http("GET /v1/catalog/node/db", as_guest, "");
+    assert!(seen.contains("\"10.0.0.1\"") && !seen.contains("6.6.6.6"), "{seen}");
+    assert_eq!(server.http("GET /v1/health/node/db", as_guest, "").1.matches("\"critical\"").count(), 1);
+    assert_eq!(server.http(&format!("GET /v1/health/node/{own}"), as_guest, "").1.matches("\"critical\"").count(), 0);
+    server.stop().0.unwrap();
+}
+
 #[test]
 fn failures_are_texts_as_consul_has_them() {
     let (server, _) = start();

@@ -17,6 +17,7 @@ use super::definitions;
 use super::fields::{self, CatalogFields, NodeFields, ServiceFields};
 use super::health::{fits, has_meta, is_visible};
 use super::lenient::{Json, Object, decode};
+use super::params;
 use super::read::Kept;
 use super::render::{self, CatalogService, Node, Scene, Service, array};
 use super::{Ask, no_endpoint};
@@ -151,15 +152,17 @@ impl Ask<'_> {
         Ok(self.own(node_json(&scene, &node, &chosen, shape), index))
     }
 
-    /// A node, a service on it and checks, as far as they are given.
-    /// Registers what `body` describes; it is durable once the journal has reached what comes out.
+    /// Registers what `body` describes: a node, a service on it and checks, as far as they are given. It is durable once the
+    /// journal has reached what comes out.
     pub(super) fn catalog_register(&self, body: &[u8]) -> Result<Option<Lsn>, Failure> {
         let value = decode(body)?;
         let body = Object::of(&value, "the body")?;
+        params::is_here(body.text("Datacenter")?, &self.cx.node.config.consul.datacenter)?;
         let mut node = definitions::node(body)?;
         if node.name.is_empty() {
             return Err(Failure::bad("Must provide node"));
         }
+        let checks = checks(body)?;
         let service = body.object("Service")?;
         let service = service
             .map(|service| definitions::service(service, "Service", self.owner(), Source::Catalog))
@@ -171,6 +174,12 @@ impl Ask<'_> {
             }
             None => self.cx.who.must_administrate()?,
         }
+        for check in &checks {
+            if Object::of(check, "Check")?.text("ServiceID")?.is_empty() {
+                // It speaks of everything on the node.
+                self.cx.who.must_administrate()?;
+            }
+        }
         let known = self.services.node_alone(&node.name);
         let keep_node = body.flag("SkipNodeUpdate")? || node.address.is_empty();
         if node.address.is_empty() && known.is_none() {
@@ -180,7 +189,11 @@ impl Ask<'_> {
         let mut lsn = None;
         if let Some(known) = known.filter(|known| keep_node || known.is_self) {
             node.name = known.spec.name.clone();
+        } else if let Some(same) = self.services.node_is(node.clone()) {
+            lsn = Some(same);
         } else {
+            // All services on it have its address, unless they have their own.
+            self.cx.who.must_administrate()?;
             lsn = Some(self.services.register_node(node.clone(), now)?);
         }
         if let Some(mut definition) = service {
@@ -191,7 +204,7 @@ impl Ask<'_> {
             let registered = self.services.register(&definition.service, definition.registration, now)?;
             lsn = lsn.max(Some(registered.lsn));
         }
-        for check in checks(body)? {
+        for check in checks {
             lsn = lsn.max(Some(self.catalog_check(&node.name, check)?));
         }
         Ok(lsn)
@@ -235,6 +248,7 @@ impl Ask<'_> {
     async fn catalog_deregister(&self) -> Result<Answer, Failure> {
         let value = decode(&self.body)?;
         let body = Object::of(&value, "the body")?;
+        params::is_here(body.text("Datacenter")?, &self.cx.node.config.consul.datacenter)?;
         let (node, service, check) = (body.text("Node")?, body.text("ServiceID")?, body.text("CheckID")?);
         if node.is_empty() {
             return Err(Failure::bad("Must provide node"));

@@ -93,8 +93,12 @@ impl<'de> Visitor<'de> for Reader {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Json<'de>, A::Error> {
-        let mut members = Vec::with_capacity(8);
+        let mut members = Vec::new();
         while let Some((Name(name), value)) = from.next_entry()? {
+            if members.is_empty() {
+                // What is registered has a few. Room for those that never come would be a hundred times what is sent.
+                members.reserve(8);
+            }
             members.push((name, value));
         }
         Ok(Json::Members(members))
@@ -289,6 +293,12 @@ mod tests {
         assert!(object.text("Port").is_err() && object.number("Port", 79).is_err());
         let error = decode(b"{").unwrap_err();
         assert!(error.reason.starts_with("Request decode failed: "), "{}", error.reason);
+    }
+
+    #[test]
+    fn objects_without_members_take_no_room() {
+        let Ok(Json::List(objects)) = decode(b"[{},{}]") else { panic!("no list") };
+        assert!(objects.iter().all(|object| matches!(object, Json::Members(none) if none.capacity() == 0)));
     }
 
     #[test]

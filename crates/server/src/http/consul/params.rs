@@ -84,9 +84,7 @@ impl Params {
                 self.node_meta.push((key.to_owned(), value.to_owned()));
             }
             "filter" => self.filter = Some(value).filter(|filter| !filter.is_empty()),
-            "dc" if !value.is_empty() && !value.eq_ignore_ascii_case(datacenter) && value != "true" => {
-                return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
-            }
+            "dc" if value != "true" => is_here(&value, datacenter)?,
             _ => self.others.push((key, value)),
         }
         Ok(())
@@ -138,6 +136,17 @@ impl Params {
         }
         key
     }
+}
+
+/// Refuses data centers that are not ours; none is ours.
+///
+/// # Errors
+/// 500, as Consul has it.
+pub(super) fn is_here(asked: &str, datacenter: &str) -> Result<(), Failure> {
+    if asked.is_empty() || asked.eq_ignore_ascii_case(datacenter) {
+        return Ok(());
+    }
+    Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
 }
 
 /// Adds a part to a key. Its length comes first: whatever is in it, one part is never taken for two.
