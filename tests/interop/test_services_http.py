@@ -235,6 +235,23 @@ def test_push_retries_and_keeps_the_delivery_id(api, hook, service):
     assert first["waypost-delivery-id"] == again["waypost-delivery-id"]
 
 
+@pytest.mark.timeout(180)
+def test_a_message_that_always_fails_dies_and_is_in_nobodys_way(api, hook, service):
+    """Also when it is the only one, so that the endpoint seems to be ill and is sent one message at a time."""
+    hook.respond = lambda headers, body: (500 if body == b"poison" else 204, {}, b"")
+    register(api, service, "web", push={"url": hook.url})
+    tries = []
+    assert api.post(f"{api.base}/api/v1/services/{service}/send", data=b"poison").status_code == 202
+    while len(tries) < 6:
+        tries.append(hook.requests.get(timeout=30)[0])
+    assert api.post(f"{api.base}/api/v1/services/{service}/send", data=b"good").status_code == 202
+    while (request := hook.requests.get(timeout=90))[1] == b"poison":
+        tries.append(request[0])
+    assert request[1] == b"good" and len(tries) == 8
+    assert [t.get("waypost-redelivered") for t in tries] == [None] + ["true"] * 7
+    assert len({t["waypost-delivery-id"] for t in tries}) == 1
+
+
 def test_a_killed_server_loses_no_confirmed_message(server, hook, service):
     waypost = server()
     waypost.start()

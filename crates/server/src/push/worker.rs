@@ -29,6 +29,9 @@ const ATTEMPTS_MAX: u32 = 8;
 /// An endpoint that fails so often in a row rests. Fewer may be the messages' fault.
 const FAILURES_TO_REST: u32 = 5;
 
+/// Messages that went back of which one endpoint's worker knows how often it tried them.
+const TRIED_MAX: usize = 4096;
+
 /// Bytes of messages under way to one endpoint, about.
 const WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -53,12 +56,36 @@ struct Held {
     received: Received,
     taken: Millis,
     attempts: u32,
+    /// Somebody was there and did not take it. An endpoint that is not there uses up no tries.
+    answered: bool,
     /// When to try again; `None` while a request is under way.
     due: Option<Instant>,
 }
 
+/// How often messages were tried that went back to the mailbox: one that the endpoint never takes would otherwise come
+/// again for ever, and keep those behind it from an endpoint that takes one at a time.
+#[derive(Debug, Default)]
+struct Tried(HashMap<String, u32>);
+
+impl Tried {
+    /// A message goes back.
+    fn note(&mut self, id: String, attempts: u32) {
+        // Those that others have taken are never asked for. What is forgotten is tried more often than it should be.
+        if self.0.len() >= TRIED_MAX {
+            self.0.clear();
+        }
+        self.0.insert(id, attempts);
+    }
+
+    /// A message comes.
+    fn take(&mut self, id: &str) -> u32 {
+        self.0.remove(id).unwrap_or(0)
+    }
+}
+
 struct Round<'a> {
     worker: &'a Worker,
+    tried: &'a mut Tried,
     subscriber: Subscriber,
     held: HashMap<u64, Held>,
     posts: JoinSet<(u64, Verdict)>,
@@ -83,13 +110,14 @@ struct Ended {
 impl Worker {
     /// Works until it is told to stop.
     pub(super) async fn run(self) {
-        let mut failures = 0;
+        let (mut failures, mut tried) = (0, Tried::default());
         while !*self.stop.borrow() {
             let mut pause = Duration::ZERO;
             match self.subscribe(failures > 0) {
                 Ok(subscriber) => {
                     let round = Round {
                         worker: &self,
+                        tried: &mut tried,
                         subscriber,
                         held: HashMap::new(),
                         posts: JoinSet::new(),
@@ -200,9 +228,9 @@ impl Round<'_> {
         let number = self.next;
         self.next += 1;
         let taken = self.worker.shared.clock.now();
-        // Tries in other hands, and before a restart, count.
-        let attempts = received.delivery_count;
-        self.held.insert(number, Held { received, taken, attempts, due: None });
+        // Tries in other hands, and before a restart, count where the queue counts them.
+        let attempts = self.tried.take(&received.receipt.id()).max(received.delivery_count);
+        self.held.insert(number, Held { received, taken, attempts, answered: attempts > 0, due: None });
         self.attempt(number);
     }
 
@@ -226,6 +254,8 @@ impl Round<'_> {
             timeout = timeout.min(Duration::from_millis(deadline - now.0));
         }
         held.due = None;
+        // Whoever was sent it once may have it.
+        held.received.redelivered |= held.attempts > 0;
         held.attempts = held.attempts.saturating_add(1);
         let (received, client) = (held.received.clone(), Arc::clone(&self.worker.client));
         let style = Arc::clone(&self.worker.style);
@@ -260,7 +290,10 @@ impl Round<'_> {
                 self.wake();
                 self.give_up(number, receipt, &why);
             }
-            Verdict::Later { after, why } => self.failed(number, after, &why, after.is_some()),
+            Verdict::Later { after, why } => {
+                held.answered = true;
+                self.failed(number, after, &why, after.is_some());
+            }
             Verdict::Unreachable(why) => self.failed(number, None, &why, true),
         }
     }
@@ -274,11 +307,10 @@ impl Round<'_> {
             let receipt = held.received.receipt;
             self.give_up(number, receipt, why);
         } else if rest && self.resting {
-            // Even the probe: another instance may do better.
-            let receipt = held.received.receipt;
-            self.held.remove(&number);
-            self.subscriber.settle(receipt, Outcome::Released);
-            self.over = Some(after.unwrap_or_default());
+            // Even the probe: another instance may do better. Here it is tried again no sooner than if it had stayed.
+            let wait = if held.answered { backoff::after(held.attempts, backoff::random()) } else { Duration::ZERO };
+            self.over = Some(wait.max(after.unwrap_or_default()));
+            self.release(number);
             tracing::debug!(service = %self.worker.style.service, instance = %self.worker.style.instance, why, "push takes nothing for a while");
             return;
         } else {
@@ -312,11 +344,18 @@ impl Round<'_> {
             self.subscriber.limit(1);
         }
         let waiting = self.held.iter().filter(|(number, held)| held.due.is_some() && **number != probe);
-        let waiting: Vec<(u64, Receipt)> = waiting.map(|(number, held)| (*number, held.received.receipt)).collect();
-        for (number, receipt) in waiting {
-            self.held.remove(&number);
-            self.subscriber.settle(receipt, Outcome::Released);
+        let waiting: Vec<u64> = waiting.map(|(number, _)| *number).collect();
+        waiting.into_iter().for_each(|number| self.release(number));
+    }
+
+    /// Back to the mailbox.
+    fn release(&mut self, number: u64) {
+        let Some(held) = self.held.remove(&number) else { return };
+        let receipt = held.received.receipt;
+        if held.answered {
+            self.tried.note(receipt.id(), held.attempts);
         }
+        self.subscriber.settle(receipt, Outcome::Released);
     }
 
     /// Lets requests under way come to their end, for a moment.
@@ -329,5 +368,19 @@ impl Round<'_> {
             }
         };
         let _ = tokio::time::timeout(FAREWELL, all).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_are_known_when_a_message_comes_back_and_bounded() {
+        let mut tried = Tried::default();
+        tried.note("a".into(), 6);
+        assert_eq!((tried.take("a"), tried.take("a"), tried.take("b")), (6, 0, 0));
+        (0..=TRIED_MAX).for_each(|n| tried.note(n.to_string(), 1));
+        assert_eq!(tried.0.len(), 1);
     }
 }
