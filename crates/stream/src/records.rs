@@ -133,14 +133,14 @@ impl Iterator for Records<'_> {
     }
 }
 
-/// The first record of a batch of that time or later: offset and time.
+/// The first record of a batch of that time or later, and not before offset `from`: offset and time.
 ///
 /// # Errors
 /// The batch is damaged.
-pub fn first_of_time(batch: &Batch<'_>, time: i64) -> io::Result<Option<(i64, i64)>> {
+pub fn first_of_time(batch: &Batch<'_>, time: i64, from: u64) -> io::Result<Option<(i64, i64)>> {
     for record in Records::of(batch)? {
         let record = record?;
-        if record.timestamp >= time {
+        if record.timestamp >= time && record.offset.unsigned_abs() >= from {
             return Ok(Some((record.offset, record.timestamp)));
         }
     }
@@ -211,8 +211,10 @@ mod tests {
         };
         let second = Record { offset: 1, timestamp: 1005, key: None, value: Some(vec![]), headers: vec![] };
         assert_eq!(records, [first, second], "codec {codec}");
-        assert_eq!(first_of_time(&batch, 1001).unwrap(), Some((1, 1005)));
-        assert_eq!(first_of_time(&batch, 1006).unwrap(), None);
+        assert_eq!(first_of_time(&batch, 1001, 0).unwrap(), Some((1, 1005)));
+        assert_eq!(first_of_time(&batch, 1000, 1).unwrap(), Some((1, 1005)));
+        assert_eq!(first_of_time(&batch, 1000, 2).unwrap(), None);
+        assert_eq!(first_of_time(&batch, 1006, 0).unwrap(), None);
     }
 
     #[test]

@@ -150,6 +150,11 @@ def test_a_group_is_set_anew_where_it_is_told(node, name):
     # A group that never committed can be begun somewhere, by topic.
     assert api(node, "POST", f"groups/%2F/{group}/reset", json={"to": "latest"}).status_code == 404
     assert reset("--to-latest", "--topic", topic) == {0: 10, 1: 10}
+    # Nor is it set to what was deleted.
+    admin = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    admin.delete_records({kafka.TopicPartition(topic, 1): 2})
+    admin.close()
+    assert reset("--to-timestamp", "1700000000000", "-n") == {0: 0, 1: 2}
     for body in [{}, {"to": "middle"}, {"to": "latest", "offset": 1}, {"shift_by": "x"}, {"by_duration": "x"}, {"no": 1}]:
         assert api(node, "POST", f"groups/%2F/{group}/reset", json=body).status_code == 400, body
 

@@ -168,27 +168,33 @@ fn number(n: u64) -> i64 {
 fn find(streams: &Streams, cell: &Cell, timestamp: i64, committed: bool) -> Result<(i64, i64), i16> {
     let offsets = cell.with(|p| p.offsets());
     let end = if committed { offsets.last_stable } else { offsets.high_watermark };
-    let within = |piece, time| -> Result<(i64, i64), i16> {
+    let within = |piece, time, from| -> Result<Option<(i64, i64)>, i16> {
         let failed = |error: std::io::Error| {
             tracing::error!(%error, queue = cell.queue().0, "a batch cannot be searched by time");
             codes::KAFKA_STORAGE_ERROR
         };
         let (messages, at) = cell.load(&piece, &**streams.bodies()).map_err(failed)?;
         let (batch, _) = Batch::split(messages.body(at)).map_err(|_| codes::CORRUPT_MESSAGE)?;
-        let found = first_of_time(&batch, time).map_err(failed)?;
-        Ok(found.filter(|(offset, _)| offset.unsigned_abs() < end).unwrap_or((-1, -1)))
+        first_of_time(&batch, time, from).map_err(failed)
     };
+    let visible = |found: Option<(i64, i64)>| found.filter(|(at, _)| at.unsigned_abs() < end).unwrap_or((-1, -1));
     match timestamp {
         LATEST => Ok((number(end), -1)),
         EARLIEST | EARLIEST_LOCAL => Ok((number(offsets.start), -1)),
         MAX_TIMESTAMP => match cell.with(|p| p.latest_time()) {
-            Some((entry, piece)) => within(piece, i64::try_from(entry.time.0).unwrap_or(i64::MAX)),
+            Some((entry, piece)) => within(piece, i64::try_from(entry.time.0).unwrap_or(i64::MAX), 0).map(visible),
             None => Ok((-1, -1)),
         },
-        time if time >= 0 => match cell.with(|p| p.batch_of_time(Millis(time.unsigned_abs()))) {
-            Some((_, piece)) => within(piece, time),
-            None => Ok((-1, -1)),
-        },
+        time if time >= 0 => {
+            let mut from = offsets.start;
+            while let Some((entry, piece)) = cell.with(|p| p.batch_of_time(Millis(time.unsigned_abs()), from)) {
+                if let Some(found) = within(piece, time, from)? {
+                    return Ok(visible(Some(found)));
+                }
+                from = entry.last + 1;
+            }
+            Ok((-1, -1))
+        }
         // Offsets of tiers that there are not.
         _ => Ok((-1, -1)),
     }

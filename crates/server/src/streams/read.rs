@@ -155,13 +155,17 @@ impl Look<'_> {
     /// # Errors
     /// Those of the store; a damaged batch.
     pub(crate) fn first_since(&self, ms: u64) -> io::Result<Option<u64>> {
-        let found = self.cell.with(|p| p.batch_of_time(Millis(ms)));
-        let Some((_, piece)) = found else { return Ok(None) };
-        let (messages, at) = self.cell.load(&piece, &**self.streams.bodies())?;
-        let split = Batch::split(messages.body(at));
-        let (batch, _) = split.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        let first = first_of_time(&batch, i64::try_from(ms).unwrap_or(i64::MAX))?;
-        Ok(first.map(|(offset, _)| offset.unsigned_abs()))
+        let mut from = self.cell.with(|p| p.offsets().start);
+        while let Some((entry, piece)) = self.cell.with(|p| p.batch_of_time(Millis(ms), from)) {
+            let (messages, at) = self.cell.load(&piece, &**self.streams.bodies())?;
+            let split = Batch::split(messages.body(at));
+            let (batch, _) = split.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            if let Some((offset, _)) = first_of_time(&batch, i64::try_from(ms).unwrap_or(i64::MAX), from)? {
+                return Ok(Some(offset.unsigned_abs()));
+            }
+            from = entry.last + 1;
+        }
+        Ok(None)
     }
 }
 

@@ -198,7 +198,7 @@ fn beginnings(stream: &Stream, offset: StreamOffset) -> Vec<Cursor> {
                 StreamOffset::At(n) => (n.max(offsets.start), None),
                 StreamOffset::Since(time) => {
                     let since = i64::try_from(time.0).unwrap_or(i64::MAX);
-                    match p.batch_of_time(time) {
+                    match p.batch_of_time(time, offsets.start) {
                         Some((entry, _)) => (entry.base.max(offsets.start), Some(since)),
                         // Nothing is so young: what comes later is.
                         None => (offsets.high_watermark, None),

@@ -404,10 +404,12 @@ impl Partition {
         self.transactions.aborted.within(from, to)
     }
 
-    /// The batch in which the first record of that time or later must be looked for.
+    /// The batch in which the first record of that time or later, and not before offset `from`, must be looked for. What
+    /// makes it young enough may lie before `from`: then the search goes on behind it.
     #[must_use]
-    pub fn batch_of_time(&self, time: Millis) -> Option<(Entry, Piece)> {
-        let entry = self.index.iter().take_while(|e| e.last < self.durable).find(|e| e.time >= time)?;
+    pub fn batch_of_time(&self, time: Millis, from: u64) -> Option<(Entry, Piece)> {
+        let visible = self.index.iter().take_while(|e| e.last < self.durable);
+        let entry = visible.skip_while(|e| e.last < from).find(|e| e.time >= time)?;
         Some((*entry, self.piece(entry.last)))
     }
 

@@ -277,8 +277,9 @@ fn what_the_topic_does_not_allow_is_refused() {
     assert_eq!((appended.base_offset, appended.append_time), (0, Some(NOW)));
     w.sync();
     assert_eq!(w.partition.latest_time().unwrap().0.time, NOW);
-    assert_eq!(w.partition.batch_of_time(NOW).unwrap().0.base, 0);
-    assert!(w.partition.batch_of_time(Millis(NOW.0 + 1)).is_none());
+    assert_eq!(w.partition.batch_of_time(NOW, 0).unwrap().0.base, 0);
+    assert!(w.partition.batch_of_time(NOW, 1).is_none());
+    assert!(w.partition.batch_of_time(Millis(NOW.0 + 1), 0).is_none());
 }
 
 #[test]
