@@ -106,3 +106,14 @@ def test_route_of_an_exchange(cli, name):
     miss = cli("route", "explain", name, "-x", "--routing-key", "x").stdout.rstrip("\n").split("\t")
     assert miss[3] == "rejected" and miss[4] == "app.*" and miss[5]
     assert cli("route", "explain", f"{name}-none", "--exchange", check=False).returncode == 4
+
+
+def test_route_of_the_exchange_of_services(cli, name):
+    key = f"{name}?version=^2"
+    lone = cli("route", "explain", "-x", "amq.services", "--routing-key", key).stdout.rstrip("\n").split("\t")
+    assert lone[:4] == ["amq.services", "service", name, "chosen"]
+    cli("services", "register", name, "--id", "a", "--at-version", "1.0.0")
+    mailbox, instance = cli("route", "explain", "-x", "amq.services", "--routing-key", key).stdout.splitlines()
+    assert mailbox.split("\t")[:4] == ["amq.services", "queue", f"{name}-queue", "chosen"]
+    assert instance.split("\t")[:4] == [name, "instance", "a", "rejected"] and "version" in instance
+    assert cli("route", "explain", "-x", "amq.services", "--routing-key", "NONE", check=False).returncode != 0

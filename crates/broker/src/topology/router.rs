@@ -63,6 +63,8 @@ pub struct Explanation {
     pub hops: Vec<Hop>,
     /// The queues at the end.
     pub queues: Vec<QueueId>,
+    /// And the services, each as the routing key that an exchange of services was given.
+    pub services: Vec<Box<[u8]>>,
     /// Where it would wait first.
     pub delayed: Vec<Delayed>,
     /// Bindings on the way that do not match.
@@ -257,6 +259,7 @@ impl Topology {
                 .extend(missed.map(|b| Unmatched { binding: BindingView::of(b), reason: reason(x.kind) }));
         }
         explained.queues = walk.out.queues;
+        explained.services = walk.out.services;
         explained.delayed = walk.out.delayed;
         Ok(explained)
     }

@@ -242,6 +242,9 @@ fn an_explanation_names_every_choice_and_what_did_not_match() {
     let hops: Vec<_> = e.hops.iter().map(|h| (&*h.exchange, h.destination.clone())).collect();
     assert_eq!(hops, [("x", to_exchange("amq.fanout")), ("amq.fanout", to_queue("q"))]);
     assert_eq!(e.unmatched[0].reason, "the routing key is not equal to the binding key");
+    n.bind("x", to_exchange("amq.services"), "cart?zone=a", Table::new()).unwrap();
+    let e = n.t.route_explain("/", &route("x", "cart?zone=a"), &[0, 0]).unwrap();
+    assert_eq!((e.hops.len(), e.services), (1, vec![Box::from(&b"cart?zone=a"[..])]));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Why a message would go where it would: the router itself, run without effect.
 
 use serde_json::{Value as Json, json};
+use waypost_broker::topology::SERVICES_EXCHANGE;
 use waypost_model::Route;
 use waypost_model::command::Destination;
 use waypost_model::props::PropsOwned;
@@ -8,6 +9,7 @@ use waypost_model::table::Table;
 
 use super::super::json::{from_octets, from_table};
 use super::super::request::{Failure, pairs};
+use super::services::explanation;
 use super::{Ask, Done, show};
 
 /// Longest routing key of AMQP, in bytes.
@@ -31,7 +33,14 @@ impl Ask {
         }
         let props = PropsOwned { headers: (!headers.is_empty()).then_some(headers), ..PropsOwned::default() };
         let route = Route::new(exchange, &key);
-        let explained = self.node.broker.route_explain(vhost, &route, &props.to_bytes())?;
+        let props = props.to_bytes();
+        let explained = self.node.broker.route_explain(vhost, &route, &props)?;
+        let services = explained.services.iter().map(|key| {
+            let route = Route::new(SERVICES_EXCHANGE, key);
+            let one = self.node.broker.service_explain(self.who.actor(), vhost, &route, &props, self.now)?;
+            Ok(explanation(&one))
+        });
+        let services: Vec<Json> = services.collect::<Result<_, Failure>>()?;
         let hops: Vec<Json> = explained
             .hops
             .iter()
@@ -55,7 +64,7 @@ impl Ask {
         let waits: Vec<Json> = explained.delayed.iter().map(|d| json!({ "delay_ms": d.delay_ms })).collect();
         show(json!({
             "exchange": exchange, "routing_key": key, "queues": explained.queues.len(), "hops": hops,
-            "delayed": waits, "unmatched": unmatched,
+            "services": services, "delayed": waits, "unmatched": unmatched,
         }))
     }
 }

@@ -10,6 +10,8 @@ mod terms;
 mod tokens;
 mod watch;
 
+pub(super) use mailbox::explanation;
+
 use std::time::Duration;
 
 use hyper::body::Incoming;

@@ -62,12 +62,7 @@ impl Explain {
         let chosen: Vec<Value> = list(&said, "chosen").iter().filter_map(|c| c.get("instance").cloned()).collect();
         let mut rows = said.get_mut("candidates").map(Value::take).unwrap_or_default();
         for row in rows.as_array_mut().into_iter().flatten() {
-            let id = row["instance"]["id"].clone();
-            row["verdict"] = json!(match (chosen.contains(&id), row.get("rejected")) {
-                (true, _) => "chosen",
-                (false, Some(_)) => "rejected",
-                (false, None) => "eligible",
-            });
+            row["verdict"] = json!(verdict(chosen.contains(&row["instance"]["id"]), row));
         }
         if rows.as_array().is_some_and(Vec::is_empty) {
             eprintln!("the service has no instances: the message would wait in its mailbox");
@@ -87,6 +82,7 @@ impl Explain {
             return self.place.server.output.item(&said);
         }
         let mut rows = Vec::new();
+        rows.extend(list(&said, "services").iter().flat_map(service_rows));
         for (part, verdict) in [("hops", "chosen"), ("unmatched", "rejected")] {
             rows.extend(list(&said, part).iter().cloned().map(|mut row| {
                 row["verdict"] = json!(verdict);
@@ -102,6 +98,31 @@ impl Explain {
             ("WHY NOT", "reason"),
         ];
         self.place.server.output.list(&Value::Array(rows), &columns)
+    }
+}
+
+/// Which instance of a service would get the message, as rows of an exchange's table.
+fn service_rows(service: &Value) -> Vec<Value> {
+    let chosen: Vec<&Value> = list(service, "chosen").iter().filter_map(|c| c.get("instance")).collect();
+    let instance = |one: &Value| {
+        let id = &one["instance"]["id"];
+        json!({
+            "exchange": service["service"], "destination_type": "instance", "destination": id,
+            "verdict": verdict(chosen.contains(&id), one), "reason": one["rejected"],
+        })
+    };
+    let to = if service["mailbox"].is_null() { "service" } else { "queue" };
+    let name = if to == "queue" { &service["mailbox"] } else { &service["service"] };
+    let mailbox =
+        json!({ "exchange": "amq.services", "destination_type": to, "destination": name, "verdict": "chosen" });
+    std::iter::once(mailbox).chain(list(service, "candidates").iter().map(instance)).collect()
+}
+
+fn verdict(chosen: bool, candidate: &Value) -> &'static str {
+    match (chosen, candidate.get("rejected")) {
+        (true, _) => "chosen",
+        (false, Some(_)) => "rejected",
+        (false, None) => "eligible",
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hyper::Request;
 use hyper::body::Incoming;
 use serde_json::{Value as Json, json};
+use waypost_broker::broker::admin::ServiceExplanation;
 use waypost_broker::shard::{Chosen, LaneInfo, MemberInfo};
 use waypost_model::service::ServiceName;
 
@@ -39,21 +40,26 @@ impl Ask<'_> {
         let broker = &self.cx.node.broker;
         let (actor, now) = (self.cx.who.actor(), self.cx.node.clock.now());
         let explained = broker.service_explain(actor, &self.vhost, &route, &props.to_bytes(), now).map_err(refused)?;
-        let chosen: Vec<Json> = explained.chosen.iter().map(chosen).collect();
-        let candidates = explained.candidates.iter().map(|c| {
-            let mut json = json!({ "instance": look::description(&c.instance) });
-            match &c.verdict {
-                Ok(cost) => json["cost"] = json!(cost),
-                Err(why) => json["rejected"] = json!(why),
-            }
-            json
-        });
-        Ok(ok(&json!({
-            "service": &*explained.service, "rule": explained.rule,
-            "mailbox": explained.mailbox.as_ref().map(|q| &*q.name), "behind": explained.behind,
-            "waits": chosen.is_empty(), "chosen": chosen, "candidates": candidates.collect::<Vec<_>>(),
-        })))
+        Ok(ok(&explanation(&explained)))
     }
+}
+
+/// Who would get a message, and why the others would not.
+pub(in super::super) fn explanation(explained: &ServiceExplanation) -> Json {
+    let chosen: Vec<Json> = explained.chosen.iter().map(chosen).collect();
+    let candidates = explained.candidates.iter().map(|c| {
+        let mut json = json!({ "instance": look::description(&c.instance) });
+        match &c.verdict {
+            Ok(cost) => json["cost"] = json!(cost),
+            Err(why) => json["rejected"] = json!(why),
+        }
+        json
+    });
+    json!({
+        "service": &*explained.service, "rule": explained.rule,
+        "mailbox": explained.mailbox.as_ref().map(|q| &*q.name), "behind": explained.behind,
+        "waits": chosen.is_empty(), "chosen": chosen, "candidates": candidates.collect::<Vec<_>>(),
+    })
 }
 
 fn member(m: &MemberInfo) -> Json {
