@@ -52,6 +52,13 @@ def test_a_value_keeps_its_type_and_tells_its_revision(config):
     assert config.get("a/b", headers={"If-None-Match": found.headers["ETag"]}).status_code == 304
 
 
+def test_what_is_not_known_is_refused(config):
+    url = config.url("keys", "k")
+    for method, query in [("PUT", "cas=0"), ("PUT", "comments=x"), ("GET", "revision=1"), ("DELETE", "flags=1&no=1")]:
+        answer = requests.request(method, f"{url}?{query}", data="1")
+        assert (answer.status_code, answer.json()["reason"][:17]) == (400, "unknown parameter"), query
+
+
 def test_if_match(config):
     first = config.put("k", "1", headers={"If-None-Match": "*"})
     url = config.url("keys", "k")

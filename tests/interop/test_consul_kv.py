@@ -187,6 +187,38 @@ def test_waiting_ends_and_an_index_ahead_waits_too(client, http, key):
     assert requests.get(f"{http}/v1/kv/{key}?index={at - 1}&wait=10s").elapsed.total_seconds() < 2
 
 
+def test_who_is_ahead_is_told_of_the_next_change(client, http, key):
+    client.kv.put(key, "x")
+    at = index_of(requests.get(f"{http}/v1/kv/{key}"))
+    found = []
+    thread = waiting(http, f"/v1/kv/{key}?index={at + 1000}&wait=20s", found)
+    client.kv.put(key, "y")
+    thread.join(10)
+    assert found and index_of(found[0][0]) > at
+
+
+def test_the_first_write_of_all_is_told(server):
+    waypost = server()
+    waypost.start()
+    url = f"{waypost.http}/v1/kv/first"
+    at, found = index_of(requests.get(url)), []
+    thread = waiting(waypost.http, f"/v1/kv/first?index={at}&wait=20s", found)
+    assert requests.put(url, data="1").text == "true"
+    thread.join(10)
+    assert found and found[0][0].status_code == 200
+
+
+def test_another_data_center_is_not_this_one(http, key):
+    for method, path in [("GET", f"kv/{key}"), ("PUT", f"kv/{key}"), ("PUT", "session/create"), ("PUT", "txn")]:
+        answer = requests.request(method, f"{http}/v1/{path}?dc=elsewhere", json=[] if path == "txn" else {})
+        assert (answer.status_code, answer.text) == (500, "No path to datacenter"), path
+    assert requests.get(f"{http}/v1/kv/{key}?dc=DC1").status_code == 404
+    for page in ("register", "deregister"):
+        node = {"Datacenter": "elsewhere", "Node": "n", "Address": "10.0.0.1"}
+        assert requests.put(f"{http}/v1/catalog/{page}", json=node).status_code == 500
+    assert requests.get(f"{http}/v1/catalog/node/n").json() is None
+
+
 def test_locks(client, key):
     a, b = client.session.create(name="a", ttl=10), client.session.create(name="b")
     assert client.kv.put(key, "a", acquire=a) is True

@@ -141,7 +141,8 @@ impl Store {
         now: Millis,
     ) -> Result<Store, OpenError> {
         let loaded = open::load(share, &*bodies, now)?;
-        let mut state = State { spaces: loaded.spaces, revision: loaded.revision, ..State::default() };
+        // What is not there has the index 1: the first write of all must be news to who has seen that.
+        let mut state = State { spaces: loaded.spaces, revision: loaded.revision.max(1), ..State::default() };
         state.queues = loaded.queues;
         if !loaded.empty.is_empty() {
             let noted = open::numbers(state.revision, state.queues);

@@ -61,7 +61,7 @@ impl Rendered {
 
     /// The form in which a request with these headers gets it, and the body in that form.
     pub(super) fn form(&self, asked: &HeaderMap) -> (Form, &Bytes) {
-        if self.plain.len() >= GZIP_BYTES_MIN && takes_gzip(asked) {
+        if is_worth_gzip(&self.plain, asked) {
             (Form::Gzip, self.gzip.get_or_init(|| gzip(&self.plain)))
         } else {
             (Form::Plain, &self.plain)
@@ -107,6 +107,11 @@ pub(super) fn matches(list: &HeaderValue, tag: &HeaderValue) -> bool {
     let (Ok(list), Ok(tag)) = (list.to_str(), tag.to_str()) else { return false };
     let opaque = |t: &str| t.trim().trim_start_matches("W/").to_owned();
     list.trim() == "*" || list.split(',').any(|t| opaque(t) == opaque(tag))
+}
+
+/// Whether a body is long enough to be compressed, for a client that takes it so.
+pub(super) fn is_worth_gzip(body: &[u8], asked: &HeaderMap) -> bool {
+    body.len() >= GZIP_BYTES_MIN && takes_gzip(asked)
 }
 
 /// Whether a client takes gzip (RFC 9110 §12.5.3).

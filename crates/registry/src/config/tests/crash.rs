@@ -89,7 +89,7 @@ impl Game {
     fn new(seed: u64) -> Game {
         let settings = Settings { revisions_max: 4, history_ms: 50_000, ..Settings::default() };
         let world = World::new(seed, settings);
-        Game { world, rng: Rng(seed), naive: Naive::default(), states: vec![(Lsn(0), Naive::default())], swept: 0 }
+        Game { world, rng: Rng(seed), naive: Naive::new(), states: vec![(Lsn(0), Naive::new())], swept: 0 }
     }
 
     fn step(&mut self) {

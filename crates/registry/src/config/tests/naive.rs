@@ -74,6 +74,11 @@ struct Txn<'a> {
 }
 
 impl Naive {
+    /// As a store begins: the first write takes revision 2.
+    pub fn new() -> Naive {
+        Naive { revision: 1, ..Naive::default() }
+    }
+
     /// Runs a transaction; whether it was done.
     pub fn run(&mut self, steps: &[Step], at: u64, settings: &Settings) -> bool {
         let mut txn = Txn {

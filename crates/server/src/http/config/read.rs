@@ -139,7 +139,10 @@ impl Ask<'_> {
         let keys: Vec<Json> = items.iter().map(|(path, look)| show::entry(path, look, values)).collect();
         let body = json!({ "revision": listing.index, "keys": keys, "after": next });
         let body = Bytes::from(body.to_string() + "\n");
-        Ok(with_revision(raw("application/json", &body, headers), listing.index))
+        // No entity tag: what is shown depends on who asks, and on candidates.
+        let mut answer = raw("application/json", &body, headers);
+        answer.headers_mut().insert(super::INDEX, HeaderValue::from(listing.index));
+        Ok(answer)
     }
 
     /// The versions of a path, newest first.

@@ -45,7 +45,7 @@ use render::Scene;
 pub(in crate::http) use hot::{Hot, express};
 pub(in crate::http) use liveness::may_begin;
 pub(crate) use liveness::{Seen, end_sessions};
-pub(in crate::http) use params::duration;
+pub(in crate::http) use params::{duration, is_here};
 pub(crate) use query_execute::carry_out;
 pub(crate) use shared::Shared;
 pub(in crate::http) use txn::Catalog;

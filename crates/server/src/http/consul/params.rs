@@ -142,7 +142,7 @@ impl Params {
 ///
 /// # Errors
 /// 500, as Consul has it.
-pub(super) fn is_here(asked: &str, datacenter: &str) -> Result<(), Failure> {
+pub(in crate::http) fn is_here(asked: &str, datacenter: &str) -> Result<(), Failure> {
     if asked.is_empty() || asked.eq_ignore_ascii_case(datacenter) {
         return Ok(());
     }

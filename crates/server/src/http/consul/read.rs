@@ -132,7 +132,7 @@ impl Ask<'_> {
 
     /// An answer of which both forms are kept.
     pub(super) fn both(&self, plain: Bytes, zipped: impl FnOnce() -> Bytes, index: u64) -> Answer {
-        if self.params.other("pretty").is_some() || !rendered::takes_gzip(&self.headers) {
+        if self.params.other("pretty").is_some() || !rendered::is_worth_gzip(&plain, &self.headers) {
             return self.own(plain, index);
         }
         let mut answer = self.plain(zipped());

@@ -10,7 +10,7 @@ use waypost_registry::config::{Store, What};
 
 use super::super::body::Answer;
 use super::super::config::may;
-use super::super::consul::duration;
+use super::super::consul::{self, duration};
 use super::super::cx::Cx;
 use super::super::request::{Failure, form};
 use waypost_broker::topology::Access;
@@ -58,6 +58,9 @@ impl<'a> Ask<'a> {
             wait: WAIT,
             consistency: "leader",
         };
+        // A name without a value has the value `true`.
+        let data_center = ask.value("dc").filter(|dc| *dc != "true").unwrap_or_default();
+        consul::is_here(data_center, &cx.node.config.consul.datacenter)?;
         ask.index = match ask.value("index") {
             // Spring asks so for what it has not seen yet.
             None | Some("-1") => 0,
@@ -112,16 +115,21 @@ impl<'a> Ask<'a> {
     /// Looks; and as long as the index has not moved past the one that the client has seen, waits and looks again.
     pub async fn blocking<T>(&self, what: What, look: impl Fn() -> (T, u64, Lsn)) -> Result<(T, u64), Failure> {
         let mut watch = (self.index > 0).then(|| self.store.watch(&self.vhost, what));
+        // Who is ahead of us has it from another data directory: any change is news.
+        let mut since = self.index;
         let patience = self.cx.patience(self.wait + self.wait / 16 * spread() / 256);
         tokio::pin!(patience);
         let mut over = false;
         loop {
             let (found, index, lsn) = look();
             match &mut watch {
-                Some(watch) if index <= self.index && !over => tokio::select! {
-                    () = watch.changed() => {}
-                    () = &mut patience => over = true,
-                },
+                Some(watch) if index <= since && !over => {
+                    since = index;
+                    tokio::select! {
+                        () = watch.changed() => {}
+                        () = &mut patience => over = true,
+                    }
+                }
                 _ => {
                     self.durable(lsn).await?;
                     return Ok((found, index));
