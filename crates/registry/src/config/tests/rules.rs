@@ -39,7 +39,7 @@ fn every_write_is_a_version_and_a_revision() {
 
 #[test]
 fn the_first_write_of_all_is_news_to_who_saw_nothing() {
-    let mut w = World::new(1, Settings::default());
+    let w = World::new(1, Settings::default());
     let nothing = w.store.get("/", "a").index;
     let first = w.one(put("a", "1")).unwrap();
     assert!(first.revision > nothing && w.store.get("/", "a").index > nothing);
