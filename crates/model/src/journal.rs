@@ -91,6 +91,18 @@ pub trait Journal: Send + Sync {
     /// [`Op::Requeued`], [`Op::Forget`] and [`Op::Define`] is still taken.
     fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError>;
 
+    /// The same, of what nobody waits for before [`Journal::hurry`], which must follow soon and in any case: so what comes
+    /// together becomes one commit. A journal that is late with its commits, or has gathered much, need not wait for that.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    fn append_unhurried(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
+        self.append(ops)
+    }
+
+    /// From now on somebody waits for what was appended unhurried, whoever did that.
+    fn hurry(&self) {}
+
     /// Whether messages of that many bytes would be taken now: asked before something begins that cannot be undone.
     ///
     /// # Errors

@@ -423,6 +423,15 @@ impl Journal for Engine {
         if self.shared.has_room_for(&weight) { self.shared.inbox.append(ops, weight) } else { Err(AppendError::Full) }
     }
 
+    fn append_unhurried(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
+        let weight = Weight { held: true, ..Weight::of(&ops) };
+        if self.shared.has_room_for(&weight) { self.shared.inbox.append(ops, weight) } else { Err(AppendError::Full) }
+    }
+
+    fn hurry(&self) {
+        self.shared.inbox.hurry();
+    }
+
     fn reserve(&self) -> Lsn {
         self.shared.inbox.reserve()
     }

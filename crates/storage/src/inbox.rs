@@ -17,6 +17,9 @@ const OP_BYTES: u64 = 64;
 const TARGET_BYTES: u64 = 24;
 const SLOT_BYTES: u64 = 8;
 
+/// So much is not held back: a larger commit gains little, and the disk could be writing already.
+const HELD_BYTES_MAX: u64 = 512 << 10;
+
 /// What an append asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weight {
@@ -26,6 +29,8 @@ pub struct Weight {
     pub messages: bool,
     /// Whether somebody waits for it.
     pub urgent: bool,
+    /// Whether somebody will in a moment, and says so by [`Inbox::hurry`].
+    pub held: bool,
 }
 
 impl Weight {
@@ -105,6 +110,8 @@ pub struct Inbox {
     done: Condvar,
     /// Messages are refused.
     pub full: AtomicBool,
+    /// Something was appended that [`Inbox::hurry`] is to follow.
+    held: AtomicBool,
     bytes_max: u64,
     lazy_bytes_max: u64,
     lazy: Duration,
@@ -189,13 +196,31 @@ impl Inbox {
 
     fn added(&self, mut s: MutexGuard<'_, State>, weight: &Weight) {
         s.bytes += weight.bytes;
-        s.urgent |= weight.urgent;
-        let first_lazy = !s.urgent && s.lazy_since.is_none();
+        s.urgent |= weight.urgent && (!weight.held || s.bytes >= HELD_BYTES_MAX);
+        let first_lazy = !s.urgent && !weight.held && s.lazy_since.is_none();
+        if weight.held {
+            self.held.store(true, Ordering::Relaxed);
+        }
         if first_lazy {
             s.lazy_since = Some(Instant::now());
         }
         // A sleeper must learn of the first lazy append too: it begins to count the time then.
         let wake = s.asleep && (s.urgent || first_lazy || s.bytes >= self.lazy_bytes_max);
+        drop(s);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    /// Somebody waits for what was held.
+    pub fn hurry(&self) {
+        // Whoever appended before on this thread sees what he stored, or that another has taken it up.
+        if !self.held.load(Ordering::Relaxed) || !self.held.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let mut s = lock(&self.state);
+        s.urgent |= !s.queue.is_empty();
+        let wake = s.asleep && s.urgent;
         drop(s);
         if wake {
             self.work.notify_one();
@@ -363,5 +388,56 @@ impl Inbox {
 
     pub fn close(&self) {
         self.update(|s| s.closing = true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn define() -> (Vec<Op>, Weight) {
+        (vec![Op::Define { key: Box::default(), value: None }], Weight { bytes: 10, urgent: true, ..Weight::default() })
+    }
+
+    /// Whether the committer would take something now.
+    fn is_due(inbox: &Inbox) -> bool {
+        let s = lock(&inbox.state);
+        s.urgent || s.lazy_since.is_some() || s.bytes >= inbox.lazy_bytes_max
+    }
+
+    #[test]
+    fn what_is_held_is_due_once_somebody_waits_for_it_or_it_is_much() {
+        let inbox = Inbox::new(1 << 20, 1 << 20, 10);
+        let hold = || {
+            let (ops, weight) = define();
+            inbox.append(ops, Weight { held: true, bytes: HELD_BYTES_MAX / 4, ..weight }).unwrap()
+        };
+        inbox.hurry();
+        assert!(!is_due(&inbox), "nothing is there");
+        assert_eq!((hold(), hold()), (Lsn(1), Lsn(2)));
+        assert!(!is_due(&inbox));
+        inbox.hurry();
+        assert!(is_due(&inbox));
+        let mut taken = Vec::new();
+        inbox.take(1 << 20, &mut taken);
+        assert_eq!(taken.len(), 2);
+        inbox.hurry();
+        assert!(!is_due(&inbox), "all of it was taken");
+        (0..3).for_each(|_| _ = hold());
+        assert!(!is_due(&inbox));
+        hold();
+        assert!(is_due(&inbox), "it is much");
+    }
+
+    #[test]
+    fn what_is_held_goes_with_what_is_not() {
+        let inbox = Inbox::new(1000, 100, 10);
+        let (ops, weight) = define();
+        inbox.append(ops.clone(), Weight { held: true, ..weight }).unwrap();
+        inbox.append(ops, weight).unwrap();
+        assert!(is_due(&inbox));
+        let mut taken = Vec::new();
+        inbox.take(1000, &mut taken);
+        assert_eq!(taken.len(), 2);
     }
 }

@@ -15,8 +15,8 @@ use crate::maintain::Maintenance;
 use crate::segment::SegmentId;
 use crate::sync::lock;
 
-/// What is written at once: a commit may have to wait for it.
-const PIECE_BYTES: u64 = 256 << 10;
+/// What is written at once: a commit may have to wait for it. Smaller pieces cost more than they save.
+const PIECE_BYTES: u64 = 1 << 20;
 /// Commits that are larger on average gain less than the zeros cost.
 const COMMIT_BYTES_MAX: u64 = 256 << 10;
 /// A segment is filled once this part of the one before is used: a log that hardly grows needs no zeros.

@@ -1,6 +1,8 @@
 //! Bytes in, bytes out: one task reads and carries out, another writes what is ready, in order.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,13 +12,14 @@ use waypost_kafka::apis;
 use waypost_kafka::frame::RequestHeader;
 use waypost_kafka::wire::{Malformed, Reader};
 use waypost_model::Lsn;
+use waypost_model::journal::Journal;
 
+use super::answers::Answers;
 use super::requests::Requests;
 use super::room::Held;
 use super::throttle::held_back;
 use super::{ANSWERED, Answer, Ask, Session, Who, cluster};
 use crate::node::Node;
-use std::sync::Arc;
 
 /// How long an answer may take to be taken.
 const STALL: Duration = Duration::from_secs(120);
@@ -26,6 +29,8 @@ const PIPELINE: usize = 64;
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of answers that wait for the peer; a longer one waits alone.
 const PENDING_BYTES_MAX: u32 = 16 << 20;
+/// Answers are written together up to so many bytes, and one more.
+const TOGETHER_BYTES_MAX: usize = 256 << 10;
 /// Longest request of whoever has not said yet who it is, bytes: as Kafka's `sasl.server.max.receive.size`.
 const STRANGER_BYTES_MAX: usize = 512 * 1024;
 
@@ -48,17 +53,31 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(socket: S, ses
     let (reader, writer) = tokio::io::split(socket);
     let (out, ready) = mpsc::channel(PIPELINE);
     let node = Arc::clone(&session.node);
+    let reading = hurrying(Arc::clone(&node.journal), read_all(reader, out, session));
     let writing = write_all(writer, ready, node);
-    let reading = read_all(reader, out, session);
     tokio::pin!(writing, reading);
     tokio::select! {
+        // Whoever has an answer can go on while the rest is read.
+        biased;
+        written = &mut writing => written,
         // What is ready is still written.
         read = &mut reading => {
             let written = writing.await;
             read.and(written)
         }
-        written = &mut writing => written,
     }
+}
+
+/// Requests that have come together are carried out together: what they append is waited for once there is no other to read,
+/// or one that waits for something.
+async fn hurrying<F: Future>(journal: Arc<dyn Journal>, work: F) -> F::Output {
+    tokio::pin!(work);
+    poll_fn(|cx| {
+        let polled = work.as_mut().poll(cx);
+        journal.hurry();
+        polled
+    })
+    .await
 }
 
 async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
@@ -136,36 +155,27 @@ async fn write_all(
     mut ready: mpsc::Receiver<Out>,
     node: Arc<Node>,
 ) -> io::Result<()> {
-    while let Some(Out { _room, _held, after, pieces }) = ready.recv().await {
-        if !node.reached(after).await {
+    let (mut answers, mut rooms, mut next) = (Answers::default(), Vec::new(), None);
+    loop {
+        let Some(first) = (if next.is_some() { next.take() } else { ready.recv().await }) else { break };
+        if !node.reached(first.after).await {
             return Err(io::Error::new(ErrorKind::TimedOut, "the disk has not confirmed a write in time"));
         }
-        let written = tokio::time::timeout(STALL, write_pieces(&mut socket, pieces)).await;
+        // One commit makes many answers ready.
+        let durable = node.journal.durable();
+        next = Some(first);
+        while let Some(Out { _room, _held, pieces, .. }) =
+            next.take_if(|out| out.after.is_none_or(|lsn| lsn <= durable))
+        {
+            rooms.push((_room, _held));
+            answers.add(pieces)?;
+            if answers.bytes() < TOGETHER_BYTES_MAX {
+                next = ready.try_recv().ok();
+            }
+        }
+        let written = tokio::time::timeout(STALL, answers.write(&mut socket)).await;
         written.map_err(|_| io::Error::new(ErrorKind::TimedOut, "the peer takes no answers"))??;
+        rooms.clear();
     }
     socket.shutdown().await
-}
-
-/// Writes pieces behind their length, as they lie.
-async fn write_pieces(socket: &mut (impl AsyncWrite + Unpin), pieces: Vec<Bytes>) -> io::Result<()> {
-    let length: usize = pieces.iter().map(Bytes::len).sum();
-    let length = i32::try_from(length).map_err(|_| io::Error::new(ErrorKind::InvalidData, "an answer is too long"))?;
-    let mut left: std::collections::VecDeque<Bytes> = pieces.into();
-    left.push_front(Bytes::copy_from_slice(&length.to_be_bytes()));
-    while !left.is_empty() {
-        let slices: Vec<IoSlice<'_>> = left.iter().take(64).map(|b| IoSlice::new(b)).collect();
-        let mut wrote = socket.write_vectored(&slices).await?;
-        if wrote == 0 {
-            return Err(ErrorKind::WriteZero.into());
-        }
-        while let Some(front) = left.front_mut() {
-            if wrote < front.len() {
-                let _ = front.split_to(wrote);
-                break;
-            }
-            wrote -= front.len();
-            left.pop_front();
-        }
-    }
-    socket.flush().await
 }

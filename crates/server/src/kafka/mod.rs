@@ -2,6 +2,7 @@
 //! clients expect; what waits for the disk only holds back its own answer and those behind it.
 
 mod acls;
+mod answers;
 mod cluster;
 mod codes;
 mod configs;

@@ -1,6 +1,7 @@
 //! A node: storage, broker and listeners put together, from start to stop.
 
 mod amqp;
+mod bell;
 mod checks;
 mod commits;
 mod config_center;
@@ -114,8 +115,9 @@ pub fn run_on(
     open: impl FnOnce(&Config) -> Result<Opened, ServeError>,
 ) -> Result<(), ServeError> {
     machine::raise_file_limit();
-    let runtime = runtime::build(config.server.worker_threads).map_err(ServeError::io("cannot start threads"))?;
-    let result = runtime.block_on(serve(config, Box::pin(shutdown), open));
+    let built = runtime::build(config.server.worker_threads).map_err(ServeError::io("cannot start threads"))?;
+    let (runtime, idle) = built;
+    let result = runtime.block_on(serve(config, idle, Box::pin(shutdown), open));
     // Whoever has not ended by now had its time.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -123,6 +125,7 @@ pub fn run_on(
 
 async fn serve(
     config: Config,
+    idle: runtime::Idle,
     shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
     open: impl FnOnce(&Config) -> Result<Opened, ServeError>,
 ) -> Result<(), ServeError> {
@@ -175,7 +178,7 @@ async fn serve(
         connections: AtomicUsize::new(0),
         abandoned: channel::Sender::new(false),
     });
-    node.store.start(Box::new({
+    let tell = {
         let node = Arc::downgrade(&node);
         move || {
             if let Some(node) = node.upgrade() {
@@ -185,7 +188,8 @@ async fn serve(
                 node.commits.advanced(node.journal.durable());
             }
         }
-    }))?;
+    };
+    node.store.start(bell::hang(idle, tell).map_err(ServeError::io("cannot hear of commits"))?)?;
     let result = tokio::select! {
         result = live(&node, reserved, devices, shutdown) => result,
         never = node.commits.end_long_waits() => match never {},

@@ -243,7 +243,7 @@ impl Partition {
         self.producers.list(|id| self.transactions.open_since(id))
     }
 
-    /// Appends one batch of a producer's.
+    /// Appends one batch of a producer's, unhurried.
     ///
     /// # Errors
     /// [`AppendFault`].
@@ -257,7 +257,7 @@ impl Partition {
         self.append_packed(Packed::copy(batch), config, journal, now)
     }
 
-    /// The same, of a batch that is stored where it lies.
+    /// The same, of a batch that is stored where it lies. Unhurried: [`Journal::hurry`] is to follow.
     ///
     /// # Errors
     /// [`AppendFault`].
@@ -307,7 +307,7 @@ impl Partition {
     ) -> Result<(Lsn, Arc<Messages>), AppendFault> {
         let (op, laid) = self.lay(packed, append_time);
         let messages = Arc::clone(&laid.messages);
-        let lsn = journal.append(vec![op])?;
+        let lsn = journal.append_unhurried(vec![op])?;
         self.laid(laid, lsn);
         Ok((lsn, messages))
     }

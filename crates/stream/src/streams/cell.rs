@@ -93,7 +93,7 @@ impl Cell {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Appends a batch. [`super::Streams::appended`] is to be told.
+    /// Appends a batch, unhurried. [`super::Streams::appended`] is to be told.
     pub(super) fn append(
         &self,
         packed: Packed,

@@ -178,7 +178,8 @@ impl Streams {
         Ok(lsn)
     }
 
-    /// Appends a batch of a producer's to a partition: one of a transaction, if the partition belongs to that.
+    /// Appends a batch of a producer's to a partition: one of a transaction, if the partition belongs to that. Unhurried:
+    /// [`Journal::hurry`] is to follow once there is nothing more to append.
     ///
     /// # Errors
     /// [`AppendFault`].

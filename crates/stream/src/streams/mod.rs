@@ -329,6 +329,7 @@ impl Streams {
     ) -> Result<Appended, AppendFault> {
         debug_assert!(batch.producer_id() < 0 && !batch.is_transactional());
         let appended = cell.append(Packed::copy(batch), config, journal, now)?;
+        journal.hurry();
         if let Some(lsn) = appended.lsn {
             self.appended(cell, lsn);
         }
@@ -348,17 +349,19 @@ impl Streams {
 
     /// The journal's watermark has moved: what it covers becomes visible, and readers that wait are told.
     pub fn advance(&self) {
-        let durable = self.journal.durable();
-        if self.waits_for.load(Ordering::SeqCst) > durable.0 {
-            return;
-        }
-        self.waits_for.store(u64::MAX, Ordering::SeqCst);
-        let busy = std::mem::take(&mut *lock(&self.busy));
-        for cell in busy {
-            if let Some(lsn) = cell.advance(durable) {
-                // It goes on waiting.
-                lock(&self.busy).push(cell);
-                self.waits_for.fetch_min(lsn.0, Ordering::SeqCst);
+        loop {
+            let durable = self.journal.durable();
+            if self.waits_for.load(Ordering::SeqCst) > durable.0 {
+                return;
+            }
+            self.waits_for.store(u64::MAX, Ordering::SeqCst);
+            let busy = std::mem::take(&mut *lock(&self.busy));
+            for cell in busy {
+                if let Some(lsn) = cell.advance(durable) {
+                    // It goes on waiting. Who saw a later watermark meanwhile did not find it here: so it is looked again.
+                    lock(&self.busy).push(cell);
+                    self.waits_for.fetch_min(lsn.0, Ordering::SeqCst);
+                }
             }
         }
     }
