@@ -72,6 +72,8 @@ impl Face {
             // Values may be secrets.
             Face::Config | Face::ConsulKv => Need::User,
             Face::Management => Need::Management,
+            // What was fired is a message, with what it carries.
+            Face::Consul if path == "/v1/event" || path.starts_with("/v1/event/") => Need::User,
             Face::Consul if matches!(*method, Method::GET | Method::HEAD) => Need::Nothing,
             Face::Consul => Need::User,
             Face::PrometheusSd | Face::EnvoyEds => Need::Nothing,
@@ -109,4 +111,22 @@ pub(super) fn express(listener: &Arc<HttpListener>, head: &Head<'_>, body: &[u8]
     let need = if hot.is_look() { face.need(&Method::GET, head.path) } else { face.need(&Method::PUT, head.path) };
     let who = who(&listener.node, listener.address, &head.headers, peer, need).ok()?;
     consul::express(listener, who, hot, head, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_see_the_registry_and_no_messages() {
+        let need = |path: &str| Face::of(path).unwrap().need(&Method::GET, path);
+        for open in ["/v1/catalog/services", "/v1/health/service/cart", "/v1/eventual", "/query"] {
+            assert_eq!(need(open), Need::Nothing, "{open}");
+        }
+        for closed in ["/v1/event/list", "/v1/event", "/v1/kv/a", "/api/v1/services/cart", "/api/v1/whoami"] {
+            assert_eq!(need(closed), Need::User, "{closed}");
+        }
+        assert_eq!(Face::of("/v1/health/state/any").unwrap().need(&Method::PUT, "/v1/health/state/any"), Need::User);
+        assert_eq!(need("/api/v1/queues"), Need::Management);
+    }
 }
