@@ -8,7 +8,7 @@ use waypost_model::selector::Selector;
 use waypost_model::{Millis, Route};
 
 use super::super::roster::Roster;
-use super::lane::NOTHING;
+use super::lane::{NOTHING, Slot};
 use super::member::Member;
 use super::{MIXED, MIXED_SCAN_AGAIN_MS, MIXED_SCAN_MAX, Mailbox, Source};
 
@@ -103,7 +103,7 @@ impl Mailbox {
         let lane = self.lane(wish.source.lane)?;
         if let Some(slot) = wish.source.slot {
             let keyed = lane.keyed.as_deref();
-            if let Some(owner) = keyed.and_then(|k| k.holder(slot)) {
+            if let Some(owner) = keyed.and_then(|k| k.slots.get(&slot)).and_then(holder) {
                 return self.only_owner(owner, wish.source.lane);
             }
             let best = self.best_of(&lane.passing, &lane.warning, wish, |m: &Member| m.instance.is_some())?;
@@ -192,7 +192,7 @@ impl Mailbox {
         let selector = self.mixed_selector(slot, wish.route)?;
         let lane = self.lane(MIXED)?;
         let fits = |x: &Member| x.instance.as_ref().is_some_and(|i| selector.is_match(i));
-        if let Some(owner) = lane.keyed.as_deref().and_then(|k| k.holder(slot)) {
+        if let Some(owner) = self.slot(MIXED, slot).and_then(holder) {
             return self.only_owner(owner, MIXED).filter(|m| self.member(*m).is_some_and(fits));
         }
         let passing: Vec<u32> = lane.passing.iter().copied().filter(|m| self.member(*m).is_some_and(fits)).collect();
@@ -322,6 +322,11 @@ impl Mailbox {
 
 fn allowed(only: Only, consumer: u32) -> bool {
     only.is_none_or(|active| active == Some(consumer))
+}
+
+/// Who holds messages of a slot.
+fn holder(slot: &Slot) -> Option<u32> {
+    slot.owner.filter(|_| slot.unsettled > 0)
 }
 
 /// The selector that a route's address names; a recipient is one, too.

@@ -313,6 +313,9 @@ impl Mailbox {
             return;
         };
         let keyed = lane.keyed.get_or_insert_default();
-        keyed.holds(slot, 1, Some(hand.consumer));
+        keyed.note_last(slot, hand.consumer);
+        let s = keyed.slots.entry(slot).or_default();
+        s.owner = Some(hand.consumer);
+        s.unsettled += 1;
     }
 }

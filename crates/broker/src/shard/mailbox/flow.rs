@@ -341,7 +341,8 @@ impl Mailbox {
 
     /// Who holds messages of the source, if it is a slot of keys.
     pub(super) fn holder_of(&self, source: Source) -> Option<u32> {
-        self.lane(source.lane)?.keyed.as_deref()?.holder(source.slot?)
+        let s = self.slot(source.lane, source.slot?)?;
+        s.owner.filter(|_| s.unsettled > 0)
     }
 
     /// A member has no credit after all.

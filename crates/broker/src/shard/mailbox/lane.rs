@@ -93,32 +93,24 @@ pub(super) struct Lane {
 /// The keyed messages of a lane.
 #[derive(Debug, Default)]
 pub(super) struct Keyed {
-    /// Slots with messages that wait; in a mixed lane also those with unsettled ones.
+    /// Slots with messages, waiting or unsettled.
     pub slots: IdMap<u16, Slot>,
     /// Slots with messages that wait, the most urgent first.
     pub waiting: BTreeSet<(u64, u16)>,
     /// Those of them that anybody may take.
     pub free: BTreeSet<(u64, u16)>,
-    /// By slot. Most messages with keys find nothing else of their slot: one place says all there is to know.
-    holds: Vec<Hold>,
-}
-
-/// Whose messages of a slot are.
-#[derive(Debug, Clone, Copy, Default)]
-struct Hold {
-    /// Who had some last, by consumer's place plus 1: while any are unsettled it alone gets more, later it gets more if it
-    /// can. 0 also where nobody owns slots.
-    last: u32,
-    /// Delivered and not settled.
-    unsettled: u32,
+    /// Who had each slot last, by consumer's place plus 1: it gets it again if it can.
+    last: Vec<u32>,
 }
 
 /// Keyed messages with one slot.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub ready: Option<Box<Ready>>,
-    /// The holder on whose list [`Slot::head`] stands.
+    /// Who holds messages of it: it alone gets more.
     pub owner: Option<u32>,
+    /// How many.
+    pub unsettled: u64,
     /// As it stands in [`Keyed::waiting`].
     pub front: Option<u64>,
     /// As it stands in [`Keyed::free`] or with its owner; `None` while nothing can be delivered.
@@ -150,48 +142,23 @@ impl Lane {
 }
 
 impl Keyed {
-    fn hold(&self, slot: u16) -> Hold {
-        self.holds.get(usize::from(slot)).copied().unwrap_or_default()
-    }
-
-    /// Who had messages of a slot last.
     pub fn last(&self, slot: u16) -> Option<u32> {
-        self.hold(slot).last.checked_sub(1)
+        self.last.get(usize::from(slot)).and_then(|c| c.checked_sub(1))
     }
 
-    /// Who holds messages of a slot, and alone gets more.
-    pub fn holder(&self, slot: u16) -> Option<u32> {
-        let hold = self.hold(slot);
-        if hold.unsettled > 0 { hold.last.checked_sub(1) } else { None }
-    }
-
-    /// Whether messages of a slot are unsettled.
-    pub fn is_held(&self, slot: u16) -> bool {
-        self.hold(slot).unsettled > 0
-    }
-
-    /// So many more messages of a slot are unsettled, and `consumer`'s if slots have owners.
-    pub fn holds(&mut self, slot: u16, n: u32, consumer: Option<u32>) {
+    pub fn note_last(&mut self, slot: u16, consumer: u32) {
         let at = usize::from(slot);
-        if at >= self.holds.len() {
-            self.holds.resize(at + 1, Hold::default());
+        if at >= self.last.len() {
+            self.last.resize(at + 1, 0);
         }
-        if let Some(hold) = self.holds.get_mut(at) {
-            hold.unsettled = hold.unsettled.saturating_add(n);
-            hold.last = consumer.map_or(hold.last, |c| c + 1);
+        if let Some(place) = self.last.get_mut(at) {
+            *place = consumer + 1;
         }
-    }
-
-    /// So many are settled, or go back to their places. Whether any are left.
-    pub fn released(&mut self, slot: u16, n: u32) -> bool {
-        let Some(hold) = self.holds.get_mut(usize::from(slot)) else { return false };
-        hold.unsettled = hold.unsettled.saturating_sub(n);
-        hold.unsettled > 0
     }
 
     /// A consumer's place will be another's.
     pub fn forget(&mut self, consumer: u32) {
-        self.holds.iter_mut().filter(|h| h.last == consumer + 1).for_each(|h| h.last = 0);
+        self.last.iter_mut().filter(|c| **c == consumer + 1).for_each(|c| *c = 0);
     }
 
     pub fn free_head(&self) -> u64 {

@@ -68,7 +68,7 @@ impl MixedSlots {
         self.by_text.retain(|_, slot| {
             // One number may serve for both kinds when it was shared by hash.
             let both = [*slot & !1, *slot | 1];
-            let used = lane.is_some_and(|keyed| both.iter().any(|s| keyed.is_held(*s) || keyed.slots.contains_key(s)));
+            let used = lane.is_some_and(|keyed| both.iter().any(|s| keyed.slots.contains_key(s)));
             if !used {
                 free.push(*slot / 2);
             }

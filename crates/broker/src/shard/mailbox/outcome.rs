@@ -7,7 +7,7 @@ use waypost_model::{Lsn, Millis};
 use super::super::ready::Ready;
 use super::super::run::Run;
 use super::mixed::has_owners;
-use super::{MIXED, Mailbox, Mark, Source};
+use super::{Mailbox, Mark, Source};
 use crate::effect::Effect;
 use crate::settings::QueueSettings;
 
@@ -67,20 +67,20 @@ impl Mailbox {
             return;
         };
         let keyed = l.keyed.get_or_insert_default();
-        if source.lane == MIXED {
-            // Its selector is kept while anything of it is left.
-            keyed.slots.entry(slot).or_default();
-        }
         if !has_owners(source) {
-            return keyed.holds(slot, run.count, None);
+            keyed.slots.entry(slot).or_default().unsettled += n;
+            return;
         }
-        if !keyed.is_held(slot)
-            && let Some(head) = keyed.slots.get_mut(&slot).and_then(|s| s.head.take())
+        keyed.note_last(slot, consumer);
+        let s = keyed.slots.entry(slot).or_default();
+        if s.unsettled == 0
+            && let Some(head) = s.head.take()
         {
             // Nobody's until now.
             keyed.free.remove(&(head, slot));
         }
-        keyed.holds(slot, run.count, Some(consumer));
+        s.owner = Some(consumer);
+        s.unsettled += n;
     }
 
     /// A consumer holds messages no more: they were settled, or go back to their places.
@@ -108,7 +108,7 @@ impl Mailbox {
             l.unsettled = l.unsettled.saturating_sub(n);
         }
         if source.slot.is_some() {
-            self.release_slot(source, run.count, plain, durable);
+            self.release_slot(source, n, plain, durable);
         }
         for slot in &run.keys {
             self.release_slot(Source { slot: Some(*slot), ..source }, 1, plain, durable);
@@ -116,19 +116,20 @@ impl Mailbox {
     }
 
     /// Messages of a slot are nobody's any more.
-    fn release_slot(&mut self, source: Source, n: u32, plain: &Ready, durable: Lsn) {
+    fn release_slot(&mut self, source: Source, n: u64, plain: &Ready, durable: Lsn) {
         let Source { lane, slot: Some(slot) } = source else {
             return;
         };
         let Some(keyed) = self.keyed_mut(lane) else {
             return;
         };
-        if keyed.released(slot, n) {
-            return;
-        }
         let Some(s) = keyed.slots.get_mut(&slot) else {
             return;
         };
+        s.unsettled = s.unsettled.saturating_sub(n);
+        if s.unsettled > 0 {
+            return;
+        }
         if s.front.is_none() && s.ready.as_deref().is_none_or(Ready::is_empty) {
             keyed.slots.remove(&slot);
             return;

@@ -182,7 +182,7 @@ impl Mailbox {
             Some(_) => self.choose(wish),
             None => self.choose_unknown(&a, &selector, wish),
         };
-        let owner = source.and_then(|s| self.holder_of(s));
+        let owner = source.and_then(|s| s.slot.and_then(|slot| self.slot(s.lane, slot))).and_then(|s| s.owner);
         let owner = owner.and_then(|c| self.seat(c)).map(|s| s.member);
         let behind = match source {
             Some(Source::PLAIN) => q.ready.messages(),

@@ -4,7 +4,7 @@ use waypost_model::Lsn;
 
 use super::super::ready::Ready;
 use super::lane::{NOTHING, front_of, head_of};
-use super::{MIXED, Mailbox, Source};
+use super::{Mailbox, Source};
 
 /// Whether what is at a new head is to be offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,6 @@ impl Mailbox {
         let Some(keyed) = self.lanes.get_mut(at).and_then(|l| l.keyed.as_deref_mut()) else {
             return;
         };
-        let (held, owner) = (keyed.is_held(slot), keyed.holder(slot));
         let Some(s) = keyed.slots.get_mut(&slot) else {
             return;
         };
@@ -67,6 +66,7 @@ impl Mailbox {
             Some(Err(blocked)) => (None, blocked),
             None => (None, None),
         };
+        let owner = s.owner.filter(|_| s.unsettled > 0);
         let was = s.head.take();
         // Its owner may have changed: it is taken from both lists.
         if let Some(head) = was {
@@ -97,7 +97,7 @@ impl Mailbox {
                 self.blocked.push(source);
             }
         }
-        if s.front.is_none() && !(held && source.lane == MIXED) {
+        if s.front.is_none() && s.unsettled == 0 {
             keyed.slots.remove(&slot);
         }
         if let Some(place) = self.free_heads.get_mut(at) {
