@@ -257,9 +257,12 @@ impl Mailbox {
         let slot = a.slot.unwrap_or(NO_SLOT);
         if let Some(id) = a.recipient {
             let text = format!("\0{id}");
-            let found = self.by_text.get(&*text).copied();
-            let lane = found.or_else(|| self.new_lane(text.into(), Serves::Recipient(id.into())));
-            return lane.map_or_else(|| self.mixed_for(a), |lane| (lane, NO_SLOT));
+            if let Some(lane) = self.by_text.get(&*text) {
+                return (*lane, NO_SLOT);
+            }
+            let what = Some(Serves::Recipient(id.into()));
+            let (lane, slot) = self.lane_or_mixed(a, text.into(), what);
+            return (lane, if lane == MIXED { slot } else { NO_SLOT });
         }
         if a.selector.is_empty() {
             return (0, slot);
@@ -273,8 +276,18 @@ impl Mailbox {
             // Only a selector of a later release: no instance of ours is meant.
             Err(_) => Some(Serves::Recipient("\0unreadable".into())),
         };
-        match what.and_then(|w| self.new_lane(a.selector.into(), w)) {
-            Some(lane) => (lane, slot),
+        self.lane_or_mixed(a, a.selector.into(), what)
+    }
+
+    /// A new lane for what has none, unless there is none to be had, or something of it still waits in the shared one.
+    fn lane_or_mixed(&mut self, a: &Address<'_>, text: Box<str>, what: Option<Serves>) -> (u16, u16) {
+        let keyed = self.lanes.get(usize::from(MIXED)).and_then(|l| l.keyed.as_deref());
+        let what = if self.mixed.keeps(a, keyed) { None } else { what };
+        match what.and_then(|w| self.new_lane(text, w)) {
+            Some(lane) => {
+                self.mixed.leave(a);
+                (lane, a.slot.unwrap_or(NO_SLOT))
+            }
             None => self.mixed_for(a),
         }
     }

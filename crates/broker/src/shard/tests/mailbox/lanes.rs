@@ -97,6 +97,64 @@ fn lanes_that_nobody_needs_make_room() {
 }
 
 #[test]
+fn what_came_while_there_was_no_lane_comes_before_what_came_when_there_was_one() {
+    let mut w = mailbox(|_| {});
+    // More than is looked through at once.
+    let others = usize::from(LANES_MAX) + 2000;
+    for i in 0..others {
+        w.send(&["other"], &format!("meta-n={i}"));
+    }
+    w.send(&["1", "2"], "zone=x");
+    w.send_keyed(&["a", "b"], 9, "zone=y");
+    // Lanes become free, of which each could have one.
+    for i in 1..5 {
+        let n = i.to_string();
+        let who = waypost_model::service::Instance { meta: [("n".into(), n.as_str().into())].into(), ..instance(&n) };
+        let c = w.join(who, prefetch(1));
+        assert_eq!(bodies(&w), ["other"]);
+        w.ack(c, i, 1);
+    }
+    w.send(&["3"], "zone=x");
+    w.send_keyed(&["c"], 9, "zone=y");
+    w.send(&["4"], "zone=x");
+    let mut taken = Vec::new();
+    for who in ["i x", "j y"] {
+        w.join(instance(who), prefetch(9));
+        for _ in 0..20 {
+            taken.extend(bodies(&w));
+            w.advance(2);
+            w.tick();
+        }
+    }
+    assert_eq!(taken, ["1", "2", "3", "4", "a", "b", "c"]);
+}
+
+#[test]
+fn who_has_nothing_left_in_the_shared_lane_gets_one_of_its_own() {
+    let mut w = mailbox(|_| {});
+    let late = usize::from(LANES_MAX);
+    for i in 0..late {
+        w.send(&["other"], &format!("meta-n={i}"));
+    }
+    let shared = |w: &World| {
+        let info = w.shard.mailbox_info(Q).unwrap();
+        info.lanes.iter().filter(|l| l.selector.is_none()).map(|l| l.waiting).sum::<u64>()
+    };
+    let there = shared(&w);
+    w.send(&["1"], "zone=x");
+    assert_eq!(shared(&w), there + 1);
+    let c = w.join(instance("i x"), prefetch(9));
+    let zero = waypost_model::service::Instance { meta: [("n".into(), "3".into())].into(), ..instance("three") };
+    let three = w.join(zero, prefetch(9));
+    assert_eq!(bodies(&w), ["1", "other"]);
+    w.ack(three, 3, 1);
+    w.ack(c, late as u64, 1);
+    w.lose(c);
+    w.send(&["2"], "zone=x");
+    assert_eq!(shared(&w), there, "it has a lane, and those that wait have not");
+}
+
+#[test]
 fn expiry_is_exact_in_every_lane() {
     let mut w = mailbox(|_| {});
     let ttl = |ms| Attrs { expiration: Some(ms), ..Attrs::default() };
