@@ -29,12 +29,12 @@ fn read(c: &mut Client, said: &[(&str, &str, Message)]) -> Turn {
 }
 
 /// The same with the buffer beside each publish: they come one by one.
-fn apart(turn: Turn) -> Turn {
-    let own = |command| match command {
-        Command::Publish(p) => Command::Publish(Publish { batch: turn.batch.clone(), ..p }),
-        other => other,
+fn apart(turn: &Turn) -> Turn {
+    let own = |command: &Command| match command {
+        Command::Publish(p) => Command::Publish(Publish { batch: turn.batch.clone(), ..p.clone() }),
+        other => panic!("{other:?}"),
     };
-    Turn { batch: None, commands: turn.commands.into_iter().map(own).collect() }
+    Turn { batch: None, commands: turn.commands.iter().map(own).collect() }
 }
 
 fn carry_out(c: &mut Client, mut turn: Turn) {
@@ -93,7 +93,7 @@ fn other_ways_into_the_mailbox_keep_their_place() {
     let said = [("amq.services", "cart", "1"), ("", "cart-queue", "2"), ("amq.services", "cart", "3")];
     let said: Vec<_> = said.iter().map(|(x, k, m)| (*x, *k, message(m))).collect();
     let mut turn = read(&mut sender, &said);
-    turn.commands.extend(apart(read(&mut sender, &[("services", "cart", message("4"))])).commands);
+    turn.commands.extend(apart(&read(&mut sender, &[("services", "cart", message("4"))])).commands);
     carry_out(&mut sender, turn);
     assert_eq!(bodies(&any.deliveries()), ["1", "2", "3", "4"]);
     let told = accepted(&sender.events());
@@ -200,7 +200,7 @@ fn mixture(seed: u64) -> Vec<(&'static str, &'static str, Message)> {
 }
 
 /// What each of two instances got, and what the sender was told.
-fn outcome(seed: u64, way: impl Fn(Turn) -> Turn) -> (Vec<Vec<String>>, Vec<(u64, u64)>, usize) {
+fn outcome(turn: Turn) -> (Vec<Vec<String>>, Vec<(u64, u64)>, usize) {
     let node = Node::new();
     let (mut sender, mut eu, mut us) = (node.client(), node.client(), node.client());
     for queue in ["cart-queue", "shop-queue"] {
@@ -208,8 +208,7 @@ fn outcome(seed: u64, way: impl Fn(Turn) -> Turn) -> (Vec<Vec<String>>, Vec<(u64
         eu.consume_with(1, queue, false, says("eu", "eu"));
         us.consume_with(1, queue, false, says("us", "us"));
     }
-    let turn = read(&mut sender, &mixture(seed));
-    carry_out(&mut sender, way(turn));
+    carry_out(&mut sender, turn);
     let told = sender.events();
     let got = [&mut eu, &mut us].map(|c| bodies(&c.deliveries())).to_vec();
     (got, accepted(&told), told.len())
@@ -218,7 +217,9 @@ fn outcome(seed: u64, way: impl Fn(Turn) -> Turn) -> (Vec<Vec<String>>, Vec<(u64
 #[test]
 fn neighbours_end_as_they_would_one_by_one() {
     for seed in 0..60 {
-        assert_eq!(outcome(seed, |turn| turn), outcome(seed, apart), "seed {seed}");
+        // The same routes both times: what a connection remembers of them depends on where they lie in memory.
+        let turn = read(&mut Node::new().client(), &mixture(seed));
+        assert_eq!(outcome(apart(&turn)), outcome(turn), "seed {seed}");
     }
 }
 

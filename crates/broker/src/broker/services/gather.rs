@@ -46,7 +46,7 @@ pub(in crate::broker) struct Gathered {
     batch: Option<Arc<Batch>>,
     items: Vec<Item>,
     groups: Vec<Group>,
-    /// The last group of a route, by the route's place; what is out of date is found to be another's.
+    /// The last group of each place, by its route; what is out of date is found to be another's.
     places: Vec<u32>,
     dealing: Dealing,
     /// Messages that were published, what could not be kept included: those to be confirmed second.
@@ -75,6 +75,8 @@ struct Group {
     route: Arc<Route>,
     keyed: bool,
     attrs: Attrs,
+    /// Where its route has its place, and the group that was the last one there before.
+    place: (usize, u32),
     first: u32,
     last: u32,
     items: u32,
@@ -116,27 +118,35 @@ impl Gathered {
         self.items.push(Item { channel: p.channel, confirm, from, to, group, next: NONE, slot });
     }
 
-    /// The group of messages with this route, the last one if there are several: they stay in order.
+    /// The group of messages with this route, the last one if there are several: they stay in order. Which groups there are
+    /// does not depend on where routes lie in memory.
     fn group(&mut self, route: &Arc<Route>, keyed: bool, attrs: Attrs) -> u32 {
-        let is = |g: &Group| Arc::ptr_eq(&g.route, route) && g.keyed == keyed && g.attrs == attrs;
         if self.places.is_empty() {
             self.places.resize(PLACES, NONE);
         }
         // Allocations lie apart by 16 bytes at least.
         let at = (Arc::as_ptr(route) as usize as u64 >> 4) << 1 | u64::from(keyed);
-        let place = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PLACES;
-        let known = self.places.get(place).copied().unwrap_or(NONE);
-        if self.groups.get(known as usize).is_some_and(is) {
-            return known;
+        let at = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PLACES;
+        let here = |n: u32| self.groups.get(n as usize).filter(|g| g.place.0 == at);
+        let latest = self.places.get(at).copied().filter(|n| here(*n).is_some()).unwrap_or(NONE);
+        let (mut known, mut before) = (latest, here(latest));
+        while let Some(g) = before {
+            if Arc::ptr_eq(&g.route, route) && g.keyed == keyed {
+                if g.attrs == attrs {
+                    return known;
+                }
+                break;
+            }
+            (known, before) = (g.place.1, here(g.place.1));
         }
         let group = self.groups.len() as u32;
-        if let Some(p) = self.places.get_mut(place) {
+        if let Some(p) = self.places.get_mut(at) {
             *p = group;
         }
-        let route = Arc::clone(route);
+        let (route, place) = (Arc::clone(route), (at, latest));
         let (first, last) = (NONE, NONE);
         let (items, messages, bytes) = (0, 0, 0);
-        self.groups.push(Group { route, keyed, attrs, first, last, items, messages, bytes, verdict: None });
+        self.groups.push(Group { route, keyed, attrs, place, first, last, items, messages, bytes, verdict: None });
         group
     }
 
