@@ -124,13 +124,16 @@ mod tests {
             ring();
             news.recv_timeout(SOON).unwrap();
         }
+        // Whoever told of the last one is done with it, and does not tell of the next one as well.
+        all_idle();
         let over = Arc::new(AtomicBool::new(false));
         let (busy, works) = channel();
         let spins = runtime.spawn({
             let over = Arc::clone(&over);
             async move {
                 busy.send(()).unwrap();
-                while !over.load(Ordering::SeqCst) {
+                let begun = std::time::Instant::now();
+                while !over.load(Ordering::SeqCst) && begun.elapsed() < 2 * SOON {
                     std::hint::spin_loop();
                 }
             }
