@@ -36,6 +36,12 @@ pub struct Report {
     pub tally: Vec<(&'static str, u64)>,
 }
 
+impl Report {
+    fn of(trace: &trace::Trace, tally: &world::Tally) -> Report {
+        Report { hash: trace.hash(), tally: tally.steps.iter().map(|(k, v)| (*k, *v)).collect() }
+    }
+}
+
 /// Runs a world of `seed` for `steps` steps, then lets it drain.
 ///
 /// # Errors

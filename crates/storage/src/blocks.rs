@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::sync::Arc;
 
-use crate::disk::{BLOCK, Disk, DiskFile, read_exact, write_all};
+use crate::disk::{BLOCK, Disk, DiskFile, first_block, read_exact, write_all};
 use crate::segment::SegmentId;
 
 /// What one write past the cache takes; a longer frame is written in several.
@@ -128,7 +128,7 @@ impl Piece {
         if self.0.is_empty() {
             self.0 = vec![0; PIECE_BYTES + BLOCK];
         }
-        let from = self.0.as_ptr().addr().next_multiple_of(BLOCK) - self.0.as_ptr().addr();
+        let from = first_block(&self.0);
         let room = &mut self.0[from..from + PIECE_BYTES];
         let mut len = 0;
         while len < room.len()
@@ -144,6 +144,7 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::fault::refusing::Refusing;
     use crate::disk::fault::{Event, FaultDisk, Faults};
 
     fn bytes(from: usize, n: usize) -> Vec<u8> {
@@ -203,29 +204,11 @@ mod tests {
 
     #[test]
     fn what_a_disk_cannot_write_past_its_cache_goes_through_it() {
-        struct Picky(Arc<dyn DiskFile>);
-        impl DiskFile for Picky {
-            fn write_at(&self, _: u64, _: &[IoSlice<'_>]) -> io::Result<usize> {
-                Err(io::ErrorKind::InvalidInput.into())
-            }
-            fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-                self.0.read_at(offset, buf)
-            }
-            fn sync_data(&self) -> io::Result<()> {
-                self.0.sync_data()
-            }
-            fn allocate(&self, bytes: u64) -> io::Result<()> {
-                self.0.allocate(bytes)
-            }
-            fn size(&self) -> io::Result<u64> {
-                self.0.size()
-            }
-        }
         let disk = FaultDisk::new(1);
         let file = disk.create("seg-00000001").unwrap();
         file.allocate(1 << 20).unwrap();
         let mut blocks = Blocks::resume(&disk, (SegmentId(1), &*file), 0, 0).unwrap();
-        blocks.direct = Some(Arc::new(Picky(Arc::clone(&file))));
+        blocks.direct = Some(Arc::new(Refusing(Arc::clone(&file), io::ErrorKind::InvalidInput)));
         let frame = bytes(0, 100_000);
         blocks.write(&*file, 0, &[&frame]).unwrap();
         assert_eq!(disk.content("seg-00000001").unwrap()[..100_000], frame);

@@ -110,6 +110,10 @@ impl Shared {
         free >= self.cfg.disk_free_min.saturating_add(weight.bytes.saturating_mul(2))
     }
 
+    fn take(&self, ops: Vec<Op>, weight: Weight) -> Result<Lsn, AppendError> {
+        if self.has_room_for(&weight) { self.inbox.append(ops, weight) } else { Err(AppendError::Full) }
+    }
+
     fn run_committer(&self, on_durable: &(impl Fn(Lsn) + ?Sized)) {
         let is_blocked = || lock(&self.writer).is_blocked(self.log.window());
         while self.inbox.wait_work(is_blocked()) {
@@ -420,12 +424,12 @@ fn first_segment(
 impl Journal for Engine {
     fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
         let weight = Weight::of(&ops);
-        if self.shared.has_room_for(&weight) { self.shared.inbox.append(ops, weight) } else { Err(AppendError::Full) }
+        self.shared.take(ops, weight)
     }
 
     fn append_unhurried(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
         let weight = Weight { held: true, ..Weight::of(&ops) };
-        if self.shared.has_room_for(&weight) { self.shared.inbox.append(ops, weight) } else { Err(AppendError::Full) }
+        self.shared.take(ops, weight)
     }
 
     fn hurry(&self) {

@@ -10,7 +10,7 @@ use waypost_model::journal::LoadedBody;
 use waypost_model::{QueueId, Seq};
 
 use crate::chunk::{self, CHUNK_ENTRIES_MAX};
-use crate::disk::{BLOCK, Disk, read_most};
+use crate::disk::{BLOCK, Disk, first_block, read_most};
 use crate::engine::Shared;
 use crate::frame::ALIGN;
 use crate::ranges::Range;
@@ -82,7 +82,7 @@ impl Spans {
         let needed = len + BLOCK;
         let free = lock(&self.free).pop().filter(|b| b.len() >= needed);
         let mut bytes = free.unwrap_or_else(|| vec![0; needed.max(BUFFER_BYTES)]);
-        let from = bytes.as_ptr().addr().next_multiple_of(BLOCK) - bytes.as_ptr().addr();
+        let from = first_block(&bytes);
         let into = &mut bytes[from..from + len];
         let cached = segment.file.read_cached(at, into);
         let direct = if cached { None } else { disk.open_direct(&segment.id.file_name()) };

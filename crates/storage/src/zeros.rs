@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::commit::is_full;
-use crate::disk::{BLOCK, DiskFile};
+use crate::disk::{BLOCK, DiskFile, first_block};
 use crate::engine::Shared;
 use crate::maintain::Maintenance;
 use crate::segment::SegmentId;
@@ -40,9 +40,9 @@ impl Zeroed {
         if self.zeros.is_empty() {
             self.zeros = vec![0; PIECE_BYTES as usize + BLOCK];
         }
-        let from = self.zeros.as_ptr().addr().next_multiple_of(BLOCK) - self.zeros.as_ptr().addr();
-        self.at += self.direct.write_at(self.at, &[IoSlice::new(&self.zeros[from..from + len])])? as u64 / BLOCK as u64
-            * BLOCK as u64;
+        let from = first_block(&self.zeros);
+        let written = self.direct.write_at(self.at, &[IoSlice::new(&self.zeros[from..from + len])])?;
+        self.at += (written / BLOCK * BLOCK) as u64;
         Ok(true)
     }
 }
@@ -96,6 +96,7 @@ mod tests {
     use super::*;
     use crate::config::EngineConfig;
     use crate::disk::Disk;
+    use crate::disk::fault::refusing::Refusing;
     use crate::disk::fault::{Event, FaultDisk};
     use crate::engine::Engine;
     use waypost_model::journal::{Journal, Op};
@@ -140,30 +141,13 @@ mod tests {
 
     #[test]
     fn a_disk_without_room_for_zeros_goes_on_without_them() {
-        struct Full(Arc<dyn DiskFile>);
-        impl DiskFile for Full {
-            fn write_at(&self, _: u64, _: &[IoSlice<'_>]) -> io::Result<usize> {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-            fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-                self.0.read_at(offset, buf)
-            }
-            fn sync_data(&self) -> io::Result<()> {
-                self.0.sync_data()
-            }
-            fn allocate(&self, bytes: u64) -> io::Result<()> {
-                self.0.allocate(bytes)
-            }
-            fn size(&self) -> io::Result<u64> {
-                self.0.size()
-            }
-        }
         let disk = FaultDisk::new(3);
         let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
         let next = SegmentId(2);
         let shared = e.shared();
         shared.fresh.store(next.0, Relaxed);
-        let direct: Arc<dyn DiskFile> = Arc::new(Full(disk.open(&next.file_name()).unwrap()));
+        let direct: Arc<dyn DiskFile> =
+            Arc::new(Refusing(disk.open(&next.file_name()).unwrap(), io::ErrorKind::StorageFull));
         let zeroed = Zeroed { id: next, direct, at: BLOCK as u64, zeros: Vec::new() };
         lock(&shared.maintenance).zeroed = Some(zeroed);
         assert!(!shared.zero_once() && !e.is_stopped());

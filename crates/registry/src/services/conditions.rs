@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waypost_model::service::Health;
 use waypost_model::{Lsn, Millis, Refusal};
 
-use super::entry::{Check, CheckTicket, Entry};
+use super::entry::{Check, CheckTicket, Entry, put_check};
 use super::limits::{CHECK_OUTPUT_MAX, CHECKS_PER_OWNER_MAX, DURATION_MAX_MS};
 use super::settle::Settled;
 use super::spec::{CheckKind, CheckSpec};
@@ -112,12 +112,11 @@ impl Services {
         self.registry.change(now, |state| {
             let Some(place) = self.instance_place(state, service, id) else { return Ok(None) };
             let Some(entry) = state.entries.get(place as usize) else { return Ok(None) };
-            let replaced = entry.checks.iter().position(|c| c.spec.id == check.id);
-            if let Some(same) = replaced.and_then(|i| entry.checks.get(i)).filter(|c| *c.spec == check) {
-                debug_assert_eq!(same.spec.id, check.id);
+            let known = entry.checks.iter().find(|c| c.spec.id == check.id);
+            if known.is_some_and(|c| *c.spec == check) {
                 return Ok(Some(entry.lsn));
             }
-            if replaced.is_none() {
+            if known.is_none() {
                 if entry.checks.len() >= CHECKS_PER_OWNER_MAX {
                     let text = format!("an instance has at most {CHECKS_PER_OWNER_MAX} checks");
                     return Err(Refusal::resource_error(text).soft());
@@ -125,14 +124,10 @@ impl Services {
                 self.room_for_checks(state, 1)?;
             }
             let status = check.initial;
-            let mut new = Check::new(Arc::new(check), status);
-            new.critical_since = if status == Health::Critical { now } else { new.critical_since };
+            let mut new = Check::new(Arc::new(check), status, now);
             new.restart(now, state.jitter(place, entry.checks.len()), super::limits::FIRST_RUN_WITHIN_MS);
             let mut checks = entry.checks.to_vec();
-            match replaced.and_then(|i| checks.get_mut(i)) {
-                Some(old) => *old = new,
-                None => checks.push(new),
-            }
+            put_check(&mut checks, new);
             self.with_checks(state, place, checks, now)
         })
     }

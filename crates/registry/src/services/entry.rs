@@ -173,7 +173,8 @@ impl Entry {
 }
 
 impl Check {
-    pub fn new(spec: Arc<CheckSpec>, status: Health) -> Check {
+    /// One that says this from now on.
+    pub fn new(spec: Arc<CheckSpec>, status: Health, now: Millis) -> Check {
         Check {
             spec,
             output: "".into(),
@@ -182,7 +183,7 @@ impl Check {
             good: 0,
             bad: 0,
             due: NEVER,
-            critical_since: NEVER,
+            critical_since: if status == Health::Critical { now } else { NEVER },
             run: 0,
             modified: 0,
         }
@@ -205,4 +206,12 @@ pub(super) fn number(checks: &mut [Check], index: u64) {
 
 pub(super) fn check_views(checks: &[Check]) -> Arc<[CheckView]> {
     if checks.is_empty() { Arc::default() } else { checks.iter().map(Check::view).collect() }
+}
+
+/// Puts a check in the place of the one with its id, or behind the others.
+pub(super) fn put_check(checks: &mut Vec<Check>, new: Check) {
+    match checks.iter_mut().find(|check| check.spec.id == new.spec.id) {
+        Some(old) => *old = new,
+        None => checks.push(new),
+    }
 }

@@ -7,7 +7,7 @@ use waypost_model::service::Health;
 use waypost_model::{Lsn, Millis, Refusal};
 
 use super::conditions::cut;
-use super::entry::{Check, number};
+use super::entry::{Check, number, put_check};
 use super::health::worse;
 use super::limits::CHECKS_PER_OWNER_MAX;
 use super::register::beyond;
@@ -98,11 +98,11 @@ impl Services {
         check_list(std::slice::from_ref(&check))?;
         self.alter_node(name, now, |state, place| {
             let Some(node) = state.nodes.get(place as usize) else { return Ok(false) };
-            let replaced = node.checks.iter().position(|c| c.spec.id == check.id);
-            if replaced.and_then(|i| node.checks.get(i)).is_some_and(|c| *c.spec == check) {
+            let known = node.checks.iter().find(|c| c.spec.id == check.id);
+            if known.is_some_and(|c| *c.spec == check) {
                 return Ok(false);
             }
-            if replaced.is_none() {
+            if known.is_none() {
                 if node.checks.len() >= CHECKS_PER_OWNER_MAX {
                     let text = format!("a node has at most {CHECKS_PER_OWNER_MAX} checks");
                     return Err(Refusal::resource_error(text).soft());
@@ -110,16 +110,12 @@ impl Services {
                 self.room_for_checks(state, 1)?;
             }
             let status = check.initial;
-            let mut new = Check::new(Arc::new(check), status);
-            new.critical_since = if status == Health::Critical { now } else { NEVER };
+            let mut new = Check::new(Arc::new(check), status, now);
             new.modified = state.next_index();
             new.restart(now, state.jitter(place, 0), super::limits::FIRST_RUN_WITHIN_MS);
             let Some(node) = state.nodes.get_mut(place as usize) else { return Ok(false) };
             let mut checks = std::mem::take(&mut node.checks).into_vec();
-            match replaced.and_then(|i| checks.get_mut(i)) {
-                Some(old) => *old = new,
-                None => checks.push(new),
-            }
+            put_check(&mut checks, new);
             node.checks = checks.into();
             Ok(true)
         })

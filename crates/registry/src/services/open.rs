@@ -16,7 +16,7 @@ use super::nodes::Registering;
 use super::persist::{INSTANCE, KeptInstance, NODE, VERSION, instance, node, parts};
 use super::pool::Pool;
 use super::spec::{CheckSpec, NodeSpec, Registration, Source};
-use super::state::{NEVER, State, Tenant, TenantShared};
+use super::state::{State, Tenant, TenantShared};
 use super::timers::Timers;
 use super::{Registry, Settings};
 use crate::watch::Topic;
@@ -167,8 +167,7 @@ struct Dangling;
 fn restored(state: &mut State, checks: Vec<(CheckSpec, Health)>, now: Millis) -> Box<[super::entry::Check]> {
     let index = state.next_index();
     let restore = |(i, (spec, status)): (usize, (CheckSpec, Health))| {
-        let mut check = super::entry::Check::new(Arc::new(spec), status);
-        check.critical_since = if status == Health::Critical { now } else { NEVER };
+        let mut check = super::entry::Check::new(Arc::new(spec), status, now);
         check.modified = index;
         check.restart(now, state.jitter(index as u32, i), super::limits::RESTART_WITHIN_MS);
         check

@@ -208,8 +208,7 @@ impl State {
             let same = sibling.and_then(|s| s.checks.iter().find(|c| *c.spec == spec));
             let spec = same.map_or_else(|| Arc::new(spec), |c| Arc::clone(&c.spec));
             let status = spec.initial;
-            let mut check = Check::new(spec, status);
-            check.critical_since = if status == Health::Critical { now } else { NEVER };
+            let mut check = Check::new(spec, status, now);
             check.modified = index;
             check.restart(now, self.jitter(service ^ index as u32, i), super::limits::FIRST_RUN_WITHIN_MS);
             check

@@ -105,9 +105,7 @@ impl Session {
             return self.topic_metadata(&topic);
         }
         if !create || !self.node.config.kafka.auto_create_topics || !self.may_create(&name) {
-            let legal = waypost_stream::streams::is_topic_name(&name);
-            let code = if legal { codes::UNKNOWN_TOPIC_OR_PARTITION } else { codes::INVALID_TOPIC_EXCEPTION };
-            return failed(code, Some(name));
+            return failed(codes::of_no_topic(&name), Some(name));
         }
         let partitions = self.node.config.kafka.default_partitions;
         match self.streams().create(&self.vhost, &name, partitions, TopicConfig::default()) {

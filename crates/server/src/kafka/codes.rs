@@ -5,7 +5,7 @@ use waypost_model::journal::AppendError;
 use waypost_stream::batch::BatchError;
 use waypost_stream::groups::GroupFault;
 use waypost_stream::partition::{AppendFault, ProducerError};
-use waypost_stream::streams::{OffsetsFault, TopicFault};
+use waypost_stream::streams::{OffsetsFault, TopicFault, is_topic_name};
 use waypost_stream::transactions::TransactionFault;
 
 pub(super) const NONE: i16 = 0;
@@ -73,6 +73,11 @@ pub(super) const UNRELEASED_INSTANCE_ID: i16 = 111;
 pub(super) const UNSUPPORTED_ASSIGNOR: i16 = 112;
 pub(super) const STALE_MEMBER_EPOCH: i16 = 113;
 pub(super) const INVALID_REGULAR_EXPRESSION: i16 = 128;
+
+/// For a name that no topic has.
+pub(super) fn of_no_topic(name: &str) -> i16 {
+    if is_topic_name(name) { UNKNOWN_TOPIC_OR_PARTITION } else { INVALID_TOPIC_EXCEPTION }
+}
 
 /// Why a batch is not appended.
 pub(super) fn of_append(fault: &AppendFault) -> i16 {

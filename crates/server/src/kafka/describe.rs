@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::messages::cluster::*;
 use waypost_kafka::wire::Malformed;
-use waypost_stream::streams::{Topic, is_topic_name};
+use waypost_stream::streams::Topic;
 
 use super::cluster::uuid;
 use super::{Answer, Ask, LEADER_EPOCH, NODE_ID, Session, codes};
@@ -108,6 +108,5 @@ fn hidden(name: &str) -> Described {
 }
 
 fn missing(name: &str) -> Described {
-    let legal = is_topic_name(name);
-    failed(name, if legal { codes::UNKNOWN_TOPIC_OR_PARTITION } else { codes::INVALID_TOPIC_EXCEPTION })
+    failed(name, codes::of_no_topic(name))
 }

@@ -247,7 +247,7 @@ impl Services {
     /// What the run came to.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report { hash: self.trace.hash(), tally: self.tally.steps.iter().map(|(k, v)| (*k, *v)).collect() }
+        Report::of(&self.trace, &self.tally)
     }
 
     /// The last steps in words.

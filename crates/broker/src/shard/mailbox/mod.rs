@@ -254,42 +254,41 @@ impl Mailbox {
     }
 
     fn lane_for(&mut self, a: &Address<'_>) -> (u16, u16) {
-        let slot = a.slot.unwrap_or(NO_SLOT);
         if let Some(id) = a.recipient {
-            let text = format!("\0{id}");
-            if let Some(lane) = self.by_text.get(&*text) {
-                return (*lane, NO_SLOT);
-            }
-            let what = Some(Serves::Recipient(id.into()));
-            let (lane, slot) = self.lane_or_mixed(a, text.into(), what);
-            return (lane, if lane == MIXED { slot } else { NO_SLOT });
+            let text: Box<str> = format!("\0{id}").into();
+            let found = self.by_text.get(&text).copied();
+            let lane = found.or_else(|| self.lane_unless_kept(a, text, |_| Some(Serves::Recipient(id.into()))));
+            return lane.map_or_else(|| self.mixed_for(a), |lane| (lane, NO_SLOT));
         }
+        let slot = a.slot.unwrap_or(NO_SLOT);
         if a.selector.is_empty() {
             return (0, slot);
         }
-        if let Some(lane) = self.lane_of(a.selector) {
-            return (lane, slot);
-        }
-        let what = match Selector::parse(a.selector) {
-            Ok(s) if s.is_heavy() && self.heavy() >= HEAVY_LANES_MAX => None,
+        let what = |mailbox: &Mailbox| match Selector::parse(a.selector) {
+            Ok(s) if s.is_heavy() && mailbox.heavy() >= HEAVY_LANES_MAX => None,
             Ok(s) => Some(Serves::Selector(Arc::new(s))),
             // Only a selector of a later release: no instance of ours is meant.
             Err(_) => Some(Serves::Recipient("\0unreadable".into())),
         };
-        self.lane_or_mixed(a, a.selector.into(), what)
+        let lane = self.lane_of(a.selector).or_else(|| self.lane_unless_kept(a, a.selector.into(), what));
+        lane.map_or_else(|| self.mixed_for(a), |lane| (lane, slot))
     }
 
     /// A new lane for what has none, unless there is none to be had, or something of it still waits in the shared one.
-    fn lane_or_mixed(&mut self, a: &Address<'_>, text: Box<str>, what: Option<Serves>) -> (u16, u16) {
+    fn lane_unless_kept(
+        &mut self,
+        a: &Address<'_>,
+        text: Box<str>,
+        what: impl FnOnce(&Mailbox) -> Option<Serves>,
+    ) -> Option<u16> {
         let keyed = self.lanes.get(usize::from(MIXED)).and_then(|l| l.keyed.as_deref());
-        let what = if self.mixed.keeps(a, keyed) { None } else { what };
-        match what.and_then(|w| self.new_lane(text, w)) {
-            Some(lane) => {
-                self.mixed.leave(a);
-                (lane, a.slot.unwrap_or(NO_SLOT))
-            }
-            None => self.mixed_for(a),
+        if self.mixed.keeps(a, keyed) {
+            return None;
         }
+        let what = what(self)?;
+        let lane = self.new_lane(text, what)?;
+        self.mixed.leave(a);
+        Some(lane)
     }
 
     /// The lane of a selector, if it has one.

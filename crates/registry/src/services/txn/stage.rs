@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use waypost_model::service::Health;
 use waypost_model::{Lsn, Millis, Refusal};
 
 use super::super::Services;
 use super::super::conditions::cut;
-use super::super::entry::{Check, Entry};
+use super::super::entry::{Check, Entry, put_check};
 use super::super::limits::{CHECKS_PER_OWNER_MAX, FIRST_RUN_WITHIN_MS};
 use super::super::nodes::Registering;
 use super::super::register::{beyond, checked_name};
 use super::super::spec::{CheckSpec, NodeSpec, Registration, Source, check_list};
-use super::super::state::{Cell, NEVER, Node, State};
+use super::super::state::{Cell, Node, State};
 use super::{Change, Fault, Outcome, Target, Verb};
 
 /// A node that is touched.
@@ -435,14 +434,10 @@ impl<'a> Stage<'a> {
             return Err(Refusal::resource_error(text).soft().into());
         }
         self.room(None, usize::from(is_new))?;
-        let mut new = Check::new(Arc::new(spec.clone()), spec.initial);
-        new.critical_since = if spec.initial == Health::Critical { now } else { NEVER };
+        let mut new = Check::new(Arc::new(spec.clone()), spec.initial, now);
         new.output = output.into();
         new.restart(now, self.state.jitter(0, has), FIRST_RUN_WITHIN_MS);
-        self.with_checks(owner, |checks| match checks.iter_mut().find(|check| check.spec.id == spec.id) {
-            Some(old) => *old = new,
-            None => checks.push(new),
-        });
+        self.with_checks(owner, |checks| put_check(checks, new));
         Ok(())
     }
 

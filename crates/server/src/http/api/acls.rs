@@ -7,7 +7,7 @@ use waypost_broker::topology::{Acl, AclEffect, AclFilter, AclNames, AclOperation
 
 use super::super::json::{only, text};
 use super::super::request::Failure;
-use super::{Ask, Done, changed, list, nothing_there, wrong_method};
+use super::{Ask, Done, changed, nothing_there, wrong_method};
 
 /// What rules are filtered by.
 pub(super) const PARAMETERS: &[&str] = &["resource", "name", "pattern", "principal", "host", "operation", "effect"];
@@ -28,21 +28,13 @@ impl Ask {
                     Some(vhost) => vec![broker.vhost(&vhost)?],
                     None => broker.vhosts(),
                 };
-                let of = |v: &str| -> Vec<Json> {
-                    broker.acls(v).iter().filter(|acl| filter.matches(acl)).map(|acl| rule(v, acl)).collect()
-                };
-                let all: Vec<Json> = vhosts.iter().flat_map(|v| of(&v.name)).collect();
-                Ok(Done::Show(Json::Array(all)))
+                Ok(Done::Show(vhosts.iter().flat_map(|v| self.rules_of(&v.name, &filter)).collect()))
             }
             (method, ["acls", vhost]) => {
                 broker.vhost(vhost)?;
                 let asked = self.filters();
                 match method {
-                    "GET" => {
-                        let filter = asked.filter()?;
-                        let all = broker.acls(vhost).into_iter().filter(|acl| filter.matches(acl));
-                        list(all.collect(), |acl| rule(vhost, acl))
-                    }
+                    "GET" => Ok(Done::Show(self.rules_of(vhost, &asked.filter()?).into())),
                     "POST" => changed(broker.put_acl(vhost, &self.posted_acl()?, self.now)),
                     "DELETE" if asked.is_empty() => {
                         Err(Failure::bad(format!("say which rules go, by one of {}", PARAMETERS.join(", "))))
@@ -57,6 +49,11 @@ impl Ask {
             (_, ["acls"]) => Err(wrong_method()),
             _ => Err(nothing_there()),
         }
+    }
+
+    fn rules_of(&self, vhost: &str, filter: &AclFilter<'_>) -> Vec<Json> {
+        let rules = self.node.broker.acls(vhost);
+        rules.iter().filter(|acl| filter.matches(acl)).map(|acl| rule(vhost, acl)).collect()
     }
 
     fn filters(&self) -> Filters {
