@@ -9,7 +9,7 @@ import pika
 import requests
 
 from support import eventually
-from topics import KAFKA, STREAM, api, config_of, produce
+from topics import KAFKA, STREAM, api, config_of, fill, produce
 
 
 def cli(node, *arguments: str):
@@ -90,6 +90,45 @@ def test_queues_streams_and_topics_are_in_one_list(node, name):
     listed = {q["name"]: (q["type"], q["messages"]) for q in cli(node, "queues", "ls")}
     assert (listed[topic], listed[stream], listed[queue]) == (("topic", 1), ("stream", 0), ("classic", 0))
     assert [t["queue"] for t in cli(node, "topics", "ls") if t["name"] in (topic, stream)] == [True, False]
+
+
+def test_what_waits_is_in_one_list(node, name):
+    topic, queue, both = name("t"), name("q"), name("both")
+    produce(node, topic, *(b"%d" % n for n in range(5)))
+    channel = pika.BlockingConnection(node.endpoint.params()).channel()
+    # A group and a queue may have the same name.
+    for one in (queue, both):
+        channel.queue_declare(one, durable=True)
+    fill(channel, queue, "a", "b")
+    channel.basic_consume(both, lambda *_: None)
+    commit(node, both, topic, 1)
+    reader = kafka.KafkaConsumer(
+        topic, bootstrap_servers=node.kafka, group_id=both, enable_auto_commit=False, max_poll_records=1
+    )
+    # It joins by polling; what it reads it does not commit.
+    eventually(lambda: reader.poll(200) is not None and reader.assignment(), timeout=30)
+    listed = {(r["name"], r["type"]): r for r in cli(node, "queues", "ls")}
+    figures = lambda *key: tuple(listed[key][f] for f in ("messages", "messages_ready", "consumers"))
+    assert figures(queue, "classic") == (2, 2, 0)
+    assert figures(both, "classic") == (0, 0, 1)
+    assert figures(both, "group") == (4, 4, 1)
+    assert figures(topic, "topic") == (5, 5, 0)
+    group = listed[both, "group"]
+    assert (group["state"], group["topics"], group["partitions"]) == ("Stable", [topic], 1)
+    reader.close()
+    rows = api(node, "GET", "backlogs/%2F").json()
+    # What every row has is there in the same words.
+    common = set.intersection(*(set(r) for r in rows))
+    assert common >= {"vhost", "name", "type", "durable", "messages", "messages_ready", "messages_unacknowledged", "consumers"}
+    # Who reads the list of queues finds queues there.
+    assert [r["type"] for r in api(node, "GET", "queues").json() if r["name"] == both] == ["classic"]
+    assert api(node, "GET", "queues").json() == [r for r in rows if r["type"] != "group"]
+    assert {r["type"] for r in cli(node, "queues", "ls", "--type", "group,classic")} == {"group", "classic"}
+    assert {r["type"] for r in api(node, "GET", "backlogs", params={"type": "group"}).json()} == {"group"}
+    for query in ("type=groups", "type=", "kind=group"):
+        assert api(node, "GET", f"backlogs?{query}").status_code == 400, query
+    assert api(node, "GET", "backlogs/absent").status_code == 404
+    assert api(node, "POST", "backlogs").status_code == 405
 
 
 def test_groups_are_listed_with_their_lag(node, name):
@@ -211,6 +250,13 @@ def test_users_are_held_to_their_permissions(server, name):
     for method, path in [("DELETE", "topics/%2F/other"), ("GET", "topics/%2F/other/records"),
                          ("GET", "groups/%2F/other"), ("DELETE", "groups/%2F/other")]:
         assert api(node, method, path, auth=ann).status_code == 403, path
+    for topic, group in [("mine", "mine.group"), ("other", "other.group")]:
+        made = api(node, "POST", f"groups/%2F/{group}/reset", json={"to": "earliest", "topic": topic}, auth=admin)
+        assert made.ok, made.text
+    groups = lambda auth: [r["name"] for r in api(node, "GET", "backlogs?type=group", auth=auth).json()]
+    assert (groups(admin), groups(ann)) == (["mine.group", "other.group"], ["mine.group"])
+    assert api(node, "PUT", "vhosts/closed", json={}, auth=admin).ok
+    assert api(node, "GET", "backlogs/closed?type=group", auth=ann).status_code == 404
     body = {"topic": "other", "exchange": "mine"}
     assert api(node, "PUT", "forwarders/%2F/mine", json=body, auth=ann).status_code == 403
     body = {"topic": "mine", "exchange": "amq.topic"}

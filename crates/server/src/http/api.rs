@@ -2,6 +2,7 @@
 
 mod access;
 mod acls;
+mod backlogs;
 mod contents;
 mod devices;
 mod explain;
@@ -30,6 +31,8 @@ use crate::node::Node;
 /// The pages of streams, with their methods: as `docs/openapi.json` describes them.
 #[cfg(test)]
 pub(super) const STREAM_PAGES: &[(&str, &str)] = &[
+    ("backlogs", "GET"),
+    ("backlogs/{vhost}", "GET"),
     ("topics", "GET"),
     ("topics/{vhost}", "GET"),
     ("topics/{vhost}/{topic}", "GET, PUT, DELETE"),
@@ -89,6 +92,8 @@ fn parameters(method: &str, path: &[&str]) -> &'static [&'static str] {
     match (method, path) {
         ("GET", ["queues" | "exchanges" | "bindings" | "consumers" | "policies" | "operator-policies"])
         | ("GET", ["topics" | "groups"]) => &["vhost"],
+        ("GET", ["backlogs"]) => &["vhost", "type"],
+        ("GET", ["backlogs", _]) => &["type"],
         ("DELETE", ["queues", _, _]) => &["if_unused", "if_empty"],
         ("DELETE", ["exchanges", _, _]) => &["if_unused"],
         ("DELETE", ["bindings", _]) => &["source", "destination", "destination_type", "routing_key", "arguments"],
@@ -128,6 +133,7 @@ impl Ask {
             ["forwarders", ..] => self.forwarders(path),
             ["topics", ..] => self.topics(path),
             ["groups", ..] => self.groups(path),
+            ["backlogs", ..] => self.backlogs(path),
             ["overview" | "connections" | "channels" | "consumers", ..] => self.listings(path),
             _ => Err(nothing_there()),
         }

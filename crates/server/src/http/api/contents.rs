@@ -14,8 +14,8 @@ impl Ask {
         let vhost = self.parameter("vhost");
         let broker = &self.node.broker;
         match (self.method(), path) {
-            ("GET", ["queues"]) => self.queues(vhost.as_deref()),
-            ("GET", ["queues", vhost]) => self.queues(Some(vhost)),
+            ("GET", ["queues"]) => show(self.queue_rows(vhost.as_deref())?),
+            ("GET", ["queues", vhost]) => show(self.queue_rows(Some(vhost))?),
             (_, ["queues", vhost, rest @ ..]) => self.queue(vhost, rest),
             ("GET", ["exchanges"]) => list(self.seen(broker.exchanges(vhost.as_deref())?, |x| &x.vhost), exchange),
             ("GET", ["exchanges", vhost]) => list(self.seen(broker.exchanges(Some(vhost))?, |x| &x.vhost), exchange),
@@ -32,13 +32,13 @@ impl Ask {
     }
 
     /// All that messages wait in: queues, streams, and topics that no queue was declared for.
-    fn queues(&self, vhost: Option<&str>) -> Result<Done, Failure> {
+    pub(super) fn queue_rows(&self, vhost: Option<&str>) -> Result<Vec<Json>, Failure> {
         let reports = self.seen(self.node.broker.queues(vhost)?, |q| &q.view.settings.vhost);
         let declared = reports.iter().map(|q| q.view.settings.id).filter(|id| id.is_stream()).collect();
         let topics = self.other_topics(vhost, &declared);
         let mut all: Vec<Json> = reports.iter().map(queue).collect();
         all.extend(topics.iter().map(|t| self.topic_as_queue(t)));
-        show(all)
+        Ok(all)
     }
 
     fn queue(&self, vhost: &str, path: &[&str]) -> Result<Done, Failure> {
@@ -149,7 +149,7 @@ fn queue(q: &QueueReport) -> Json {
     json!({
         "name": &*s.name, "vhost": &*s.vhost, "type": kind_name(s.kind),
         "durable": s.durable, "auto_delete": s.auto_delete, "exclusive": s.exclusive.is_some(),
-        "arguments": from_table(&q.view.arguments),
+        "service": s.service.as_deref(), "arguments": from_table(&q.view.arguments),
         "policy": q.view.policy.as_deref(), "operator_policy": q.view.operator_policy.as_deref(),
         "messages": c.ready.saturating_add(c.unsettled),
         "messages_ready": c.ready, "messages_unacknowledged": c.unsettled,

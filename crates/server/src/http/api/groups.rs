@@ -54,13 +54,7 @@ enum To {
 impl Ask {
     pub(super) fn groups(&self, path: &[&str]) -> Result<Done, Failure> {
         match (self.method(), path) {
-            ("GET", ["groups"]) => {
-                let vhosts: Vec<Arc<str>> = match self.parameter("vhost") {
-                    Some(vhost) => vec![vhost.into()],
-                    None => self.seen(self.node.broker.vhosts(), |v| &v.name).into_iter().map(|v| v.name).collect(),
-                };
-                self.list_groups(&vhosts)
-            }
+            ("GET", ["groups"]) => self.list_groups(&self.vhosts_asked(self.parameter("vhost").as_deref())),
             ("GET", ["groups", vhost]) => self.list_groups(&[Arc::from(*vhost)]),
             ("GET", ["groups", vhost, group]) => {
                 self.may(vhost, Access::Read, Resource::Queue, group)?;
@@ -79,14 +73,27 @@ impl Ask {
         }
     }
 
+    /// The vhost that is asked for, else all that may be seen.
+    pub(super) fn vhosts_asked(&self, vhost: Option<&str>) -> Vec<Arc<str>> {
+        match vhost {
+            Some(vhost) => vec![vhost.into()],
+            None => self.seen(self.node.broker.vhosts(), |v| &v.name).into_iter().map(|v| v.name).collect(),
+        }
+    }
+
     fn list_groups(&self, vhosts: &[Arc<str>]) -> Result<Done, Failure> {
+        list(self.groups_seen(vhosts)?, |(vhost, group)| self.group_view(vhost, group))
+    }
+
+    /// The groups of these vhosts that may be read.
+    pub(super) fn groups_seen(&self, vhosts: &[Arc<str>]) -> Result<Vec<(Arc<str>, Arc<str>)>, Failure> {
         let mut all = Vec::new();
         for vhost in vhosts {
             self.must_see(vhost)?;
             let seen = |group: &Arc<str>| self.may(vhost, Access::Read, Resource::Queue, group).is_ok();
             all.extend(self.group_names(vhost).into_iter().filter(seen).map(|group| (Arc::clone(vhost), group)));
         }
-        list(all, |(vhost, group)| self.group_view(vhost, group))
+        Ok(all)
     }
 
     fn group_names(&self, vhost: &str) -> BTreeSet<Arc<str>> {
@@ -95,7 +102,7 @@ impl Ask {
         names
     }
 
-    fn group_view(&self, vhost: &str, group: &str) -> Json {
+    pub(super) fn group_view(&self, vhost: &str, group: &str) -> Json {
         let places = self.places(vhost, group);
         let seen = self.group_seen(vhost, group);
         let topics: BTreeSet<&str> = places.iter().map(|p| &*p.topic).collect();

@@ -28,7 +28,7 @@ use crate::exit::Failure;
 pub enum Command {
     /// The server at a glance
     Status(StatusArgs),
-    /// Queues: list, show, declare, delete, purge
+    /// Queues: list (with consumer groups: all that waits), show, declare, delete, purge
     #[command(subcommand, visible_alias = "queue")]
     Queues(queues::Queues),
     /// Exchanges: list, show, declare, delete

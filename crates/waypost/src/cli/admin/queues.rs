@@ -1,6 +1,6 @@
 //! `waypost queues`.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{ArgumentArgs, ServerArgs, VhostArgs, VhostFilter};
@@ -10,8 +10,12 @@ use crate::exit::Failure;
 /// What can be done with queues.
 #[derive(Debug, Subcommand)]
 pub enum Queues {
-    /// List queues
+    /// List all that waits for somebody: queues, mailboxes of services, topics, and consumer groups with their lag
+    #[command(after_help = "Example: waypost queues ls --type group,classic")]
     Ls {
+        /// Only of these types
+        #[arg(short, long = "type", value_name = "TYPE", value_delimiter = ',')]
+        types: Vec<Type>,
         #[command(flatten)]
         filter: VhostFilter,
         #[command(flatten)]
@@ -66,6 +70,33 @@ pub enum Queues {
     },
 }
 
+/// What a row of the listing is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Type {
+    /// Classic queues
+    Classic,
+    /// Quorum queues
+    Quorum,
+    /// Topics that a queue is declared for
+    Stream,
+    /// Other topics
+    Topic,
+    /// Consumer groups; what waits for one is its lag
+    Group,
+}
+
+impl Type {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+            Self::Stream => "stream",
+            Self::Topic => "topic",
+            Self::Group => "group",
+        }
+    }
+}
+
 fn path(vhost: &VhostArgs, name: &str) -> ApiPath {
     ApiPath::new("queues").at(&vhost.vhost).at(name)
 }
@@ -77,7 +108,7 @@ impl Queues {
     /// By the kind of what went wrong.
     pub fn run(&self) -> Result<(), Failure> {
         match self {
-            Self::Ls { filter, server } => {
+            Self::Ls { types, filter, server } => {
                 let columns = [
                     ("VHOST", "vhost"),
                     ("NAME", "name"),
@@ -86,8 +117,16 @@ impl Queues {
                     ("UNACKED", "messages_unacknowledged"),
                     ("CONSUMERS", "consumers"),
                     ("POLICY", "policy"),
+                    ("STATE", "state"),
+                    ("SERVICE", "service"),
+                    ("TOPICS", "topics"),
                 ];
-                server.output.list(&server.api().get(filter.path("queues"))?, &columns)
+                let mut path = filter.path("backlogs");
+                if !types.is_empty() {
+                    let types: Vec<&str> = types.iter().map(|t| t.as_str()).collect();
+                    path = path.with("type", &types.join(","));
+                }
+                server.output.list(&server.api().get(path)?, &columns)
             }
             Self::Show { name, vhost, server } => server.output.item(&server.api().get(path(vhost, name))?),
             Self::Declare { name, transient, auto_delete, arguments, vhost, server } => {
