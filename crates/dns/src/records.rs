@@ -190,6 +190,10 @@ impl<D: Directory> Answering<'_, '_, D> {
                 extra.push((at, address));
             }
         }
+        if self.is_cut {
+            // It is asked again over TCP: what little room is left is no use to anybody.
+            extra.clear();
+        }
         for (at, address) in &extra {
             // What was asked stands in the answer; this only saves another question.
             if !self.extra(*at, *address) {
