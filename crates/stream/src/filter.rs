@@ -18,39 +18,41 @@ pub(crate) enum Left {
     Nothing,
 }
 
-/// Leaves out the records that `keep` does not want. `horizon`: from which time on records without a value may go; it
+/// Leaves out the records that `keep` does not want: it is asked twice for each, since what a batch decompresses to is not
+/// held in memory but for what is left of it. `horizon`: from which time on records without a value may go; it
 /// is noted in the batch when it first keeps one, in place of its base timestamp, as Kafka notes it.
 ///
 /// # Errors
 /// The batch cannot be read.
-pub(crate) fn filter(batch: &Batch<'_>, horizon: i64, mut keep: impl FnMut(&Record) -> bool) -> io::Result<Left> {
-    let (mut kept, mut total) = (Vec::new(), 0);
+pub(crate) fn filter(batch: &Batch<'_>, horizon: i64, keep: impl Fn(&Record) -> bool) -> io::Result<Left> {
+    let (mut kept, mut total, mut removes, mut latest) = (0, 0, false, -1);
     for record in Records::of(batch)? {
         let record = record?;
         total += 1;
         if keep(&record) {
-            kept.push(record);
+            kept += 1;
+            removes |= record.value.is_none();
+            latest = record.timestamp.max(latest);
         }
     }
-    let stamp = batch.delete_horizon().is_none() && kept.iter().any(|r| r.value.is_none());
-    if kept.len() == total && !stamp {
+    let stamp = batch.delete_horizon().is_none() && removes;
+    if kept == total && !stamp {
         return Ok(Left::All);
     }
-    if kept.is_empty() {
+    if kept == 0 {
         return Ok(Left::Nothing);
     }
     let base_timestamp = if stamp { horizon } else { batch.base_timestamp() };
     let (mut plain, mut scratch) = (Vec::new(), Vec::new());
-    for record in &kept {
-        put(&mut plain, &mut scratch, record, batch.base_offset(), base_timestamp);
+    for record in Records::of(batch)? {
+        let record = record?;
+        if keep(&record) {
+            put(&mut plain, &mut scratch, &record, batch.base_offset(), base_timestamp);
+        }
     }
-    let max_timestamp = if batch.is_log_append_time() {
-        batch.max_timestamp()
-    } else {
-        kept.iter().map(|r| r.timestamp).max().unwrap_or(-1)
-    };
-    let count = i32::try_from(kept.len()).unwrap_or(i32::MAX);
-    let rest = Rest { count, base_timestamp, max_timestamp, has_horizon: stamp || batch.delete_horizon().is_some() };
+    let max_timestamp = if batch.is_log_append_time() { batch.max_timestamp() } else { latest };
+    let rest =
+        Rest { count: kept, base_timestamp, max_timestamp, has_horizon: stamp || batch.delete_horizon().is_some() };
     Ok(Left::Some(batch.with(&rest, &compress(batch.codec(), &plain)?)))
 }
 

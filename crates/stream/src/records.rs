@@ -31,6 +31,9 @@ pub struct Records<'a> {
     input: Box<dyn Read + 'a>,
     left: i32,
     base_offset: i64,
+    /// The offset that the next record has at least, and the last that there may be.
+    next: i64,
+    last: i64,
     base_timestamp: i64,
     /// The time of all of them, if that is the log's.
     append_time: Option<i64>,
@@ -59,6 +62,8 @@ impl<'a> Records<'a> {
             input: Box::new(io::BufReader::new(input.take(DECOMPRESSED_MAX))),
             left: batch.records(),
             base_offset: batch.base_offset(),
+            next: batch.base_offset(),
+            last: batch.last_offset(),
             base_timestamp: batch.base_timestamp(),
             append_time: batch.is_log_append_time().then(|| batch.max_timestamp()),
         })
@@ -102,6 +107,11 @@ impl<'a> Records<'a> {
         let _attributes = self.byte()?;
         let timestamp = self.base_timestamp.wrapping_add(self.varint()?);
         let offset = self.base_offset.wrapping_add(self.varint()?);
+        // Whoever believed another batch's offset would skip what lies between, or let it replace what came later.
+        if !(self.next..=self.last).contains(&offset) {
+            return Err(damaged("a record's offset is not its batch's"));
+        }
+        self.next = offset.saturating_add(1);
         let (key, value) = (self.part()?, self.part()?);
         let count = self.varint()?;
         if !(0..=HEADERS_MAX).contains(&count) {

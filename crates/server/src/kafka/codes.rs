@@ -40,7 +40,6 @@ pub(super) const INVALID_REQUEST: i16 = 42;
 pub(super) const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
 pub(super) const POLICY_VIOLATION: i16 = 44;
 pub(super) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
-pub(super) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 pub(super) const INVALID_PRODUCER_EPOCH: i16 = 47;
 pub(super) const INVALID_TXN_STATE: i16 = 48;
 pub(super) const INVALID_PRODUCER_ID_MAPPING: i16 = 49;
@@ -90,7 +89,6 @@ pub(super) fn of_append(fault: &AppendFault) -> i16 {
         AppendFault::Timestamp => INVALID_TIMESTAMP,
         AppendFault::Producer(ProducerError::Fenced { .. }) => INVALID_PRODUCER_EPOCH,
         AppendFault::Producer(ProducerError::OutOfOrder { .. }) => OUT_OF_ORDER_SEQUENCE_NUMBER,
-        AppendFault::Producer(ProducerError::Duplicate { .. }) => DUPLICATE_SEQUENCE_NUMBER,
         // The one word for it that producers know in an answer to their records.
         AppendFault::Transaction(TransactionFault::Fenced) => INVALID_PRODUCER_EPOCH,
         AppendFault::Transaction(fault) => of_transaction(*fault),

@@ -137,7 +137,9 @@ impl Session {
                 left = left.saturating_sub(planned.bytes);
                 return planned;
             }
-            Planned { batches: Vec::new(), bytes: 0, ..planned }
+            let aborted = planned.answer.aborted.as_ref().map(|_| Vec::new());
+            let answer = FetchedPartition { aborted, ..planned.answer };
+            Planned { batches: Vec::new(), bytes: 0, answer, ..planned }
         };
         wanted.iter().map(|topic| topic.partitions.iter().map(|p| one(topic, p)).collect()).collect()
     }
@@ -162,7 +164,7 @@ fn planned(cell: &Arc<Cell>, p: &FetchPartition, room: usize, isolation: Isolati
             return Planned { cell: None, batches: Vec::new(), bytes: 0, answer };
         };
         if isolation == Isolation::ReadCommitted {
-            let aborted = partition.aborted(p.fetch_offset.unsigned_abs(), span.visible);
+            let aborted = partition.aborted(p.fetch_offset.unsigned_abs(), span.upto);
             answer.aborted = Some(aborted.iter().map(|a| (a.producer_id, number(a.first))).collect());
         }
         Planned { cell: Some(Arc::clone(cell)), batches: span.batches, bytes: span.bytes, answer }

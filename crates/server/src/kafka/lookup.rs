@@ -9,12 +9,13 @@ use waypost_kafka::messages::transactions::{
     DescribeProducersRequest, DescribeProducersResponse, PartitionResponse, ProducerState, TopicResponse,
 };
 use waypost_kafka::wire::Malformed;
-use waypost_model::{Lsn, Millis};
+use waypost_model::Lsn;
 use waypost_stream::batch::Batch;
 use waypost_stream::records::first_of_time;
-use waypost_stream::streams::{Cell, Streams};
+use waypost_stream::streams::Cell;
 
 use super::{Answer, Ask, LEADER_EPOCH, Session, codes};
+use crate::streams::Look;
 
 /// What `timestamp` may mean beside a time.
 const LATEST: i64 = -1;
@@ -42,10 +43,11 @@ impl Session {
             let of = |p: ListOffsetsPartition| (self.cell(AclOperation::Describe, &topic.name, p.partition_index), p);
             cells.push((topic.name.clone(), topic.partitions.into_iter().filter(once).map(of).collect::<Vec<_>>()));
         }
-        let streams = Arc::clone(self.streams());
+        let (streams, now) = (Arc::clone(self.streams()), self.node.clock.now());
         let work = move || -> Vec<ListOffsetsTopicResponse> {
             let one = |(cell, p): (Result<Arc<Cell>, i16>, ListOffsetsPartition)| {
-                let found = cell.and_then(|cell| find(&streams, &cell, p.timestamp, committed));
+                let found =
+                    cell.and_then(|cell| find(&Look { cell: &cell, streams: &streams, now }, p.timestamp, committed));
                 let (error_code, (offset, timestamp)) = match found {
                     Ok(found) => (codes::NONE, found),
                     Err(code) => (code, (-1, -1)),
@@ -164,37 +166,29 @@ fn number(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Offset and time.
-fn find(streams: &Streams, cell: &Cell, timestamp: i64, committed: bool) -> Result<(i64, i64), i16> {
+/// Offset and time. Where records cannot be decoded, none is found.
+fn find(look: &Look<'_>, timestamp: i64, committed: bool) -> Result<(i64, i64), i16> {
+    let cell = look.cell;
     let offsets = cell.with(|p| p.offsets());
     let end = if committed { offsets.last_stable } else { offsets.high_watermark };
-    let within = |piece, time, from| -> Result<Option<(i64, i64)>, i16> {
-        let failed = |error: std::io::Error| {
-            tracing::error!(%error, queue = cell.queue().0, "a batch cannot be searched by time");
-            codes::KAFKA_STORAGE_ERROR
-        };
-        let (messages, at) = cell.load(&piece, &**streams.bodies()).map_err(failed)?;
+    let failed = |error: std::io::Error| {
+        tracing::error!(%error, queue = cell.queue().0, "a batch cannot be searched by time");
+        codes::KAFKA_STORAGE_ERROR
+    };
+    let within = |piece, time| -> Result<Option<(i64, i64)>, i16> {
+        let (messages, at) = cell.load(&piece, &**look.streams.bodies()).map_err(failed)?;
         let (batch, _) = Batch::split(messages.body(at)).map_err(|_| codes::CORRUPT_MESSAGE)?;
-        first_of_time(&batch, time, from).map_err(failed)
+        Ok(first_of_time(&batch, time, offsets.start).unwrap_or_default())
     };
     let visible = |found: Option<(i64, i64)>| found.filter(|(at, _)| at.unsigned_abs() < end).unwrap_or((-1, -1));
     match timestamp {
         LATEST => Ok((number(end), -1)),
         EARLIEST | EARLIEST_LOCAL => Ok((number(offsets.start), -1)),
         MAX_TIMESTAMP => match cell.with(|p| p.latest_time()) {
-            Some((entry, piece)) => within(piece, i64::try_from(entry.time.0).unwrap_or(i64::MAX), 0).map(visible),
+            Some((entry, piece)) => within(piece, number(entry.time.0)).map(visible),
             None => Ok((-1, -1)),
         },
-        time if time >= 0 => {
-            let mut from = offsets.start;
-            while let Some((entry, piece)) = cell.with(|p| p.batch_of_time(Millis(time.unsigned_abs()), from)) {
-                if let Some(found) = within(piece, time, from)? {
-                    return Ok(visible(Some(found)));
-                }
-                from = entry.last + 1;
-            }
-            Ok((-1, -1))
-        }
+        time if time >= 0 => look.first_since(time.unsigned_abs()).map(visible).map_err(failed),
         // Offsets of tiers that there are not.
         _ => Ok((-1, -1)),
     }

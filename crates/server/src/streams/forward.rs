@@ -92,6 +92,8 @@ pub(crate) struct Figures {
     pub looped: AtomicU64,
     /// Records that had come through too many forwarders, and were left out.
     pub hop_limit_exceeded: AtomicU64,
+    /// Batches whose records cannot be read, or not to their end, and were left out from there on.
+    pub unreadable: AtomicU64,
     /// What it waits for, if it does.
     waits: Mutex<Option<String>>,
 }
@@ -221,7 +223,11 @@ impl Work<'_> {
             let partition = cursor.partition;
             let streams = Arc::clone(&self.node.streams);
             let read = tokio::task::spawn_blocking(move || planned.read(&streams, DECODED_BYTES));
-            let Chunk { records, next, .. } = read.await.map_err(std::io::Error::other)??;
+            let Chunk { records, next, unreadable, .. } = read.await.map_err(std::io::Error::other)??;
+            if unreadable > 0 && self.figures.unreadable.fetch_add(unreadable, Ordering::Relaxed) == 0 {
+                let (forwarder, topic) = (&*self.spec.name, &*self.spec.topic);
+                tracing::warn!(forwarder, topic, partition, before = next, "records that cannot be read are left out");
+            }
             let lsn = self.send_all(records).await;
             while !self.node.reached(lsn).await {
                 self.figures.wait_for(Some("the disk is slow".to_owned()));

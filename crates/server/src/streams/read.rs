@@ -42,6 +42,8 @@ pub(super) struct Chunk {
     pub next: u64,
     /// Still none of the time that is looked for.
     pub since: Option<i64>,
+    /// Batches whose records nobody can read, or not to their end: their producer wrote something else.
+    pub unreadable: u64,
 }
 
 impl Cursor {
@@ -53,7 +55,7 @@ impl Cursor {
             let next = self.next.max(partition.offsets().start);
             let span = partition.read(next, TAKE_BYTES, Isolation::ReadCommitted).ok();
             let found = span.filter(|s| !s.batches.is_empty());
-            (next, found.map(|s| (s.batches, partition.aborted(next, s.visible))))
+            (next, found.map(|s| (s.batches, partition.aborted(next, s.upto))))
         });
         self.next = next;
         let (pieces, aborted) = planned?;
@@ -70,12 +72,13 @@ impl Planned {
         })
     }
 
-    /// Reads and decodes, up to about so many bytes, and at least one record. Blocks for as long as the disk does.
+    /// Reads and decodes, up to about so many bytes, and at least one record. What cannot be decoded is counted and left
+    /// behind: nobody looks into records before they are stored. Blocks for as long as the disk does.
     ///
     /// # Errors
-    /// Those of the store; a damaged batch.
+    /// Those of the store.
     pub fn read(self, streams: &Streams, max_bytes: usize) -> io::Result<Chunk> {
-        let mut chunk = Chunk { records: Vec::new(), next: self.from, since: self.since };
+        let mut chunk = Chunk { records: Vec::new(), next: self.from, since: self.since, unreadable: 0 };
         let mut bytes = 0;
         for piece in &self.pieces {
             let (messages, at) = match self.cell.load(piece, &**streams.bodies()) {
@@ -86,8 +89,12 @@ impl Planned {
             };
             let body = messages.body(at);
             let (batch, _) = Batch::split(body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            if self.counts(&batch) && !self.take(&batch, &mut chunk, &mut bytes, max_bytes)? {
-                break;
+            if self.counts(&batch) {
+                match self.take(&batch, &mut chunk, &mut bytes, max_bytes) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(_) => chunk.unreadable += 1,
+                }
             }
             chunk.next = chunk.next.max(batch.last_offset().unsigned_abs() + 1);
         }
@@ -150,18 +157,30 @@ impl Look<'_> {
         Ok(records)
     }
 
-    /// The offset of the first record of this time or later, ms; none if all are older.
+    /// The offset and the time of the first record of this time or later, ms; none if all are older. What cannot be
+    /// decoded is passed over.
     ///
     /// # Errors
-    /// Those of the store; a damaged batch.
-    pub(crate) fn first_since(&self, ms: u64) -> io::Result<Option<u64>> {
+    /// Those of the store.
+    pub(crate) fn first_since(&self, ms: u64) -> io::Result<Option<(i64, i64)>> {
+        let time = i64::try_from(ms).unwrap_or(i64::MAX);
         let mut from = self.cell.with(|p| p.offsets().start);
+        let mut missing = None;
         while let Some((entry, piece)) = self.cell.with(|p| p.batch_of_time(Millis(ms), from)) {
-            let (messages, at) = self.cell.load(&piece, &**self.streams.bodies())?;
+            let (messages, at) = match self.cell.load(&piece, &**self.streams.bodies()) {
+                Ok(loaded) => loaded,
+                // Retention or compaction was faster: it is elsewhere by now, or gone.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && missing.as_ref() != Some(&piece) => {
+                    from = from.max(self.cell.with(|p| p.offsets().start));
+                    missing = Some(piece);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             let split = Batch::split(messages.body(at));
             let (batch, _) = split.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            if let Some((offset, _)) = first_of_time(&batch, i64::try_from(ms).unwrap_or(i64::MAX), from)? {
-                return Ok(Some(offset.unsigned_abs()));
+            if let Ok(Some(found)) = first_of_time(&batch, time, from) {
+                return Ok(Some(found));
             }
             from = entry.last + 1;
         }

@@ -300,6 +300,10 @@ impl Serving {
             } else {
                 tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)??
             };
+            if chunk.unreadable > 0 {
+                let (topic, before) = (&*self.reader.stream.topic.name, chunk.next);
+                tracing::info!(topic, partition, before, "records that cannot be read are not delivered");
+            }
             if let Some(cursor) = self.cursors.get_mut(self.turn) {
                 (cursor.next, cursor.since) = (chunk.next, chunk.since);
             }

@@ -105,9 +105,14 @@ impl AbortedList {
         self.rest.retain(|a| a.last >= start);
     }
 
-    /// Numbers of chunks whose definitions are to be removed; each is told once.
-    pub fn dropped(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.dropped)
+    /// Numbers of chunks whose definitions are to be removed, in order.
+    pub fn dropped(&self) -> &[u64] {
+        &self.dropped
+    }
+
+    /// They are. None may be left behind while a later one is removed: that would look like a damage.
+    pub fn note_dropped(&mut self) {
+        self.dropped = Vec::new();
     }
 
     /// The numbers of the chunks that are written down.
@@ -209,13 +214,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_told_once_and_not_read_again() {
+    fn what_is_dropped_is_told_until_it_is_gone_and_not_read_again() {
         let (mut list, mut chunks) = (of(5 * CHUNK as u64 + 7), Vec::new());
         restored(&mut list, &mut chunks);
         let start = aborted(2 * CHUNK as u64 + 3).first;
         list.forget_before(start);
         assert_eq!(list.kept().collect::<Vec<_>>(), [2, 3, 4, 0, 1]);
-        assert_eq!((list.dropped(), list.dropped()), (vec![0, 1], vec![]));
+        assert_eq!(list.dropped(), [0, 1]);
+        list.note_dropped();
+        assert!(list.dropped().is_empty());
         // The definitions that are to go may still be there, or not.
         for gone in [0, 1, 2] {
             let mut left: Vec<WrittenChunk> = chunks.iter().filter(|(number, _)| *number >= gone).cloned().collect();

@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub batches: Vec<(Entry, QueueId)>,
     /// Where those begin that no compaction has seen.
     pub dirty_from: u64,
+    /// One behind the last record there is.
+    pub end: u64,
     /// Transactions whose records go.
     pub aborted: Vec<Aborted>,
 }
@@ -102,7 +104,7 @@ impl Partition {
         let all: u64 = batches.iter().map(|(e, _)| u64::from(e.bytes)).sum();
         let enough = u128::from(dirty) * 1_000_000 >= u128::from(all) * u128::from(rules.dirty_millionths);
         let due = dirty > 0 && (enough || late);
-        due.then(|| Plan { batches, dirty_from, aborted: self.transactions.aborted.within(0, cut) })
+        due.then(|| Plan { batches, dirty_from, end: self.end, aborted: self.transactions.aborted.within(0, cut) })
     }
 
     /// Puts a compacted part in the place of all batches before its end. `define` says how the journal is to be told

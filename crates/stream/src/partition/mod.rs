@@ -91,8 +91,8 @@ pub struct Span {
     pub batches: Vec<Piece>,
     /// How long they are together.
     pub bytes: usize,
-    /// One behind the last record that this reader may see.
-    pub visible: u64,
+    /// One behind the last of them; where the reader is, if there are none.
+    pub upto: u64,
 }
 
 /// A batch to be read.
@@ -379,16 +379,16 @@ impl Partition {
         if offset < self.start || offset > offsets.high_watermark {
             return Err(OutOfRange { asked: offset, start: self.start, end: offsets.high_watermark });
         }
-        let (mut bytes, mut batches) = (0, Vec::new());
+        let (mut bytes, mut batches, mut upto) = (0, Vec::new(), offset);
         for entry in self.index.from(offset).take_while(|e| e.last < visible) {
             let with = bytes + entry.bytes as usize;
             if with > max_bytes && !batches.is_empty() {
                 break;
             }
-            bytes = with;
+            (bytes, upto) = (with, entry.last + 1);
             batches.push(self.piece(entry.last));
         }
-        Ok(Span { batches, bytes, visible })
+        Ok(Span { batches, bytes, upto })
     }
 
     fn piece(&self, last: u64) -> Piece {

@@ -24,19 +24,13 @@ pub enum ProducerError {
         /// The latest.
         current: i16,
     },
-    /// Batches are missing before this one.
+    /// Batches are missing before this one, or it is not one of the last that were written.
     #[error("sequence {sequence} comes after {last}")]
     OutOfOrder {
         /// The batch's first sequence.
         sequence: i32,
         /// The last one that was written; -1 for none of this epoch.
         last: i32,
-    },
-    /// It was written before, and so long ago that its offset is forgotten.
-    #[error("sequence {sequence} was written before")]
-    Duplicate {
-        /// The batch's first sequence.
-        sequence: i32,
     },
 }
 
@@ -115,12 +109,9 @@ impl Producers {
         if let Some(same) = known.written.iter().find(|w| (w.first, w.last) == (sequence, end)) {
             return Ok(Checked::Duplicate(same.offset));
         }
-        let oldest = known.written.front().map_or(newest.first, |w| w.first);
-        if sequence < oldest {
-            Err(ProducerError::Duplicate { sequence })
-        } else {
-            Err(ProducerError::OutOfOrder { sequence, last: newest.last })
-        }
+        // Also what comes before all that is known: it may have been refused while those behind it were taken, and a
+        // producer that is told that it is a duplicate takes it for written.
+        Err(ProducerError::OutOfOrder { sequence, last: newest.last })
     }
 
     /// A batch was written.

@@ -48,11 +48,15 @@ impl Partition {
         self.transactions.aborted.note_kept();
     }
 
-    /// Numbers of chunks that were kept and that nobody needs any more. Each is told once; what is not removed then is
-    /// told again after the next start.
+    /// Numbers of chunks that were kept and that nobody needs any more.
     #[must_use]
-    pub fn dropped_chunks(&mut self) -> Vec<u64> {
-        self.transactions.aborted.dropped()
+    pub fn dropped_chunks(&self) -> Vec<u64> {
+        self.transactions.aborted.dropped().to_vec()
+    }
+
+    /// The journal was told to remove them.
+    pub fn note_dropped(&mut self) {
+        self.transactions.aborted.note_dropped();
     }
 
     /// Numbers of all chunks that are kept.

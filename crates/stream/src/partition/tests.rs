@@ -14,10 +14,15 @@ use crate::batch::sample::produced;
 struct Kept {
     ops: Mutex<Vec<Op>>,
     durable: Mutex<u64>,
+    /// It takes nothing.
+    full: bool,
 }
 
 impl Journal for Kept {
     fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
+        if self.full {
+            return Err(AppendError::Stopped);
+        }
         let mut all = self.ops.lock().unwrap();
         all.extend(ops);
         Ok(Lsn(all.len() as u64))
@@ -141,7 +146,7 @@ fn a_batch_that_is_sent_again_is_not_written_again() {
         Err(AppendFault::Producer(e)) => e,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(w.by(9, 0, 0, 2, 0)), ProducerError::Duplicate { sequence: 0 });
+    assert_eq!(refused(w.by(9, 0, 0, 2, 0)), ProducerError::OutOfOrder { sequence: 0, last: 13 });
     assert_eq!(refused(w.by(9, 0, 16, 1, 0)), ProducerError::OutOfOrder { sequence: 16, last: 13 });
     assert_eq!(refused(w.by(9, 1, 5, 1, 0)), ProducerError::OutOfOrder { sequence: 5, last: -1 });
     assert_eq!(w.by(9, 1, 0, 1, 0), Ok(14));
@@ -154,6 +159,22 @@ fn sequences_begin_anew_behind_the_largest() {
     assert_eq!(w.by(1, 0, i32::MAX - 1, 2, 0), Ok(0));
     assert_eq!(w.by(1, 0, 0, 3, 0), Ok(2));
     assert_eq!(w.by(1, 0, 3, 1, 0), Ok(5));
+}
+
+/// Nobody may be told that something is a duplicate that never was written: producers take that for success.
+#[test]
+fn what_was_refused_is_not_taken_for_written_once_those_behind_it_are() {
+    let mut w = World::new(&[]);
+    w.journal.full = true;
+    assert_eq!(w.by(1, 0, 0, 2, 0), Err(AppendError::Stopped.into()));
+    w.journal.full = false;
+    // Of an unknown producer anything is taken.
+    assert_eq!(w.by(1, 0, 2, 2, 0), Ok(0));
+    let late = |sequence, last| Err(ProducerError::OutOfOrder { sequence, last }.into());
+    assert_eq!(w.by(1, 0, 0, 2, 0), late(0, 3));
+    // The same where sequences begin anew: five are missing.
+    assert_eq!(w.by(2, 0, i32::MAX - 1, 2, 0), Ok(2));
+    assert_eq!(w.by(2, 0, 5, 1, 0), late(5, i32::MAX));
 }
 
 #[test]

@@ -127,7 +127,9 @@ impl Cell {
         }
         ops.push(keep::start(self.queue, start));
         ops.extend(keep::no_aborted(self.queue, partition.dropped_chunks()));
-        Ok((start, Some(journal.append(ops)?)))
+        let lsn = journal.append(ops)?;
+        partition.note_dropped();
+        Ok((start, Some(lsn)))
     }
 
     /// The bytes of a batch. Blocks for as long as a read of the disk does; nothing is held meanwhile.
@@ -180,7 +182,8 @@ impl Cell {
     }
 
     /// Removes what is not kept any more, and writes a snapshot if one is due. What the journal does not take now is found
-    /// again next time: what was removed is removed once more at a start.
+    /// again next time: what was removed is removed once more at a start. Held meanwhile: of two beginnings of the log the
+    /// later one is noted last.
     pub(super) fn maintain(&self, config: &TopicConfig, journal: &dyn Journal, now: Millis) {
         let mut partition = lock(&self.partition);
         let before = partition.offsets().start;
@@ -193,10 +196,10 @@ impl Cell {
             partition.rest();
         }
         ops.extend(keep::no_aborted(self.queue, partition.dropped_chunks()));
-        drop(partition);
-        if !ops.is_empty() {
-            let _ = journal.append(ops);
+        if !ops.is_empty() && journal.append(ops).is_ok() {
+            partition.note_dropped();
         }
+        drop(partition);
         self.snapshot(SNAPSHOT_BATCHES, journal);
     }
 

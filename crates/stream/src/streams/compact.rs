@@ -2,7 +2,7 @@
 //!
 //! A pass over a partition reads what no pass has seen and notes the latest offset of every key. Then it reads everything
 //! before its end again and writes what is left to a new queue, which takes the old one's place in one append. What has
-//! more keys than a pass may note is compacted in several passes.
+//! more keys than a pass may note is compacted in several passes. The last batch of the log never goes as a whole.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -56,14 +56,16 @@ impl Latest {
         high << 64 | low
     }
 
-    fn note(&mut self, record: &Record) {
-        if let Some(key) = &record.key {
-            let hash = self.hash(key);
+    /// Notes a record, unless so many keys are noted already.
+    fn note(&mut self, record: &Record, keys_max: usize) {
+        let Some(key) = &record.key else { return };
+        let hash = self.hash(key);
+        if self.offsets.len() < keys_max || self.offsets.contains_key(&hash) {
             self.offsets.insert(hash, record.offset);
         }
     }
 
-    /// Whether no later record of the same key was noted.
+    /// Whether no later record of the same key was noted. Of keys that are not noted every record stays.
     fn is_latest(&self, record: &Record) -> bool {
         let Some(key) = &record.key else { return false };
         self.offsets.get(&self.hash(key)).is_none_or(|latest| record.offset >= *latest)
@@ -181,9 +183,14 @@ impl Pass<'_> {
             if batch.is_control() || is_aborted(&batch, &self.plan.aborted) {
                 continue;
             }
-            // What cannot be read stays as it is, and replaces nothing.
-            let Ok(records) = Records::of(&batch).and_then(|all| all.collect::<io::Result<Vec<_>>>()) else { continue };
-            records.iter().for_each(|r| self.latest.note(r));
+            // What cannot be read stays as it is, and replaces nothing. Read twice, since all records of a batch that
+            // compresses well may be far more than there is memory for.
+            if Records::of(&batch).and_then(|mut all| all.try_for_each(|r| r.map(drop))).is_err() {
+                continue;
+            }
+            for record in Records::of(&batch)? {
+                self.latest.note(&record?, keys_max.saturating_mul(2));
+            }
         }
         Ok(())
     }
@@ -218,18 +225,20 @@ impl Pass<'_> {
             loaded => loaded?,
         };
         let batch = Batch::split(messages.body(from)).map_err(invalid)?.0;
+        // Without the last batch, who reads up to the end of the log would never get there.
+        let is_end = entry.last + 1 >= self.plan.end;
         let gone = match batch.is_control() {
             true => batch.max_timestamp() < self.markers_before,
             false => is_aborted(&batch, &self.plan.aborted),
         };
-        if gone {
+        if gone && !is_end {
             return Ok(None);
         }
         let forgets = batch.delete_horizon().is_some_and(|at| at <= self.now);
         let stays = |r: &Record| self.latest.is_latest(r) && !(forgets && r.value.is_none());
         let left = if batch.is_control() { Ok(Left::All) } else { filter(&batch, self.horizon, stays) };
         Ok(match left {
-            Ok(Left::Nothing) => None,
+            Ok(Left::Nothing) if !is_end => None,
             Ok(Left::Some(bytes)) => {
                 let time = Batch::split(&bytes).map_err(invalid)?.0.max_timestamp();
                 let mut message = BatchBuilder::with_capacity(NO_PROPERTIES.len() + bytes.len(), 1);
@@ -237,7 +246,7 @@ impl Pass<'_> {
                 let time = Millis(u64::try_from(time).unwrap_or(0));
                 Some((time, (Arc::new(message.finish()), 0)))
             }
-            Ok(Left::All) | Err(_) => Some((entry.time, (messages, from))),
+            Ok(Left::All | Left::Nothing) | Err(_) => Some((entry.time, (messages, from))),
         })
     }
 

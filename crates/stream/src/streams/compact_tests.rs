@@ -101,7 +101,7 @@ fn of_every_key_the_latest_stays_at_its_offset() {
     // A fetch from an offset that is gone begins with the next one that is there.
     let cell = topic.partition(0).unwrap();
     let span = cell.with(|p| p.read(0, 1, Isolation::ReadCommitted)).unwrap();
-    assert_eq!((span.batches.len(), span.visible), (1, 8));
+    assert_eq!((span.batches.len(), span.upto), (1, 4));
     // Nothing is dirty any more, and the old queues are gone.
     assert!(!compact(&node, &topic, AT).unwrap());
     let node = node.killed();
@@ -274,4 +274,24 @@ fn crash_history(seed: u64) {
             ledger.check(&brief(&node, &topic), seed);
         }
     }
+}
+
+/// Who reads up to the end of the log (tables, connectors) would wait for ever for the offset before it.
+#[test]
+fn the_last_batch_of_the_log_stays() {
+    let node = Node::new();
+    let topic = eager(&node, &[("delete.retention.ms", "0")]);
+    let cell = topic.partition(0).unwrap();
+    put(&node, &topic, &[(Some("a"), Some("1"))]);
+    send(&node, &topic, &keyed(TRANSACTIONAL, 1000, (7, 0, 0), &[(Some("b"), Some("1"))])).unwrap();
+    node.abort(&cell, 7);
+    node.sync();
+    compact_all(&node, &topic, AT.plus(10));
+    let lasts = || cell.with(|p| p.places_from(0)).iter().map(|(_, seq)| seq.0).collect::<Vec<_>>();
+    assert_eq!(lasts(), [0, 2]);
+    // Once there is more, the marker goes.
+    put(&node, &topic, &[(Some("c"), Some("1"))]);
+    node.sync();
+    compact_all(&node, &topic, AT.plus(20));
+    assert_eq!(lasts(), [0, 3]);
 }

@@ -7,6 +7,8 @@ mod compact;
 #[cfg(test)]
 mod compact_tests;
 mod coordinator;
+#[cfg(test)]
+mod gate_tests;
 mod keep;
 mod offsets;
 mod open;

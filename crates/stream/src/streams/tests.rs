@@ -66,7 +66,7 @@ impl Node {
         appended.base_offset
     }
 
-    fn abort(&self, cell: &Arc<Cell>, producer_id: i64) {
+    pub fn abort(&self, cell: &Arc<Cell>, producer_id: i64) {
         let (op, ending) = cell.with(|p| p.end(producer_id, 0, Marker::Abort, NOW)).unwrap().unwrap();
         let lsn = self.streams.journal.append(vec![op]).unwrap();
         cell.with(|p| p.ended(ending, lsn));

@@ -54,7 +54,7 @@ impl Node {
     fn shown(&self, topic: &Topic, number: i32) -> Vec<u64> {
         let cell = topic.partition(number).unwrap();
         let span = cell.with(|p| p.read(0, usize::MAX, Isolation::ReadCommitted)).unwrap();
-        let aborted = cell.with(|p| p.aborted(0, span.visible));
+        let aborted = cell.with(|p| p.aborted(0, span.upto));
         let mut shown = Vec::new();
         for piece in &span.batches {
             let (messages, at) = cell.load(piece, &*self.streams.bodies).unwrap();

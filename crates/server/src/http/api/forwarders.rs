@@ -86,7 +86,7 @@ impl Ask {
             "group": spec.group(), "lag": self.lag(&spec.vhost, &spec.group()), "waits_for": figures.waits_for(),
             "forwarded": count(&figures.forwarded), "unroutable": count(&figures.unroutable),
             "refused": count(&figures.refused), "looped": count(&figures.looped),
-            "hop_limit_exceeded": count(&figures.hop_limit_exceeded),
+            "hop_limit_exceeded": count(&figures.hop_limit_exceeded), "unreadable": count(&figures.unreadable),
         })
     }
 }

@@ -296,7 +296,7 @@ impl Ask {
                 let look = Look { cell: &cell, streams: &self.node.streams, now: self.now };
                 look.first_since(*ms)
                     .map_err(|e| Failure::bad(format!("the topic cannot be read: {e}")))?
-                    .unwrap_or(end)
+                    .map_or(end, |(offset, _)| offset.unsigned_abs())
             }
         })
     }
