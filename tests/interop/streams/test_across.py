@@ -3,7 +3,7 @@
 import kafka
 import pika
 import pytest
-from kafka.admin import NewTopic
+from kafka.admin import NewPartitions, NewTopic
 
 from support import eventually, get
 from topics import KAFKA, STREAM, api, config_of, fill, produce, read
@@ -192,6 +192,32 @@ def test_a_topic_of_a_service_feeds_it(node, ch, name):
     assert forwarder(node, topic)["refused"] == 1
     for connection in servers:
         connection.close()
+
+
+def test_a_topic_of_a_service_has_one_partition(server):
+    node = server(*KAFKA, config="[kafka]\ndefault_partitions = 3\n")
+    node.start()
+    client = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    partitions = lambda topic: len(client.describe_topics([topic])[0]["partitions"])
+    produce(node, "services.cart", b"x")
+    produce(node, "services.Cart", b"x")
+    api(node, "PUT", "topics/%2F/services.order", json={})
+    client.create_topics([NewTopic("services.shop", -1, -1)])
+    names = ["services.cart", "services.Cart", "services.order", "services.shop"]
+    assert [partitions(name) for name in names] == [1, 3, 1, 1]
+    for only_check in (True, False):
+        with pytest.raises(kafka.errors.InvalidPartitionsError):
+            client.create_topics([NewTopic("services.other", 2, 1)], validate_only=only_check)
+        with pytest.raises(kafka.errors.InvalidPartitionsError, match="the topic of a service has one"):
+            client.create_partitions({"services.cart": NewPartitions(2)}, validate_only=only_check)
+    client.close()
+    refused = api(node, "PUT", "topics/%2F/services.cart", json={"partitions": 2})
+    assert (refused.status_code, partitions_of(node, "services.cart")) == (400, 1)
+    assert "the topic of a service has one" in refused.json()["reason"]
+
+
+def partitions_of(node, topic: str) -> int:
+    return api(node, "GET", f"topics/%2F/{topic}").json()["partitions"]
 
 
 def test_nothing_is_lost_on_the_way_to_a_service(server, name):

@@ -8,7 +8,7 @@ use waypost_kafka::messages::cluster::*;
 use waypost_kafka::wire::{Malformed, Message, Uuid};
 use waypost_model::Lsn;
 use waypost_stream::config::TopicConfig;
-use waypost_stream::streams::{Topic, TopicFault, TopicId};
+use waypost_stream::streams::{Topic, TopicFault, TopicId, partitions_or};
 
 use super::{ANSWERED, Answer, Ask, LEADER_EPOCH, NODE_ID, Session, codes};
 
@@ -107,7 +107,7 @@ impl Session {
         if !create || !self.node.config.kafka.auto_create_topics || !self.may_create(&name) {
             return failed(codes::of_no_topic(&name), Some(name));
         }
-        let partitions = self.node.config.kafka.default_partitions;
+        let partitions = partitions_or(self.node.config.kafka.default_partitions, &name);
         match self.streams().create(&self.vhost, &name, partitions, TopicConfig::default()) {
             Ok((topic, made)) => {
                 *lsn = (*lsn).max(Some(made));

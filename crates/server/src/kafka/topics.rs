@@ -7,7 +7,7 @@ use waypost_kafka::messages::topics::*;
 use waypost_kafka::wire::{Malformed, Uuid};
 use waypost_model::Lsn;
 use waypost_stream::config::{SETTINGS, TopicConfig};
-use waypost_stream::streams::{Topic, TopicFault, TopicId, is_topic_name};
+use waypost_stream::streams::{Topic, TopicFault, TopicId, check_partitions, is_topic_name, partitions_or};
 
 use super::cluster::uuid;
 use super::configs::source_of;
@@ -61,7 +61,7 @@ impl Session {
             return Err((codes::INVALID_REPLICATION_FACTOR, "this node is the only one: factor 1 or -1".to_owned()));
         }
         let partitions = match (topic.num_partitions, topic.assignments.len()) {
-            (-1, 0) => self.node.config.kafka.default_partitions,
+            (-1, 0) => partitions_or(self.node.config.kafka.default_partitions, &topic.name),
             (-1, assigned) => {
                 let ours = |a: &CreatableReplicaAssignment| a.broker_ids == [NODE_ID];
                 let numbers: std::collections::BTreeSet<i32> =
@@ -85,9 +85,7 @@ impl Session {
             if self.topic(&topic.name).is_some() {
                 return Err(refused(&TopicFault::Exists(topic.name.clone())));
             }
-            if !(1..=waypost_stream::streams::PARTITIONS_MAX).contains(&partitions) {
-                return Err(refused(&TopicFault::Partitions { asked: partitions, why: "1 to 10000" }));
-            }
+            check_partitions(&topic.name, partitions).map_err(|e| refused(&e))?;
             return Ok(created(&topic.name, Uuid::ZERO, partitions, &config));
         }
         let made = self.streams().create(&self.vhost, &topic.name, partitions, config.clone());
@@ -162,6 +160,7 @@ impl Session {
         let count = u32::try_from(topic.count).unwrap_or(0);
         if only_check {
             let known = self.topic(&topic.name).ok_or_else(|| refused(&TopicFault::Unknown(topic.name.clone())))?;
+            check_partitions(&topic.name, count).map_err(|e| refused(&e))?;
             if (count as usize) <= known.partitions().len() {
                 return Err(refused(&TopicFault::Partitions { asked: count, why: "the topic has as many or more" }));
             }

@@ -12,12 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use waypost_broker::topology::SERVICES_EXCHANGE;
 use waypost_model::props::{DELIVERY_MODE_PERSISTENT, PropsOwned};
-use waypost_model::service;
 use waypost_model::table::{Table, Value};
 use waypost_model::{Lsn, Refusal, RefusalKind, Route};
 use waypost_stream::messages::{Told, text_or_bytes, to_message};
 use waypost_stream::records::Record;
-use waypost_stream::streams::{Committed, Grown, Topic};
+use waypost_stream::streams::{Committed, Grown, Topic, service_of};
 
 use super::read::{Chunk, Cursor, DECODED_BYTES};
 use super::reader::any;
@@ -26,8 +25,6 @@ use crate::node::Node;
 
 /// The component of the parameters that declare forwarders.
 pub(crate) const COMPONENT: &str = "forwarder";
-/// What the names of topics begin with that feed services.
-pub(crate) const SERVICES: &str = "services.";
 /// What the names of the groups begin with in which forwarders keep their positions.
 const GROUPS: &str = "waypost.forward.";
 /// Names of the forwarders that a message has come through.
@@ -63,7 +60,7 @@ pub(crate) enum Target {
 impl Spec {
     /// The forwarder of a topic that feeds a service, if its name says so.
     pub fn of_service(vhost: &Arc<str>, topic: &str) -> Option<Spec> {
-        let service = topic.strip_prefix(SERVICES).filter(|s| service::is_service_name(s))?;
+        let service = service_of(topic)?;
         Some(Spec {
             vhost: Arc::clone(vhost),
             name: topic.into(),

@@ -8,8 +8,9 @@ use serde_json::{Value as Json, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use waypost_model::{Lsn, Millis, Refusal};
+use waypost_stream::streams::{OF_SERVICES, is_topic_name};
 
-use super::forward::{self, COMPONENT, Figures, SERVICES, Spec, Target};
+use super::forward::{self, COMPONENT, Figures, Spec, Target};
 use crate::node::Node;
 
 /// How often it is looked whether topics of services have come or gone.
@@ -59,11 +60,11 @@ impl Forwarders {
     /// # Errors
     /// 404 (no such vhost), 406.
     pub(crate) fn declare(&self, node: &Node, spec: &Spec, now: Millis) -> Result<Option<Lsn>, Refusal> {
-        if spec.name.starts_with(SERVICES) || !waypost_stream::streams::is_topic_name(&spec.name) {
-            let text = format!("`{}` is no name of a forwarder: as of a topic, and not `{SERVICES}…`", spec.name);
+        if spec.name.starts_with(OF_SERVICES) || !is_topic_name(&spec.name) {
+            let text = format!("`{}` is no name of a forwarder: as of a topic, and not `{OF_SERVICES}…`", spec.name);
             return Err(Refusal::precondition_failed(text));
         }
-        if !waypost_stream::streams::is_topic_name(&spec.topic) {
+        if !is_topic_name(&spec.topic) {
             return Err(Refusal::precondition_failed(format!("`{}` is no name of a topic", spec.topic)));
         }
         let known = self.lock();
@@ -100,7 +101,7 @@ impl Forwarders {
                 wanted.insert((vhost, name), spec);
             }
         }
-        for topic in node.streams.topics_beginning(SERVICES) {
+        for topic in node.streams.topics_beginning(OF_SERVICES) {
             if let Some(spec) = Spec::of_service(&topic.vhost, &topic.name) {
                 wanted.insert((Arc::clone(&topic.vhost), spec.name.clone()), spec);
             }

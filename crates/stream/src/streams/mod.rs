@@ -10,6 +10,7 @@ mod coordinator;
 #[cfg(test)]
 mod gate_tests;
 mod keep;
+mod names;
 mod offsets;
 mod open;
 mod pending;
@@ -29,6 +30,7 @@ use waypost_model::{Lsn, Millis, QueueId, Route};
 
 pub use cell::{Cell, DeleteFault, Grown};
 pub use compact::{CompactFault, KEYS_MAX};
+pub use names::{NAME_MAX, OF_SERVICES, check_partitions, is_topic_name, partitions_or, service_of};
 pub use offsets::{Committed, OffsetsFault};
 pub use open::{OpenError, Share};
 pub use topic::{Retention, Topic, TopicId};
@@ -46,8 +48,6 @@ pub const TOPICS_MAX: usize = 100_000;
 pub const PARTITIONS_MAX: u32 = 10_000;
 /// Most partitions of a node.
 pub const ALL_PARTITIONS_MAX: u64 = 200_000;
-/// Longest name of a topic, in bytes: as Kafka's.
-pub const NAME_MAX: usize = 249;
 
 /// Why a topic is not made or changed. Nothing was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,13 +115,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a text may name a topic.
-#[must_use]
-pub fn is_topic_name(name: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(legal) && name != "." && name != ".."
-}
-
 impl Streams {
     fn read(&self) -> RwLockReadGuard<'_, Topics> {
         self.topics.read().unwrap_or_else(PoisonError::into_inner)
@@ -183,7 +176,7 @@ impl Streams {
         if !is_topic_name(name) {
             return Err(TopicFault::Name(name.into()));
         }
-        check_partitions(partitions)?;
+        check_partitions(name, partitions)?;
         let mut topics = self.write();
         let key = (Arc::from(vhost), Arc::from(name));
         if topics.by_name.contains_key(&key) {
@@ -232,7 +225,7 @@ impl Streams {
     /// # Errors
     /// [`TopicFault`].
     pub fn grow(&self, vhost: &str, name: &str, partitions: u32) -> Result<Lsn, TopicFault> {
-        check_partitions(partitions)?;
+        check_partitions(name, partitions)?;
         let mut topics = self.write();
         let key = (Arc::from(vhost), Arc::from(name));
         let topic = topics.by_name.get(&key).cloned().ok_or_else(|| TopicFault::Unknown(name.into()))?;
@@ -384,13 +377,5 @@ impl Topics {
             return Err(TopicFault::Limit("partitions"));
         }
         Ok(())
-    }
-}
-
-fn check_partitions(asked: u32) -> Result<(), TopicFault> {
-    match asked {
-        0 => Err(TopicFault::Partitions { asked, why: "a topic has at least one" }),
-        n if n > PARTITIONS_MAX => Err(TopicFault::Partitions { asked, why: "a topic has at most 10000" }),
-        _ => Ok(()),
     }
 }

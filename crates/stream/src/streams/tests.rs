@@ -249,6 +249,12 @@ fn names_and_limits() {
     let fault = |partitions| node.streams.create("/", "b", partitions, TopicConfig::default()).unwrap_err();
     assert!(matches!(fault(0), TopicFault::Partitions { .. }));
     assert!(matches!(fault(u32::MAX), TopicFault::Partitions { .. }));
+    let of_service = node.streams.create("/", "services.cart", 2, TopicConfig::default()).unwrap_err();
+    assert_eq!(of_service.to_string(), "2 partitions: the topic of a service has one");
+    node.topic("services.cart", 1);
+    assert!(matches!(node.streams.grow("/", "services.cart", 2), Err(TopicFault::Partitions { asked: 2, .. })));
+    node.streams.delete("/", "services.cart").unwrap();
+    node.streams.delete("/", &node.topic("services.Cart", 2).name).unwrap();
     assert_eq!(node.streams.create("/", "a", 1, TopicConfig::default()).unwrap_err(), TopicFault::Exists("a".into()));
     assert_eq!(node.streams.delete("/", "b"), Err(TopicFault::Unknown("b".into())));
     assert!(node.streams.create("other", "a", 1, TopicConfig::default()).is_ok());

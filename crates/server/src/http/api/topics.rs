@@ -9,7 +9,7 @@ use waypost_broker::topology::{Access, Resource};
 use waypost_model::QueueId;
 use waypost_stream::config::{SETTINGS, TopicConfig};
 use waypost_stream::records::Record;
-use waypost_stream::streams::{Cell, Topic, TopicFault};
+use waypost_stream::streams::{Cell, Topic, TopicFault, partitions_or};
 
 use super::super::json::{from_octets, number, only};
 use super::super::request::Failure;
@@ -94,7 +94,8 @@ impl Ask {
         let Some(topic) = self.node.streams.topic(vhost, name) else {
             let set = changes.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
             let config = TopicConfig::parse(set).map_err(TopicFault::from)?;
-            let partitions = partitions.unwrap_or(self.node.config.kafka.default_partitions);
+            let partitions =
+                partitions.unwrap_or_else(|| partitions_or(self.node.config.kafka.default_partitions, name));
             let (_, lsn) = self.node.streams.create(vhost, name, partitions, config)?;
             return changed(Ok(Some(lsn)));
         };
