@@ -126,6 +126,40 @@ fn who_waits_is_told_of_what_is_new_and_of_nothing_else() {
     assert!((Duration::from_millis(290)..Duration::from_secs(5)).contains(&begin.elapsed()));
 }
 
+/// Whoever waits for what does not change waits: a client that polls with the index that it got would otherwise spin.
+#[test]
+fn prepared_queries_and_coordinates_are_waited_for() {
+    let (server, _) = start();
+    let create = |name: &str| {
+        let body = json!({ "Name": name, "Service": { "Service": "cart" } }).to_string();
+        let (code, answer) = server.http("POST /v1/query", "localhost", &body);
+        assert_eq!(code, 200, "{answer}");
+        serde_json::from_str::<Value>(&answer).unwrap()["ID"].as_str().unwrap().to_owned()
+    };
+    let id = create("first");
+    for path in ["/v1/query".to_owned(), format!("/v1/query/{id}"), "/v1/coordinate/nodes".to_owned()] {
+        let (index, shown) = look(&server, &path);
+        assert_eq!(shown.as_array().unwrap().len(), 1, "{path}");
+        let begin = Instant::now();
+        let again = look(&server, &format!("{path}?index={index}&wait=300ms"));
+        assert_eq!(again, (index, shown), "{path}");
+        assert!((Duration::from_millis(290)..Duration::from_secs(5)).contains(&begin.elapsed()), "{path}");
+    }
+    let (index, _) = look(&server, "/v1/query");
+    let begin = Instant::now();
+    let told = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| look(&server, &format!("/v1/query?index={index}&wait=15s")));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!waiter.is_finished());
+        create("second");
+        waiter.join().unwrap()
+    });
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(told.0 > index && told.1.as_array().unwrap().len() == 2);
+    // What is not there is not waited for.
+    assert_eq!(server.http("GET /v1/query/absent?index=1000000&wait=15s", "localhost", "").0, 404);
+}
+
 /// A node's address is that of all services on it, and its checks speak of all of them.
 #[test]
 fn who_may_register_an_instance_may_not_change_the_node_that_it_is_on() {
@@ -186,6 +220,9 @@ fn failures_are_texts_as_consul_has_them() {
         ("PUT /v1/agent/check/pass/service:x", "", 404, "Unknown check ID"),
         ("PUT /v1/agent/service/deregister/x", "", 404, "Unknown service ID"),
         ("POST /v1/catalog/services", "", 405, ""),
+        ("GET /v1/agent/service/register", "", 405, ""),
+        ("GET /v1/agent/service/deregister/x", "", 405, ""),
+        ("GET /v1/agent/service/maintenance/x", "", 405, ""),
         ("GET /v1/nothing", "", 404, "Invalid URL path"),
         ("GET /v1/acl/tokens", "", 401, "ACL support disabled"),
         ("GET /v1/connect/ca/roots", "", 501, "no service mesh"),

@@ -53,7 +53,7 @@ impl Identity {
                 "tags" => i.tags = tags(value)?.into(),
                 "meta" => i.meta = meta(value)?.into(),
                 "weight" => i.weight = number(key, value)?,
-                "max_in_flight" => i.max_in_flight = Some(number(key, value)?).filter(|n| *n > 0),
+                "max_in_flight" => i.max_in_flight = Some(positive(key, value)?),
                 "address" => i.address = Some(text(key, value)?).filter(|a| !a.is_empty()),
                 "port" => i.port = number(key, value)?,
                 _ => return wrong(key, "no such key"),
@@ -87,6 +87,14 @@ fn number<T: TryFrom<i64>>(key: &str, value: &Value) -> Result<T, Refusal> {
     n.and_then(|n| T::try_from(n).ok()).map_or_else(|| wrong(key, "not a number in range"), Ok)
 }
 
+/// Who would take nothing is no consumer, and who means no limit says nothing.
+fn positive(key: &str, value: &Value) -> Result<u32, Refusal> {
+    match number(key, value)? {
+        0 => wrong(key, "at least 1; leave it out for no limit"),
+        n => Ok(n),
+    }
+}
+
 /// Also `2`, `2.1` and `v2.1.0` are versions.
 fn version(text: &str) -> Result<Version, Refusal> {
     let bare = text.strip_prefix('v').unwrap_or(text);
@@ -100,10 +108,12 @@ fn version(text: &str) -> Result<Version, Refusal> {
 fn tags(value: &Value) -> Result<Vec<Box<str>>, Refusal> {
     match value {
         Value::Array(items) => items.iter().map(|item| text("tags", item)).collect(),
-        _ => {
+        // A number is a tag in an array, but no list of them.
+        Value::LongStr(_) => {
             let list = text("tags", value)?;
             Ok(list.split(',').map(str::trim).filter(|t| !t.is_empty()).map(Into::into).collect())
         }
+        _ => wrong("tags", "neither an array nor a text"),
     }
 }
 
@@ -172,6 +182,8 @@ mod tests {
             ("weight", Value::I32(-1)),
             ("port", Value::I32(70_000)),
             ("tags", Value::Bool(true)),
+            ("tags", Value::I32(5)),
+            ("max_in_flight", Value::I32(0)),
             ("meta", said("x")),
             ("colour", said("red")),
         ] {

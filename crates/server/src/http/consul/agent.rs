@@ -51,15 +51,16 @@ impl Ask<'_> {
     /// `/v1/agent/…`
     pub(super) async fn agent(&self, path: &[&str]) -> Result<Answer, Failure> {
         match path {
+            // Before what is asked of an instance: none can be looked up that is called so, in Consul neither.
+            ["service", verb @ ("register" | "deregister" | "maintenance"), rest @ ..] => {
+                self.must_be(Method::PUT, "PUT")?;
+                self.agent_service(verb, rest).await
+            }
             ["self" | "services" | "checks" | "members" | "version" | "metrics" | "host"]
             | ["service" | "health", ..]
                 if self.method == Method::GET =>
             {
                 self.agent_look(path).await
-            }
-            ["service", verb @ ("register" | "deregister" | "maintenance"), rest @ ..] => {
-                self.must_be(Method::PUT, "PUT")?;
-                self.agent_service(verb, rest).await
             }
             ["check", rest @ ..] => {
                 self.must_be(Method::PUT, "PUT")?;

@@ -58,9 +58,9 @@ impl Ask<'_> {
                 let here = json!([{ "Node": name, "Segment": "", "Coord": coordinate() }]);
                 json!([{ "Datacenter": self.cx.node.config.consul.datacenter, "AreaID": "wan", "Coordinates": here }])
             }
-            ["coordinate", "nodes"] => json!([{ "Node": name, "Segment": "", "Coord": coordinate() }]),
+            ["coordinate", "nodes"] => return Ok(self.own_coordinate(name).await),
             ["coordinate", "node", node] if node.eq_ignore_ascii_case(name) => {
-                json!([{ "Node": name, "Segment": "", "Coord": coordinate() }])
+                return Ok(self.own_coordinate(name).await);
             }
             ["operator", "raft", "configuration"] => json!({
                 "Servers": [{
@@ -73,6 +73,13 @@ impl Ask<'_> {
             _ => return Err(no_endpoint()),
         };
         Ok(self.with_index(self.told(render::json(&value)), self.services.checks_index()))
+    }
+
+    /// The only node is where it is: who waits for a change waits out the time.
+    async fn own_coordinate(&self, name: &str) -> Answer {
+        let (index, ()) = self.wait(|| (1, ()), |_| std::future::pending::<()>()).await;
+        let body = render::json(&json!([{ "Node": name, "Segment": "", "Coord": coordinate() }]));
+        self.with_index(self.told(body), index)
     }
 
     fn autopilot(&self, name: &str, id: &str) -> Value {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use waypost_broker::topology::Access;
+use waypost_registry::watch::Topic;
 
 use super::super::body::Answer;
 use super::super::request::Failure;
@@ -101,6 +102,8 @@ impl Prepared {
 pub(crate) struct Queries {
     path: PathBuf,
     all: Mutex<Arc<Kept>>,
+    /// Moves with every change.
+    changed: Arc<Topic>,
     /// Held while the file is written, so that the last state is the last one written.
     writing: Mutex<()>,
 }
@@ -115,12 +118,13 @@ struct Kept {
 impl Queries {
     pub(super) fn open(data_dir: &Path) -> io::Result<Queries> {
         let path = data_dir.join(FILE);
-        let kept = match std::fs::read(&path) {
+        let kept: Kept = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kept { index: 1, queries: Vec::new() },
             Err(error) => return Err(error),
         };
-        Ok(Queries { path, all: Mutex::new(Arc::new(kept)), writing: Mutex::default() })
+        let changed = Arc::new(Topic::new(kept.index));
+        Ok(Queries { path, all: Mutex::new(Arc::new(kept)), changed, writing: Mutex::default() })
     }
 
     fn kept(&self) -> Arc<Kept> {
@@ -147,7 +151,10 @@ impl Queries {
         self.write(&next).map_err(|error| {
             Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write {FILE}: {error}"))
         })?;
+        let index = next.index;
         *lock(&self.all) = Arc::new(next);
+        self.changed.raise(index);
+        self.changed.tell();
         Ok(result)
     }
 
@@ -165,13 +172,12 @@ impl Queries {
 impl Ask<'_> {
     /// `/v1/query…`
     pub(super) async fn query(&self, path: &[&str]) -> Result<Answer, Failure> {
-        let queries = &self.cx.node.consul.queries;
         match path {
             [] if self.method == Method::GET => {
-                let kept = queries.kept();
+                let (index, kept) = self.queries_changed().await;
                 let ours = |q: &&Prepared| q.vhost == **self.cx.vhost() && self.sees(&q.service.service);
                 let shown: Vec<Prepared> = kept.queries.iter().filter(ours).map(told).collect();
-                Ok(self.own(render::json(&shown), kept.index))
+                Ok(self.own(render::json(&shown), index))
             }
             [] if self.method == Method::POST => self.query_create().await,
             [] => Err(Failure::wrong_method("GET, POST")),
@@ -189,13 +195,25 @@ impl Ask<'_> {
         }
     }
 
+    /// The queries, once there is something newer than what the client has seen.
+    async fn queries_changed(&self) -> (u64, Arc<Kept>) {
+        let queries = &self.cx.node.consul.queries;
+        let look = || {
+            let kept = queries.kept();
+            (kept.index, kept)
+        };
+        self.wait(look, |since| queries.changed.changed(since)).await
+    }
+
     async fn query_one(&self, id: &str) -> Result<Answer, Failure> {
         let queries = Arc::clone(&self.cx.node.consul);
         let (vhost, wanted) = (self.cx.vhost().to_string(), id.to_owned());
         match self.method {
             Method::GET => {
-                let found = self.query_find(id)?;
-                Ok(self.own(render::json(&[told(&found)]), queries.queries.kept().index))
+                // Nobody waits for one that is not there.
+                self.query_find(id)?;
+                let (index, _) = self.queries_changed().await;
+                Ok(self.own(render::json(&[told(&self.query_find(id)?)]), index))
             }
             Method::PUT => {
                 let mut new = self.query_read()?;

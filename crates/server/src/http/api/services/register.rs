@@ -160,6 +160,9 @@ impl Ask<'_> {
         let version = body.version.map(|v| v.parse::<Version>());
         let version =
             version.transpose().map_err(|e| Failure::bad(format!("`version` is not in semver's form: {e}")))?;
+        if body.max_in_flight == Some(0) {
+            return Err(Failure::bad("`max_in_flight` is at least 1; leave it out for no limit"));
+        }
         let push = body.push.map(|push| self.push(push.0)).transpose()?;
         let instance = Instance {
             address: body.address.filter(|a| !a.is_empty()).map(Into::into),
