@@ -82,7 +82,7 @@ def test_request_is_answered_by_a_program(broker, cli, name):
 
 def test_a_request_that_nobody_answers_is_late(cli, name):
     cli("services", "register", name, "--id", "a")
-    late = cli("request", name, "x", "--timeout", "0.3", check=False)
+    late = cli("request", name, "x", "--timeout", "300ms", check=False)
     assert late.returncode == 8, late.stderr
 
 

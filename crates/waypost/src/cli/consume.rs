@@ -14,7 +14,8 @@ use waypost_model::table::{Table, Value};
 
 use super::amqp::{Client, Incoming, Message, Step};
 use super::present::cell;
-use super::publish::{BrokerArgs, seconds};
+use super::publish::BrokerArgs;
+use super::time::seconds;
 use crate::exit::Failure;
 
 /// Arguments of `waypost consume`.
@@ -39,8 +40,8 @@ pub struct ConsumeArgs {
     /// Unacknowledged messages at most
     #[arg(short, long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
-    /// Stop when nothing has come for so long, seconds
-    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    /// Stop when nothing has come for so long, in seconds or with a unit: 500ms, 15s, 2m
+    #[arg(short, long, value_name = "TIME", value_parser = seconds)]
     timeout: Option<f64>,
     /// What to print; by default a table on a terminal, else ndjson
     #[arg(short, long, value_enum)]

@@ -15,6 +15,7 @@ mod publish;
 mod serve;
 mod services;
 mod template;
+pub mod time;
 mod verify;
 
 use crate::exit::Failure;

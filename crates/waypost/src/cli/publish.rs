@@ -18,6 +18,7 @@ use super::amqp::{AmqpUri, Client, Content, Incoming, Step};
 use super::pair::pair;
 use super::present::OutputArgs;
 use super::template::Template;
+use super::time::seconds;
 use crate::exit::Failure;
 
 /// Unconfirmed messages at most.
@@ -60,8 +61,8 @@ pub struct PublishArgs {
     /// Fail for messages that no queue takes
     #[arg(short, long)]
     mandatory: bool,
-    /// How long to wait for confirms, seconds
-    #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = seconds)]
+    /// How long to wait for confirms, in seconds or with a unit: 500ms, 15s, 2m
+    #[arg(long, default_value_t = 30.0, value_name = "TIME", value_parser = seconds)]
     timeout: f64,
     #[command(flatten)]
     properties: Properties,
@@ -128,14 +129,6 @@ struct Properties {
     user_id: Option<String>,
     #[arg(long, value_name = "APP")]
     app_id: Option<String>,
-}
-
-/// A number of seconds from 0 to a year.
-pub fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if (0.0..=31_536_000.0).contains(&number) => Ok(number),
-        _ => Err("expected seconds".to_owned()),
-    }
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

@@ -8,6 +8,7 @@ use super::ring::Properties;
 use super::run::Load;
 use super::uri::Uri;
 use super::usage::Process;
+use crate::cli::time::positive_seconds;
 use crate::output::OutputFormat;
 use clap::Args;
 use serde_json::{Map, Value};
@@ -121,7 +122,7 @@ pub struct FlowArgs {
     #[command(flatten)]
     pub message: MessageArgs,
     /// Publish for so many seconds
-    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = parse_positive)]
+    #[arg(long, default_value_t = 5.0, value_name = "TIME", value_parser = positive_seconds)]
     time: f64,
     /// Publish so many messages, all publishers together, instead of --time
     #[arg(long, value_name = "COUNT", conflicts_with = "time", value_parser = clap::value_parser!(u64).range(1..))]
@@ -149,7 +150,7 @@ pub struct FlowArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
     /// Give up when nothing has moved for so many seconds
-    #[arg(long, default_value_t = 20.0, value_name = "SECONDS", value_parser = parse_positive)]
+    #[arg(long, default_value_t = 20.0, value_name = "TIME", value_parser = positive_seconds)]
     stall: f64,
 }
 

@@ -8,6 +8,7 @@ use super::throughput::{deal, size};
 use super::topology::Topology;
 use super::usage::{Memory, Process};
 use super::{Report, ReportFlaw};
+use crate::cli::time::whole_seconds;
 use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub struct BacklogArgs {
     #[arg(short = 'y', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     consumers: u32,
     /// Seconds between the last publish and the look at the broker's memory
-    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
+    #[arg(long, default_value_t = 2, value_name = "TIME", value_parser = whole_seconds::<u32, 0, 3600>)]
     settle: u32,
     /// Drain the queues one after the other instead of all at once
     #[arg(long)]

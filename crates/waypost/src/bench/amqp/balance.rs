@@ -14,6 +14,7 @@ use super::topology::Topology;
 use super::wire::{Args as Arguments, FRAME_END, MethodId};
 use super::{Report, ReportFlaw};
 use crate::bench::amqp::args::QueueArgs;
+use crate::cli::time::whole_seconds;
 use clap::Args;
 use serde_json::json;
 use std::collections::VecDeque;
@@ -44,10 +45,10 @@ pub struct BalanceArgs {
     #[arg(long, default_value_t = 70, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=99))]
     load: u32,
     /// Publish for so many seconds
-    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, default_value_t = 30, value_name = "TIME", value_parser = whole_seconds::<u32, 1, 3600>)]
     time: u32,
     /// Do not count what is sent in the first seconds
-    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 5, value_name = "TIME", value_parser = whole_seconds::<u32, 0, 3600>)]
     warmup: u32,
     /// Start of the random numbers
     #[arg(long, default_value_t = 1)]

@@ -9,6 +9,7 @@ use super::uri::Uri;
 use super::usage::allow_sockets;
 use super::usage::{Memory, Process};
 use super::{Report, ReportFlaw};
+use crate::cli::time::whole_seconds;
 use clap::Args;
 use serde::Serialize;
 use std::io::ErrorKind;
@@ -27,7 +28,7 @@ pub struct ConnectionsArgs {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=2047))]
     channels: u16,
     /// Seconds to hold them before looking at the broker's memory
-    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    #[arg(long, default_value_t = 5, value_name = "TIME", value_parser = whole_seconds::<u32, 0, 86_400>)]
     hold: u32,
     /// Connections that are being opened at the same time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]

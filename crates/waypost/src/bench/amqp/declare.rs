@@ -12,6 +12,7 @@ use super::usage::{Memory, Process};
 use super::wire::{
     Args as Arguments, MethodId, QUEUE_DECLARE, QUEUE_DECLARE_OK, QUEUE_DELETE, QUEUE_DELETE_OK, put_method,
 };
+use crate::cli::time::whole_seconds;
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ pub struct DeclareArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     window: u32,
     /// Seconds between the last declare and the look at the broker's memory
-    #[arg(long, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
+    #[arg(long, default_value_t = 1, value_name = "TIME", value_parser = whole_seconds::<u32, 0, 3600>)]
     settle: u32,
     /// Leave the queues in place, and say what they are called
     #[arg(long)]

@@ -14,6 +14,7 @@ use super::topology::Topology;
 use super::usage::{Watch, thread_cpu_ns};
 use super::wire::{Args as Arguments, MethodId};
 use super::{Report, ReportFlaw};
+use crate::cli::time::whole_seconds;
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ struct CountArgs {
     #[arg(long, default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
     /// Measure for so many seconds instead
-    #[arg(long, value_name = "SECONDS", conflicts_with = "messages", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TIME", conflicts_with = "messages", value_parser = whole_seconds::<u32, 1, 86_400>)]
     time: Option<u32>,
     /// Messages before those that are measured
     #[arg(long, default_value_t = 500, value_name = "COUNT")]

@@ -4,6 +4,7 @@ use super::batch::{Batch, Codec, Shape};
 use crate::bench::amqp::fault::Fault;
 use crate::bench::amqp::usage::{Process, Watch};
 use crate::cli::pair::pair;
+use crate::cli::time::whole_seconds;
 use crate::output::OutputFormat;
 use clap::Args;
 use std::time::Duration;
@@ -81,10 +82,10 @@ impl RecordArgs {
 #[derive(Clone, Debug, Args)]
 pub struct TimeArgs {
     /// Measure for so many seconds
-    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, default_value_t = 5, value_name = "TIME", value_parser = whole_seconds::<u64, 1, 86_400>)]
     time: u64,
     /// Run for so many seconds before
-    #[arg(long, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    #[arg(long, default_value_t = 1, value_name = "TIME", value_parser = whole_seconds::<u64, 0, 3_600>)]
     warmup: u64,
 }
 

@@ -16,6 +16,7 @@ use crate::bench::amqp::outcome::{UseReport, ratio, round};
 use crate::bench::amqp::report;
 use crate::bench::amqp::times::{Percentiles, Times};
 use crate::bench::amqp::usage::{Process, Watch};
+use crate::cli::time::whole_seconds;
 use crate::exit::Failure;
 use crate::output::OutputFormat;
 use clap::{Args, Subcommand};
@@ -72,7 +73,7 @@ pub struct LoadArgs {
     #[arg(short, long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
     /// Load for so many seconds
-    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, default_value_t = 5, value_name = "TIME", value_parser = whole_seconds::<u64, 1, 86_400>)]
     time: u64,
     /// Send so many requests, instead of --time
     #[arg(long, value_name = "COUNT", conflicts_with = "time", value_parser = clap::value_parser!(u64).range(1..))]

@@ -14,6 +14,7 @@ use crate::bench::amqp::outcome::{UseReport, ratio, round};
 use crate::bench::amqp::report;
 use crate::bench::amqp::times::Percentiles;
 use crate::bench::amqp::usage::{Process, Watch};
+use crate::cli::time::whole_seconds;
 use crate::exit::Failure;
 use crate::output::OutputFormat;
 use clap::{Args, Subcommand};
@@ -52,10 +53,10 @@ pub struct Target {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     size: u32,
     /// Measure for so many seconds
-    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, default_value_t = 5, value_name = "TIME", value_parser = whole_seconds::<u64, 1, 86_400>)]
     time: u64,
     /// Run for so many seconds before
-    #[arg(long, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    #[arg(long, default_value_t = 1, value_name = "TIME", value_parser = whole_seconds::<u64, 0, 3_600>)]
     warmup: u64,
     /// What to print on standard output
     #[arg(short, long, value_enum, default_value_t)]

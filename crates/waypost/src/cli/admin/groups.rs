@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{ServerArgs, VhostArgs, VhostFilter};
 use crate::cli::http::ApiPath;
+use crate::cli::time::span;
 use crate::exit::Failure;
 
 /// What can be done with consumer groups.
@@ -76,7 +77,7 @@ struct To {
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
     to_timestamp: Option<u64>,
     /// To the first record of so long ago: 500ms, 15s, 2m, 1h
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "TIME", value_parser = span)]
     by_duration: Option<String>,
     /// So many records further, or back
     #[arg(long, value_name = "RECORDS", allow_hyphen_values = true)]

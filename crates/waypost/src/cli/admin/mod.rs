@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use super::http::{Api, ApiPath, ApiUrl};
 use super::pair::pair;
 use super::present::OutputArgs;
-use super::publish::seconds;
+use super::time::seconds;
 use crate::exit::Failure;
 
 /// Subcommands that manage a server.
@@ -81,8 +81,8 @@ pub struct ServerArgs {
     /// Authorities whose certificates are believed (PEM), by default the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// How long the server may take, seconds
-    #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = seconds)]
+    /// How long the server may take, in seconds or with a unit: 500ms, 15s, 2m
+    #[arg(long, default_value_t = 30.0, value_name = "TIME", value_parser = seconds)]
     wait: f64,
     #[command(flatten)]
     pub output: OutputArgs,

@@ -9,7 +9,7 @@ use super::Place;
 use super::selector::Selector;
 use crate::cli::http::Content;
 use crate::cli::present::Format;
-use crate::cli::publish::seconds;
+use crate::cli::time::seconds;
 use crate::exit::Failure;
 
 /// Arguments of `waypost request`.
@@ -26,8 +26,8 @@ pub struct RequestArgs {
     /// Its content type
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     content_type: Option<String>,
-    /// How long to wait for the answer, seconds; a request that is not answered by then is not delivered any more
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = seconds)]
+    /// How long to wait for the answer, in seconds or with a unit (500ms, 15s, 2m); a request that is not answered by then is not delivered any more
+    #[arg(long, default_value_t = 10.0, value_name = "TIME", value_parser = seconds)]
     timeout: f64,
     #[command(flatten)]
     selector: Selector,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Place;
 use crate::cli::pair::pair;
-use crate::cli::publish::seconds;
+use crate::cli::time::{seconds, span};
 use crate::exit::Failure;
 
 /// How long the server waits before it is asked again; less than `--timeout` is by default.
@@ -39,10 +39,10 @@ pub struct Register {
     #[arg(long)]
     weight: Option<u16>,
     /// Most messages that it holds at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight: Option<u32>,
     /// Without a sign of life for so long it is critical: 15s, 2m
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = span)]
     ttl: Option<String>,
     /// The server looks at this page every 10 s
     #[arg(long, value_name = "URL")]
@@ -67,13 +67,13 @@ pub struct Drain {
     /// Which instance
     id: String,
     /// How long it may take: 30s, 5m
-    #[arg(long, value_name = "TIME", conflicts_with = "undo")]
+    #[arg(long, value_name = "TIME", value_parser = span, conflicts_with = "undo")]
     deadline: Option<String>,
     /// Give it messages again
     #[arg(long)]
     undo: bool,
-    /// End when it holds no message any more, or after so many seconds (60 if nothing is said) with exit code 8
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", require_equals = true,
+    /// End when it holds no message any more, or after so long (60s if nothing is said) with exit code 8
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60", require_equals = true,
         value_parser = seconds, conflicts_with = "undo")]
     until_empty: Option<f64>,
     #[command(flatten)]

@@ -11,7 +11,8 @@ use waypost_model::table::Table;
 
 use super::command::{self, Outcome};
 use crate::cli::amqp::{Client, Content, Incoming, Message, Step};
-use crate::cli::publish::{BrokerArgs, seconds};
+use crate::cli::publish::BrokerArgs;
+use crate::cli::time::seconds;
 use crate::exit::Failure;
 
 /// Arguments of `waypost reply`.
@@ -44,8 +45,8 @@ pub struct ReplyArgs {
     /// Stop after so many requests
     #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Stop when nothing has come for so long, seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    /// Stop when nothing has come for so long, in seconds or with a unit: 500ms, 15s, 2m
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
     timeout: Option<f64>,
     #[command(flatten)]
     broker: BrokerArgs,
