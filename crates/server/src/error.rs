@@ -22,6 +22,19 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// A listener is for a vhost that there is not.
+    #[error(
+        "the listener {address} for {protocol} has `vhost={vhost}`, and there is no such vhost: make it first, with \
+         `waypost vhosts add` on a server started without this listener"
+    )]
+    NoVhost {
+        /// What would have been spoken there.
+        protocol: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The vhost.
+        vhost: String,
+    },
     /// A ZeroMQ device cannot be made as it is declared.
     #[error("{what}: {why}")]
     Device {
@@ -70,7 +83,12 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Listen { .. } | Self::Device { .. } | Self::Tls { .. } | Self::Log(_) => 78,
+            Self::Config(_)
+            | Self::Listen { .. }
+            | Self::NoVhost { .. }
+            | Self::Device { .. }
+            | Self::Tls { .. }
+            | Self::Log(_) => 78,
             Self::Storage { .. } | Self::Broker(_) | Self::JournalStopped | Self::Io { .. } => 1,
         }
     }

@@ -40,7 +40,8 @@ settings! {
     /// Where the server listens. Each value is `ADDR:PORT[,option=value…]` or `off`; given at all, a setting replaces
     /// that listener's defaults. Port 0 takes a free one, see `listeners.json` in the data directory. Options:
     /// `tls=CERT:KEY` (PEM files), `client-ca=FILE` (PEM; asks clients for certificates, whose common name is the user
-    /// of mechanism EXTERNAL), `vhost=NAME` (for protocols that carry none), `advertise=HOST[:PORT]`.
+    /// of mechanism EXTERNAL), `vhost=NAME` (for protocols that carry none; there must be
+    /// such a vhost), `advertise=HOST[:PORT]`.
     listeners: ListenersConfig {
         /// AMQP 0-9-1.
         amqp: Vec<ListenerSpec> = "127.0.0.1:5672", flag "amqp";

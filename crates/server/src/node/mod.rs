@@ -32,7 +32,7 @@ pub use self::store::{Opened, Store};
 
 pub(crate) use self::core::BrokerCore;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ListenerSpec};
 use crate::error::ServeError;
 use crate::http::consul;
 use crate::listen::accept::accept;
@@ -208,6 +208,7 @@ async fn live(
     devices: Vec<ReservedDevice>,
     shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
 ) -> Result<(), ServeError> {
+    must_have_vhosts(&node.config, &node.broker)?;
     let (stop, stopping) = channel::channel(false);
     let listeners: Vec<_> = reserved.into_iter().map(Reserved::listen).collect::<Result<_, _>>()?;
     let endpoints: Vec<String> = devices.iter().flat_map(ReservedDevice::endpoints).collect();
@@ -251,13 +252,28 @@ async fn live(
     result
 }
 
-fn reserve(config: &Config) -> Result<Vec<Reserved>, ServeError> {
+fn declared(config: &Config) -> impl Iterator<Item = (Protocol, &ListenerSpec)> {
     let amqp = config.listeners.amqp.iter().map(|spec| (Protocol::Amqp, spec));
     let http = config.listeners.http.iter().map(|spec| (Protocol::Http, spec));
     let dns = config.listeners.dns.iter().map(|spec| (Protocol::Dns, spec));
     let kafka = config.listeners.kafka.iter().map(|spec| (Protocol::Kafka, spec));
-    let all = amqp.chain(http).chain(dns).chain(kafka);
-    all.map(|(protocol, spec)| Reserved::new(protocol, spec)).collect()
+    amqp.chain(http).chain(dns).chain(kafka)
+}
+
+fn reserve(config: &Config) -> Result<Vec<Reserved>, ServeError> {
+    declared(config).map(|(protocol, spec)| Reserved::new(protocol, spec)).collect()
+}
+
+/// Refuses listeners for a vhost that there is not. What is registered or produced there would belong to nobody, and be
+/// forgotten at the next start.
+fn must_have_vhosts(config: &Config, broker: &Broker) -> Result<(), ServeError> {
+    for (protocol, spec) in declared(config) {
+        if let Some(vhost) = spec.vhost.as_ref().filter(|vhost| broker.vhost(vhost).is_err()) {
+            let (protocol, address) = (protocol.name(), spec.address);
+            return Err(ServeError::NoVhost { protocol, address, vhost: vhost.clone() });
+        }
+    }
+    Ok(())
 }
 
 async fn take_connections(node: Arc<Node>, mut listener: Listener, stop: channel::Receiver<bool>) {

@@ -86,6 +86,22 @@ fn a_taken_port_of_either_kind_ends_the_start() {
     assert_eq!(error.exit_code(), 78);
 }
 
+#[test]
+fn a_listener_for_a_vhost_that_there_is_not_ends_the_start() {
+    let (server, _) = start();
+    assert_eq!(server.http("PUT /api/v1/vhosts/shop", "localhost", "{}").0, 204);
+    let (stopped, dir) = server.stop();
+    stopped.unwrap();
+    for protocol in ["dns", "http", "kafka"] {
+        let flags = super::flags(dir.path(), &[(protocol, "127.0.0.1:0,vhost=nowhere")]);
+        let config = super::config::load(None, [], flags).unwrap().config;
+        let error = waypost_server::run(config, std::future::pending()).unwrap_err();
+        assert!(error.to_string().contains(&format!("for {protocol} has `vhost=nowhere`")), "{error}");
+        assert_eq!(error.exit_code(), 78);
+    }
+    Server::start_in(dir, &[("dns", "127.0.0.1:0,vhost=shop")]).stop().0.unwrap();
+}
+
 /// Asks on a connection of its own, and gives the index beside the answer.
 fn look(server: &Server, path: &str) -> (u64, Value) {
     let mut socket = TcpStream::connect(&server.http).unwrap();
