@@ -311,3 +311,40 @@ def test_who_has_less_in_hand_is_named(api, connect, service):
         assert api.post(f"{api.base}/api/v1/services/{service}/send?instance=i1", data=b"x").status_code == 202
     # Of two that are drawn the one with less is named: only when both are the busy one is it named, a quarter of the times.
     eventually(lambda: 15 < named() < 80, timeout=10)
+
+
+def test_who_consumes_is_told_when_its_drain_is_over(api, connect, service):
+    base = f"{api.base}/api/v1/services/{service}"
+    channel = connect().channel()
+    channel.queue_declare(f"{service}-queue", durable=True)
+    cancelled, taken = [], []
+    channel.add_on_cancel_callback(lambda frame: cancelled.append(frame.method.consumer_tag))
+
+    def take(_channel, method, _properties, body):
+        taken.append((method.delivery_tag, body))
+
+    consume = lambda: channel.basic_consume(f"{service}-queue", take, arguments={"x-service": {"id": "one"}})
+    tag = consume()
+    assert api.post(f"{base}/send", data=b"held").status_code == 202
+    turn = lambda: channel.connection.process_data_events(0.05)
+    eventually(lambda: turn() or taken)
+    assert api.post(f"{base}/instances/one/drain", json={"deadline": "300ms"}).ok
+    eventually(lambda: turn() or cancelled)
+    assert cancelled == [tag]
+    # What it holds it may still settle; and it may come again.
+    channel.basic_ack(taken[0][0])
+    consume()
+    assert api.post(f"{base}/send", data=b"again").status_code == 202
+    eventually(lambda: turn() or len(taken) == 2)
+    assert [body for _, body in taken] == [b"held", b"again"]
+
+
+@pytest.mark.parametrize("said", [{"tags": 5}, {"max_in_flight": 0}])
+def test_what_is_wrong_in_an_identity_is_refused(api, connect, service, said):
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
+        channel = connect().channel()
+        channel.queue_declare(f"{service}-queue", durable=True)
+        channel.basic_consume(f"{service}-queue", lambda *_: None, arguments={"x-service": {"id": "one", **said}})
+    assert refused.value.reply_code == 406 and list(said)[0] in refused.value.reply_text
+    answer = api.put(instance_url(api, service, "one"), json=said)
+    assert answer.status_code == 400, answer.text

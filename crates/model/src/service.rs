@@ -209,9 +209,20 @@ pub enum InstanceChange {
         id: Box<str>,
         /// Which one.
         incarnation: u64,
+        /// Why.
+        why: Parting,
     },
     /// The service is to have a mailbox, with instances or without.
     Wanted,
+}
+
+/// Why an instance is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// It left, was removed, or was silent for too long: one of the same id may come, and goes on where it consumed.
+    Ended,
+    /// It was drained, and its time is over: who consumes as that instance is to get nothing any more, and is told.
+    Drained,
 }
 
 /// Names a claim on an instance until it is given up.

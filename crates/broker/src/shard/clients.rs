@@ -139,6 +139,16 @@ impl Shard {
         true
     }
 
+    /// Ends a consumer, and tells it; what it holds stays with it as after [`Shard::cancel`].
+    pub(super) fn turn_away(&mut self, consumer: ConsumerId, cx: &mut Cx<'_>) {
+        let place = self.consumers.get(&consumer).copied();
+        let queue = place.and_then(|place| Some((at(&mut self.queues, place.queue)?, place.slot)));
+        if let Some((q, slot)) = queue {
+            q.tell_cancelled(slot);
+            self.cancel(consumer, cx);
+        }
+    }
+
     /// Whether there is such a consumer (or stand-in), in use or ended and still holding something.
     #[must_use]
     pub fn knows(&self, consumer: ConsumerId) -> bool {

@@ -213,6 +213,23 @@ impl Queue {
         c.is_some_and(|c| c.ended && !c.is_stand_in() && c.held.messages() == 0)
     }
 
+    /// Tells a consumer that has not ended yet that it ends.
+    pub fn tell_cancelled(&self, slot: u32) {
+        let c = self.roster.as_ref().and_then(|r| r.get(slot)).filter(|c| !c.ended);
+        if let Some(c) = c
+            && let Some(outbox) = &c.outbox
+        {
+            outbox.push(Event::Cancelled { channel: c.channel, consumer: c.id, tag: c.tag.clone() });
+        }
+    }
+
+    /// Who consumes as an instance.
+    pub fn consumers_as(&self, id: &str, incarnation: u64) -> Vec<ConsumerId> {
+        let slots = self.mailbox.as_deref().map(|mb| mb.consumers_of(id, incarnation)).unwrap_or_default();
+        let roster = self.roster.as_ref();
+        slots.iter().filter_map(|slot| Some(roster?.get(*slot)?.id)).collect()
+    }
+
     /// Cancels the consumers that have held a message for too long, and takes back what they hold. Returns who they
     /// were.
     pub fn check_held(&mut self, core: &mut Core, cx: &mut Cx<'_>) -> Vec<ConsumerId> {
@@ -231,14 +248,8 @@ impl Queue {
         if next != NEVER {
             self.check_held = next.max(cx.now.plus(CHECK_HELD_MS.min(ms / 8)));
         }
-        for (slot, id) in &late {
-            let c = self.roster.as_ref().and_then(|r| r.get(*slot)).filter(|c| !c.ended);
-            if let Some(c) = c
-                && let Some(outbox) = &c.outbox
-            {
-                let (channel, tag) = (c.channel, c.tag.clone());
-                outbox.push(Event::Cancelled { channel, consumer: *id, tag });
-            }
+        for (slot, _) in &late {
+            self.tell_cancelled(*slot);
             self.release(*slot, Verdict::Failed, core, cx);
         }
         late.into_iter().map(|(_, id)| id).collect()

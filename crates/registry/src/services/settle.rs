@@ -3,7 +3,7 @@
 use std::hash::BuildHasher as _;
 
 use waypost_model::Millis;
-use waypost_model::service::{Health, InstanceChange};
+use waypost_model::service::{Health, InstanceChange, Parting};
 
 use super::entry::{Check, CheckRun, CheckTicket, Entry, number};
 use super::health::judge;
@@ -286,7 +286,9 @@ impl State {
         }
         self.touch_service(entry.service, index);
         self.touch_checks(tenant, index);
-        let change = InstanceChange::Gone { id: entry.instance.id.clone(), incarnation: entry.incarnation };
+        let drain_until = entry.rare().and_then(|rare| rare.drain_until);
+        let why = if drain_until.is_some_and(|until| until <= now) { Parting::Drained } else { Parting::Ended };
+        let change = InstanceChange::Gone { id: entry.instance.id.clone(), incarnation: entry.incarnation, why };
         self.emit(entry.service, change, entry.endpoint());
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waypost_model::command::Consume;
-use waypost_model::service::{Claim, ClaimId, Ending, Instance, InstanceChange, ServiceName};
+use waypost_model::service::{Claim, ClaimId, Ending, Instance, InstanceChange, Parting, ServiceName};
 use waypost_model::table::{Table, Value};
 use waypost_model::{ConsumerId, Refusal};
 
@@ -162,7 +162,7 @@ impl Broker {
     /// A claim is over.
     pub(in crate::broker) fn leave(&self, held: &Held, ending: Ending, w: &Work<'_>) {
         if let Some((id, incarnation)) = self.registrar.leave(held.claim, ending, w.now) {
-            self.instance_changed(&held.name, &InstanceChange::Gone { id, incarnation }, w.now);
+            self.instance_changed(&held.name, &InstanceChange::Gone { id, incarnation, why: Parting::Ended }, w.now);
         }
     }
 

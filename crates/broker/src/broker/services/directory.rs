@@ -66,7 +66,7 @@ impl Directory {
                     &Claimant { instance: Arc::clone(instance), standing: *standing, incarnation: *incarnation },
                 );
             }
-            InstanceChange::Gone { id, incarnation } => {
+            InstanceChange::Gone { id, incarnation, .. } => {
                 let Some(of_service) = self.services.get_mut(name) else {
                     return;
                 };

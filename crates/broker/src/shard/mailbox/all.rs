@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use waypost_model::address::Address;
 use waypost_model::selector::Selector;
-use waypost_model::service::InstanceChange;
+use waypost_model::service::{InstanceChange, Parting};
 use waypost_model::{QueueId, Route};
 
 use super::super::{Enqueued, Incoming, Shard};
@@ -53,12 +53,17 @@ impl Shard {
         let Some(mb) = q.mailbox.as_deref_mut() else {
             return;
         };
+        let mut ending = Vec::new();
         match change {
             InstanceChange::Is { instance, standing, incarnation } => {
                 let instance = Arc::clone(instance);
                 mb.instance_is(&Claimant { instance, standing: *standing, incarnation: *incarnation }, cx.now);
             }
-            InstanceChange::Gone { id, incarnation } => {
+            InstanceChange::Gone { id, incarnation, why } => {
+                if *why == Parting::Drained {
+                    ending = q.consumers_as(id, *incarnation);
+                }
+                let Some(mb) = q.mailbox.as_deref_mut() else { return };
                 if mb.instance_gone(id, *incarnation) {
                     q.end_copies(core, cx);
                 }
@@ -71,6 +76,9 @@ impl Shard {
         }
         q.dispatch(core, cx);
         q.reschedule(core);
+        for consumer in ending {
+            self.turn_away(consumer, cx);
+        }
     }
 
     /// Who would get copies of what is for all that match now, by id.

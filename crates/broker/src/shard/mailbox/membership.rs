@@ -122,6 +122,12 @@ impl Mailbox {
         true
     }
 
+    /// The consumers of an instance, unless it is a later one.
+    pub fn consumers_of(&self, id: &str, incarnation: u64) -> &[u32] {
+        let member = self.by_id.get(id).and_then(|m| self.member(*m)).filter(|known| known.incarnation <= incarnation);
+        member.map(|member| &*member.consumers).unwrap_or_default()
+    }
+
     /// A consumer gets no more messages; what it holds is still its.
     pub fn end_consumer(&mut self, consumer: u32) {
         let Some(m) = self.seat(consumer).map(|s| s.member) else {

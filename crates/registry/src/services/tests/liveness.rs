@@ -157,7 +157,7 @@ fn a_drain_ends_with_its_time() {
     assert_eq!(w.list("cart").len(), 1);
     w.pass(1);
     assert!(w.list("cart").is_empty());
-    assert_eq!(w.words(), ["cart/a passing draining", "cart/a gone"]);
+    assert_eq!(w.words(), ["cart/a passing draining", "cart/a gone, drained"]);
     assert!(w.journal.kept.lock().unwrap().is_empty());
 }
 

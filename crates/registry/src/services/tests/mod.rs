@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use waypost_model::batch::Batch;
 use waypost_model::journal::{AppendError, Journal, Op, SpillRef};
 use waypost_model::service::{
-    Claim, Claimed, Ending, Health, Instance, InstanceChange, Presence as _, ServiceName, Standing,
+    Claim, Claimed, Ending, Health, Instance, InstanceChange, Parting, Presence as _, ServiceName, Standing,
 };
 use waypost_model::{ConnId, Lsn, Millis, Refusal};
 
@@ -86,10 +86,11 @@ impl Followers for Follower {
                 let draining = if standing.draining { " draining" } else { "" };
                 format!("{}/{} {}{draining}", name.service, instance.id, standing.health.as_str())
             }
-            InstanceChange::Gone { id, incarnation } => {
+            InstanceChange::Gone { id, incarnation, why } => {
                 let was = last.remove(&(Arc::clone(&name.service), id.clone()));
                 assert_eq!(was.map(|(_, _, i)| i), Some(*incarnation), "an instance goes as it was told last");
-                format!("{}/{id} gone", name.service)
+                let why = if *why == Parting::Drained { ", drained" } else { "" };
+                format!("{}/{id} gone{why}", name.service)
             }
             InstanceChange::Wanted => format!("{} wanted", name.service),
         };

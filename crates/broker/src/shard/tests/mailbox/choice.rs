@@ -1,9 +1,9 @@
 //! Who gets a message, rule by rule.
 
-use waypost_model::Attrs;
 use waypost_model::address::Address;
 use waypost_model::command::Outcome;
 use waypost_model::service::{Health, Instance, Standing};
+use waypost_model::{Attrs, Event};
 
 use super::super::world::World;
 use super::{Seat, address, instance, mailbox, prefetch, standing};
@@ -238,4 +238,26 @@ fn consumers_that_say_nothing_share_what_is_for_anybody() {
     w.send_keyed(&["keyed"], 1, "");
     w.ack(plain, 1, 1);
     assert_eq!(w.got(), []);
+}
+
+#[test]
+fn who_consumes_as_an_instance_is_told_when_its_drain_is_over() {
+    let mut w = mailbox(|_| {});
+    let a = w.join(instance("a"), prefetch(2));
+    let b = w.join(instance("b"), prefetch(2));
+    w.send(&["1"], "instance=a");
+    assert_eq!(w.got(), [(a, "1".into())]);
+    w.gone("b");
+    assert!(w.events().is_empty(), "it may come again, and goes on then");
+    w.drained("a");
+    assert!(matches!(&w.events()[..], [Event::Cancelled { consumer, .. }] if *consumer == a));
+    w.drained("a");
+    assert!(w.events().is_empty(), "it is told once");
+    // What it holds it may still settle.
+    w.ack(a, 0, 1);
+    assert!(!w.call(|s, _| s.knows(a)) && w.call(|s, _| s.knows(b)));
+    // The same id consumes again: another one.
+    let c = w.join(instance("a"), prefetch(2));
+    w.send(&["2"], "instance=a");
+    assert_eq!(w.got(), [(c, "2".into())]);
 }

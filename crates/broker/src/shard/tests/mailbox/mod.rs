@@ -9,7 +9,7 @@ mod lanes;
 use std::sync::Arc;
 
 use waypost_model::address::Address;
-use waypost_model::service::{Health, Instance, InstanceChange, Standing};
+use waypost_model::service::{Health, Instance, InstanceChange, Parting, Standing};
 use waypost_model::{Attrs, BatchBuilder, ChannelId, ConnId, ConsumerId, Outbox, Route};
 
 use super::world::{Q, World};
@@ -151,7 +151,12 @@ impl World {
     }
 
     pub fn gone(&mut self, id: &str) {
-        self.change(InstanceChange::Gone { id: id.into(), incarnation: 1 });
+        self.change(InstanceChange::Gone { id: id.into(), incarnation: 1, why: Parting::Ended });
+    }
+
+    /// An instance's drain is over.
+    pub fn drained(&mut self, id: &str) {
+        self.change(InstanceChange::Gone { id: id.into(), incarnation: 1, why: Parting::Drained });
     }
 
     /// A consumer's connection breaks.

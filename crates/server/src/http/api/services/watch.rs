@@ -191,7 +191,7 @@ fn encode(event: &Event) -> Option<Bytes> {
                 "instance": look::description(instance),
             }),
         ),
-        InstanceChange::Gone { id, incarnation } => (
+        InstanceChange::Gone { id, incarnation, .. } => (
             "gone",
             json!({ "service": &*event.service, "index": event.index, "incarnation": incarnation, "id": &**id }),
         ),
