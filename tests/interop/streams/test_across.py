@@ -1,5 +1,6 @@
 """Topics that feed exchanges and services: what becomes of records on their way."""
 
+import confluent_kafka
 import kafka
 import pika
 import pytest
@@ -82,6 +83,27 @@ def test_an_exchange_that_is_not_there_is_waited_for(node, ch, name):
     # The first may have gone to the exchange before the queue was bound; none comes out of order.
     eventually(lambda: forwarder(node, topic)["forwarded"] == 2)
     assert forwarder(node, topic)["unroutable"] + ch.queue_declare(queue, passive=True).method.message_count == 2
+    api(node, "DELETE", f"forwarders/%2F/{topic}")
+
+
+def test_a_position_behind_the_end_is_none_and_a_new_topic_begins_anew(node, ch, queue, name):
+    topic = name("t")
+    produce(node, topic, b"1", b"2", key=b"order.1")
+    forward(node, topic, topic=topic, exchange="amq.topic")
+    assert [get(ch, queue)[2] for _ in range(2)] == [b"1", b"2"]
+    where = confluent_kafka.TopicPartition(topic, 0, 1000)
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": node.kafka, "group.id": SELF + topic})
+    eventually(lambda: consumer.committed([where], 10)[0].offset == 2)
+    consumer.commit(offsets=[where], asynchronous=False)
+    produce(node, topic, b"3", key=b"order.1")
+    assert get(ch, queue)[2] == b"3"
+    eventually(lambda: consumer.committed([where], 10)[0].offset == 3)
+    consumer.close()
+    admin = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    admin.delete_topics([topic])
+    admin.close()
+    produce(node, topic, b"4", key=b"order.1")
+    assert get(ch, queue)[2] == b"4"
     api(node, "DELETE", f"forwarders/%2F/{topic}")
 
 

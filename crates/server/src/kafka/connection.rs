@@ -82,11 +82,15 @@ async fn hurrying<F: Future>(journal: Arc<dyn Journal>, work: F) -> F::Output {
 
 async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
     let max = usize::try_from(session.node.config.kafka.request_max.0).unwrap_or(usize::MAX);
-    let (mut requests, mut frame) = (Requests::new(socket), Vec::new());
+    let (mut requests, mut frame) = (Requests::new(socket, session.node.kafka_requests.clone()), Vec::new());
     let room = Arc::new(Semaphore::new(PENDING_BYTES_MAX as usize));
     loop {
-        let max = if matches!(session.who, Who::Nobody) { max.min(STRANGER_BYTES_MAX) } else { max };
-        if !requests.next(&mut frame, max).await? {
+        let more = if matches!(session.who, Who::Nobody) {
+            requests.next_of_stranger(&mut frame, max.min(STRANGER_BYTES_MAX)).await?
+        } else {
+            requests.next(&mut frame, max).await?
+        };
+        if !more {
             return Ok(());
         }
         let answer = one(&mut session, &mut frame).await.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;

@@ -1,5 +1,6 @@
 //! Room for records that are on their way to peers, of all connections together. Whoever finds none is still answered, by
-//! one batch at a time: peers that take nothing neither fill the memory nor stop the others.
+//! one batch at a time: peers that take nothing neither fill the memory nor stop the others. Another one is for requests
+//! that come.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +31,18 @@ impl Room {
 }
 
 impl Held {
+    /// Takes so much more, if there is as much; or if nobody else has any, however much it is.
+    pub(super) fn grow(&mut self, more: usize) -> bool {
+        let own = self.bytes;
+        let add = |taken: usize| {
+            let with = taken.saturating_add(more);
+            (taken == own || with <= BYTES_MAX).then_some(with)
+        };
+        let grown = self.room.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
+        self.bytes += if grown { more } else { 0 };
+        grown
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -70,5 +83,17 @@ mod tests {
         assert_eq!(room.take(1).bytes(), 0);
         drop((first, second, third));
         assert_eq!(room.take(BYTES_MAX).bytes(), BYTES_MAX);
+    }
+
+    #[test]
+    fn who_grows_is_given_all_or_nothing() {
+        let room = Room::default();
+        let (mut first, mut second) = (room.take(0), room.take(0));
+        assert!(first.grow(BYTES_MAX - 10) && second.grow(10));
+        assert!(!first.grow(1) && !second.grow(1));
+        drop(second);
+        assert!(first.grow(2 * BYTES_MAX));
+        drop(first);
+        assert!(room.take(0).grow(BYTES_MAX));
     }
 }

@@ -84,6 +84,8 @@ pub struct Node {
     pub(crate) fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions,
     /// Room for records on their way to Kafka's clients.
     pub(crate) kafka_room: crate::kafka::room::Room,
+    /// The same for long requests that come from them.
+    pub(crate) kafka_requests: crate::kafka::room::Room,
     /// Who is over his quota.
     pub(crate) throttle: crate::kafka::Throttle,
     /// Something in a group may be due earlier.
@@ -171,6 +173,7 @@ async fn serve(
         groups: waypost_stream::groups::Groups::new(clock.now().0),
         fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions::new(clock.now().0),
         kafka_room: crate::kafka::room::Room::default(),
+        kafka_requests: crate::kafka::room::Room::default(),
         throttle: crate::kafka::Throttle::default(),
         regroup: Notify::new(),
         core,

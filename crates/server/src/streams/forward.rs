@@ -122,6 +122,8 @@ pub(super) async fn run(node: Arc<Node>, spec: Spec, figures: Arc<Figures>) {
             Some(topic) => {
                 let work = Work { node: &node, spec: &spec, figures: &figures, topic: &topic, cursors: Vec::new() };
                 work.forward().await;
+                // Its position may have been noted once more after the topic was deleted: one of the same name is another.
+                let _ = node.streams.forget_offsets(&spec.vhost, &spec.group(), None);
             }
             None => figures.wait_for(Some(format!("there is no topic `{}`", spec.topic))),
         }
@@ -170,7 +172,7 @@ impl Work<'_> {
             let offsets = cell.with(|p| p.offsets());
             // Partitions that come later are new as a whole.
             let latest = self.spec.from_latest && self.cursors.is_empty();
-            let next = match self.committed(partition) {
+            let next = match self.committed(partition).filter(|offset| *offset <= offsets.high_watermark) {
                 Some(offset) => offset,
                 None if latest => offsets.high_watermark,
                 None => offsets.start,
@@ -180,12 +182,14 @@ impl Work<'_> {
         }
     }
 
-    /// Somebody may have set the group's position anew.
+    /// Somebody may have set the group's position anew; behind the end there is nothing to be waited for.
     fn follow_positions(&mut self) {
         for at in 0..self.cursors.len() {
             let Some((partition, next)) = self.cursors.get(at).map(|c| (c.partition, c.next)) else { break };
             let set = self.committed(partition).filter(|set| *set != next);
-            if let (Some(set), Some(cursor)) = (set, self.cursors.get_mut(at)) {
+            if let (Some(set), Some(cursor)) = (set, self.cursors.get_mut(at))
+                && set <= cursor.cell.with(|p| p.offsets().high_watermark)
+            {
                 cursor.next = set;
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waypost_model::Millis;
 
 use super::consumer::{Beaten, ConsumerGroup, ConsumerGroupView, Heartbeat, Resolved, Wanted};
-use super::{GROUPS_MAX, GroupFault, Groups, State};
+use super::{GROUPS_MAX, GroupFault, Groups, State, room};
 
 /// The protocol of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,7 @@ impl Groups {
             return Err(GroupFault::InvalidGroup);
         }
         beat.check()?;
+        room::check(beat.bytes())?;
         let mut inner = self.lock();
         let key: (Arc<str>, Arc<str>) = (vhost.into(), group.into());
         let classic = inner.groups.get(&key).map(super::Group::state);
@@ -90,6 +91,10 @@ impl Groups {
             if inner.groups.len() + inner.consumers.len() >= GROUPS_MAX {
                 return Err(GroupFault::TooManyGroups);
             }
+        }
+        if beat.epoch >= 0 && (beat.names.is_some() || beat.epoch == 0) {
+            let before = inner.consumers.get(&key).map_or(0, |g| g.bytes_of(&beat.member_id));
+            inner.take_room(beat.bytes(), before)?;
         }
         inner.ids += 1;
         let new_id = format!("{}-{:08x}-{:x}", beat.who.client_id, inner.seed as u32, inner.ids);

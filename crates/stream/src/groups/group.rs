@@ -12,6 +12,9 @@ use super::{GATHER_MS, GroupFault, GroupView, MEMBERS_MAX};
 
 type Id = Box<str>;
 
+/// What an id takes that was given out.
+const PROMISE_BYTES: usize = 64;
+
 /// What a group is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -61,6 +64,17 @@ pub(super) struct Group {
 impl Group {
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// What is kept of its members, about: also of those that have an id only.
+    pub fn bytes(&self) -> usize {
+        let promised = self.promised.keys().map(|id| PROMISE_BYTES + id.len());
+        promised.chain(self.members.values().map(Member::bytes)).sum()
+    }
+
+    /// The same of one, if it is a member.
+    pub fn bytes_of(&self, id: &str) -> usize {
+        self.members.get(id).map_or(0, Member::bytes)
     }
 
     /// Nothing would be lost with it.

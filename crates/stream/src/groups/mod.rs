@@ -10,6 +10,7 @@ mod consumer;
 mod consumers;
 mod group;
 mod member;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ pub use consumers::{Kind, Listed};
 pub use answers::{Awaited, Joined, Synced};
 pub use group::State;
 pub use member::{Join, Leaving, MemberView, Sync, Who};
+pub use room::{ALL_BYTES_MAX, MEMBER_BYTES_MAX};
 
 use consumer::ConsumerGroup;
 use group::Group;
@@ -131,6 +133,8 @@ struct Inner {
     /// How many ids were given out.
     ids: u64,
     seed: u64,
+    /// What members have said, about.
+    bytes: usize,
 }
 
 impl Groups {
@@ -179,6 +183,9 @@ impl Groups {
         if !SESSION_MS.contains(&join.session_timeout_ms) {
             return Awaited::ready(Joined::failed(GroupFault::InvalidSessionTimeout, join.member_id));
         }
+        if let Err(fault) = room::check(join.bytes()) {
+            return Awaited::ready(Joined::failed(fault, join.member_id));
+        }
         let mut inner = self.lock();
         let key: (Arc<str>, Arc<str>) = (vhost.into(), group.into());
         if inner.consumers.get(&key).is_some_and(|g| !g.is_empty()) {
@@ -192,6 +199,10 @@ impl Groups {
                 return Awaited::ready(Joined::failed(GroupFault::TooManyGroups, join.member_id));
             }
         }
+        let before = inner.groups.get(&key).map_or(0, |g| g.bytes_of(&join.member_id));
+        if let Err(fault) = inner.take_room(join.bytes(), before) {
+            return Awaited::ready(Joined::failed(fault, join.member_id));
+        }
         inner.ids += 1;
         let new_id = format!("{}-{:08x}-{:x}", join.who.client_id, inner.seed as u32, inner.ids);
         let known = inner.groups.entry(key).or_default();
@@ -200,6 +211,9 @@ impl Groups {
 
     /// A member asks what it is to read; the leader tells what everybody is to read.
     pub fn sync(&self, vhost: &str, group: &str, sync: Sync, now: Millis) -> Awaited<Synced> {
+        if let Err(fault) = self.lock().take_room(sync.bytes(), 0) {
+            return Awaited::ready(Synced::failed(fault));
+        }
         let synced = self.with_member(vhost, group, |g| Ok(g.sync(sync, now)));
         synced.unwrap_or_else(|fault| Awaited::ready(Synced::failed(fault)))
     }
@@ -325,6 +339,7 @@ impl Groups {
         inner.groups.retain(|_, g| !g.is_forgotten());
         inner.consumers.values_mut().for_each(|g| g.tick(now));
         inner.consumers.retain(|_, g| !g.is_empty());
+        inner.count_bytes();
         let deadlines = inner.groups.values().filter_map(Group::deadline);
         deadlines.chain(inner.consumers.values().filter_map(ConsumerGroup::deadline)).min()
     }

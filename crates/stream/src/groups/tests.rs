@@ -215,6 +215,38 @@ fn a_hundred_members_settle_as_soon_as_the_last_one_is_back() {
 /// Whatever happens in whatever order: every answer comes in time, and of those who were told their part in one
 /// generation no two were told the same.
 #[test]
+fn what_members_say_has_a_limit_each_and_together_and_gives_its_room_back() {
+    let groups = groups();
+    let saying = |bytes: usize| Join { protocols: vec![("range".into(), vec![0; bytes])], ..join("") };
+    let fault = |awaited: Awaited<Joined>| awaited.take().and_then(|j| j.fault);
+    assert!(matches!(fault(groups.joins(saying(MEMBER_BYTES_MAX), 0)), Some(GroupFault::InvalidRequest(_))));
+    let large = MEMBER_BYTES_MAX - 1000;
+    let in_group = |n: usize| groups.join("/", &format!("g{n}"), saying(large), at(0));
+    let waiting: Vec<_> = (0..ALL_BYTES_MAX / MEMBER_BYTES_MAX).map(in_group).collect();
+    assert_eq!(fault(in_group(1000)), Some(GroupFault::GroupFull));
+    // Who is a member goes on.
+    groups.tick(at(GATHER_MS));
+    let first = waiting[0].take().unwrap();
+    assert_eq!(first.fault, None);
+    let again = Join { member_id: first.member_id.clone(), ..saying(large) };
+    assert_eq!(fault(groups.join("/", "g0", again, at(300))), None);
+    // What is dealt out counts.
+    let much = Sync { assignments: vec![(first.member_id.clone(), vec![0; MEMBER_BYTES_MAX])], ..sync(&first, &[]) };
+    assert_eq!(groups.sync("/", "g0", much, at(300)).take().unwrap().fault, Some(GroupFault::GroupFull));
+    let beat = Heartbeat { names: Some(vec!["t".repeat(large).into()]), ..new_consumer() };
+    let beaten = groups.consumer_heartbeat("/", "c", beat.clone(), None, at(300));
+    assert_eq!(beaten.unwrap_err(), GroupFault::GroupFull);
+    let leaving = Leaving { member_id: first.member_id, instance: None };
+    groups.leave("/", "g0", &[leaving], at(400)).unwrap();
+    groups.tick(at(400));
+    assert!(groups.consumer_heartbeat("/", "c", beat, None, at(400)).is_ok());
+}
+
+fn new_consumer() -> Heartbeat {
+    Heartbeat { owned: Some(Parts::new()), rebalance_timeout_ms: Some(1000), ..Heartbeat::default() }
+}
+
+#[test]
 fn random_histories() {
     for seed in 0..200_u64 {
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

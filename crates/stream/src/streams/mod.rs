@@ -6,6 +6,8 @@ mod cell;
 mod compact;
 #[cfg(test)]
 mod compact_tests;
+#[cfg(test)]
+mod compact_transaction_tests;
 mod coordinator;
 #[cfg(test)]
 mod gate_tests;

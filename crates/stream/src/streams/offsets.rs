@@ -44,15 +44,24 @@ pub enum OffsetsFault {
 
 pub(super) type Key = (Arc<str>, i32);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Offsets {
     /// By vhost and group.
     pub(super) groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, Committed>>,
     /// Those of open transactions.
     pub(super) pending: Pending,
     pub(super) count: usize,
+    /// How many there may be: [`OFFSETS_MAX`].
+    pub(super) max: usize,
     /// What must be durable before anybody is told: the last end of a transaction that had offsets.
     pub(super) lsn: Option<Lsn>,
+}
+
+impl Default for Offsets {
+    fn default() -> Offsets {
+        let (groups, pending) = (BTreeMap::new(), Pending::default());
+        Offsets { groups, pending, count: 0, max: OFFSETS_MAX, lsn: None }
+    }
 }
 
 pub(super) fn key(vhost: &str, group: &str, topic: &str, partition: i32) -> Box<[u8]> {
@@ -83,6 +92,11 @@ impl Offsets {
         let group = self.groups.entry((vhost.into(), group.into())).or_default();
         self.count += usize::from(group.insert((topic.into(), partition), committed).is_none());
         k.end()
+    }
+
+    /// Whether so many more may be kept.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        more == 0 || self.count + more <= self.max
     }
 
     pub fn forget_topic(&mut self, vhost: &str, topic: &str) -> Vec<Op> {
@@ -124,7 +138,12 @@ impl Streams {
             return Ok(None);
         }
         let mut all = lock(&self.offsets);
-        if all.count + offsets.len() > OFFSETS_MAX {
+        let known = all.groups.get(&(vhost.into(), group.into()));
+        // Who was there goes on, however many there are.
+        let is_new = |(topic, partition, _): &&(Arc<str>, i32, Committed)| {
+            known.is_none_or(|known| !known.contains_key(&(Arc::clone(topic), *partition)))
+        };
+        if !all.has_room(offsets.iter().filter(is_new).count()) {
             return Err(OffsetsFault::Limit);
         }
         let op = |(topic, partition, c): &(Arc<str>, i32, Committed)| Op::Define {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use waypost_model::Lsn;
 use waypost_model::journal::{Journal, Op};
 
-use super::offsets::{Committed, Key, METADATA_MAX, OFFSETS_MAX, Offsets, key, read_value, value};
+use super::offsets::{Committed, Key, METADATA_MAX, Offsets, key, read_value, value};
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::partition::Marker;
@@ -61,9 +61,13 @@ impl Pending {
         all.filter_map(move |(key, by)| Some((key, by, by.get(id)?)))
     }
 
+    fn puts(&self, vhost: &str, group: &str, at: &Key) -> Option<&Puts> {
+        self.groups.get(&(vhost.into(), group.into()))?.get(at)
+    }
+
     /// What the journal is to be told when a group's offset in a partition is committed without a transaction.
     pub fn overtaking(&self, vhost: &str, group: &str, at: &Key) -> Vec<Op> {
-        let puts = self.groups.get(&(vhost.into(), group.into())).and_then(|of_group| of_group.get(at));
+        let puts = self.puts(vhost, group, at);
         puts.map_or_else(Vec::new, |puts| overtaking(vhost, group, at, puts, u64::MAX))
     }
 
@@ -133,7 +137,11 @@ impl Offsets {
         if offsets.iter().any(|(_, _, c)| c.metadata.len() > METADATA_MAX) {
             return Err(TransactionFault::Metadata);
         }
-        if self.count + offsets.len() > OFFSETS_MAX {
+        let is_new = |(topic, partition, _): &&(Arc<str>, i32, Committed)| {
+            let puts = self.pending.puts(vhost, group, &(Arc::clone(topic), *partition));
+            puts.is_none_or(|puts| !puts.contains_key(id))
+        };
+        if !self.has_room(offsets.iter().filter(is_new).count()) {
             return Err(TransactionFault::Limit("committed offsets"));
         }
         if offsets.is_empty() {

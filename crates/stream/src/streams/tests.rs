@@ -239,6 +239,19 @@ fn readers_are_woken_when_more_is_visible() {
 }
 
 #[test]
+fn who_has_committed_goes_on_when_there_is_no_room_for_others() {
+    let node = Node::new();
+    node.topic("t", 3);
+    lock(&node.streams.offsets).max = 2;
+    let at =
+        |partition| ("t".into(), partition, Committed { offset: 1, leader_epoch: 0, metadata: "".into(), at: NOW });
+    let commit = |group: &str, partition| node.streams.commit("/", group, vec![at(partition)]).map(|_| ());
+    assert_eq!((commit("g", 0), commit("g", 1)), (Ok(()), Ok(())));
+    assert_eq!((commit("g", 2), commit("h", 0)), (Err(OffsetsFault::Limit), Err(OffsetsFault::Limit)));
+    assert_eq!((commit("g", 0), commit("g", 1)), (Ok(()), Ok(())));
+}
+
+#[test]
 fn names_and_limits() {
     let node = Node::new();
     for bad in ["", ".", "..", "a b", "ä", &"x".repeat(250)] {

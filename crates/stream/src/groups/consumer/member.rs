@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use waypost_model::Millis;
 
-use super::super::{GroupFault, Who};
+use super::super::{GroupFault, Who, room};
 use super::{ASSIGNORS, JOINS, LEAVES, LEAVES_FOR_A_WHILE, MEMBER_ID_BYTES_MAX, Parts, SESSION_TIMEOUT_MS};
 
 /// What a member says.
@@ -148,6 +148,12 @@ impl Member {
             until: now.plus(SESSION_TIMEOUT_MS),
             revoke_until: None,
         }
+    }
+
+    /// What it has said of itself, as [`Heartbeat::bytes`].
+    pub fn bytes(&self) -> usize {
+        let texts = [self.instance.as_deref(), self.rack.as_deref(), Some(&*self.pattern)];
+        room::of_consumer(&self.who, texts, self.names.iter())
     }
 
     /// The same instance under another id.

@@ -96,6 +96,16 @@ pub(super) struct ConsumerGroup {
 }
 
 impl ConsumerGroup {
+    /// What its members have said of themselves.
+    pub fn bytes(&self) -> usize {
+        self.members.values().map(Member::bytes).sum()
+    }
+
+    /// The same of one, if it is a member.
+    pub fn bytes_of(&self, id: &str) -> usize {
+        self.members.get(id).map_or(0, Member::bytes)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }

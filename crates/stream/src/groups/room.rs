@@ -1,0 +1,81 @@
+//! What members say of themselves, and what is dealt out to them, is kept as long as they are members: it has a limit, each
+//! and all together.
+
+use std::sync::Arc;
+
+use super::consumer::Heartbeat;
+use super::member::{Join, Member, Sync, Who};
+use super::{GroupFault, Inner};
+
+/// Longest that a member may say of itself, bytes: ids, protocols with what belongs to them, names of topics.
+pub const MEMBER_BYTES_MAX: usize = 1 << 20;
+/// What all members of a node say together, and what is dealt out to those of the classic protocol, bytes.
+pub const ALL_BYTES_MAX: usize = 256 << 20;
+/// What a member takes beside that, about.
+const MEMBER_BYTES: usize = 256;
+/// The same of a name or a protocol.
+const ITEM_BYTES: usize = 48;
+
+fn protocols(all: &[(Box<str>, Vec<u8>)]) -> usize {
+    all.iter().map(|(name, said)| name.len() + said.len() + ITEM_BYTES).sum()
+}
+
+fn text(text: Option<&str>) -> usize {
+    text.map_or(0, str::len)
+}
+
+impl Join {
+    pub(super) fn bytes(&self) -> usize {
+        // Who it is stands in its id, too.
+        let who = 2 * self.who.client_id.len() + self.who.host.len() + text(self.instance.as_deref());
+        MEMBER_BYTES + who + self.protocol_type.len() + protocols(&self.protocols)
+    }
+}
+
+impl Sync {
+    pub(super) fn bytes(&self) -> usize {
+        self.assignments.iter().map(|(_, assignment)| assignment.len()).sum()
+    }
+}
+
+impl Member {
+    pub(super) fn bytes(&self) -> usize {
+        let who = 2 * self.who.client_id.len() + self.who.host.len() + text(self.instance.as_deref());
+        MEMBER_BYTES + who + protocols(&self.protocols) + self.assignment.len()
+    }
+}
+
+impl Heartbeat {
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [self.instance.as_deref(), self.rack.as_deref(), self.pattern.as_deref()];
+        of_consumer(&self.who, texts, self.names.iter().flatten())
+    }
+}
+
+/// What a member of the newer protocol says.
+pub(super) fn of_consumer<'a>(who: &Who, texts: [Option<&str>; 3], names: impl Iterator<Item = &'a Arc<str>>) -> usize {
+    let names: usize = names.map(|name| name.len() + ITEM_BYTES).sum();
+    MEMBER_BYTES + who.client_id.len() + who.host.len() + texts.map(text).iter().sum::<usize>() + names
+}
+
+impl Inner {
+    /// Makes room for what somebody says: it counts until [`super::Groups::tick`] counts anew.
+    pub(super) fn take_room(&mut self, said: usize, before: usize) -> Result<(), GroupFault> {
+        let more = said.saturating_sub(before);
+        if more > 0 && self.bytes + more > ALL_BYTES_MAX {
+            return Err(GroupFault::GroupFull);
+        }
+        self.bytes += more;
+        Ok(())
+    }
+
+    pub(super) fn count_bytes(&mut self) {
+        let classic = self.groups.values().map(super::Group::bytes);
+        self.bytes = classic.chain(self.consumers.values().map(super::ConsumerGroup::bytes)).sum();
+    }
+}
+
+pub(super) fn check(said: usize) -> Result<(), GroupFault> {
+    let fits = said <= MEMBER_BYTES_MAX;
+    fits.then_some(()).ok_or(GroupFault::InvalidRequest("a member says at most a megabyte of itself"))
+}
