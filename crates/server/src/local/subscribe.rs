@@ -225,7 +225,10 @@ impl Subscriber {
                 None => return Poll::Pending,
                 Some(Event::Deliver(delivery)) => self.current = Some(delivery),
                 Some(Event::Cancelled { tag, .. }) => {
-                    return Poll::Ready(Incoming::Over(Refusal::not_found(format!("the queue of '{tag}' is gone"))));
+                    let text = format!(
+                        "consumer '{tag}' is cancelled: its queue is gone, or the drain of its instance is over"
+                    );
+                    return Poll::Ready(Incoming::Over(Refusal::not_found(text)));
                 }
                 Some(Event::Refused { refusal, .. } | Event::Close { refusal }) => {
                     return Poll::Ready(Incoming::Over(refusal));
