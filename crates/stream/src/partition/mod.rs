@@ -290,7 +290,7 @@ impl Partition {
             Checked::New => {}
         }
         let base = self.end;
-        let (lsn, messages) = self.write(packed, append_time, journal)?;
+        let (lsn, messages) = self.write(packed, (append_time, now), journal)?;
         let batch = Batch::known(messages.body(0));
         self.producers.appended(&batch, base, now);
         if batch.is_transactional() {
@@ -302,21 +302,22 @@ impl Partition {
     fn write(
         &mut self,
         packed: Packed,
-        append_time: Option<Millis>,
+        times: (Option<Millis>, Millis),
         journal: &dyn Journal,
     ) -> Result<(Lsn, Arc<Messages>), AppendFault> {
-        let (op, laid) = self.lay(packed, append_time);
+        let (op, laid) = self.lay(packed, times);
         let messages = Arc::clone(&laid.messages);
         let lsn = journal.append_unhurried(vec![op])?;
         self.laid(laid, lsn);
         Ok((lsn, messages))
     }
 
-    /// A batch at the end of the log: what the journal is to be told. Nothing is changed before [`Partition::laid`].
-    fn lay(&self, packed: Packed, append_time: Option<Millis>) -> (Op, Laid) {
+    /// A batch at the end of the log: what the journal is to be told. Nothing is changed before [`Partition::laid`]. One
+    /// without times of its own is as old as its arrival.
+    fn lay(&self, packed: Packed, (append_time, now): (Option<Millis>, Millis)) -> (Op, Laid) {
         let batch = packed.batch();
         let (base, last) = (self.end, self.end + u64::try_from(batch.last_delta()).unwrap_or(0));
-        let time = append_time.unwrap_or_else(|| Millis(u64::try_from(batch.max_timestamp()).unwrap_or(0)));
+        let time = append_time.unwrap_or_else(|| u64::try_from(batch.max_timestamp()).map_or(now, Millis));
         let bytes = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
         let messages = Arc::new(packed.into_message(base, append_time));
         let op = enqueue((self.queue, Seq(last)), Arc::clone(&messages), 0, &self.route, time);

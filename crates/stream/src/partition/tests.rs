@@ -154,6 +154,17 @@ fn a_batch_that_is_sent_again_is_not_written_again() {
 }
 
 #[test]
+fn records_without_a_time_are_as_old_as_their_arrival() {
+    let mut w = World::new(&[("retention.ms", "1000")]);
+    w.append_of(&produced(2, 0, -1, (-1, -1, -1))).unwrap();
+    w.sync();
+    for (later, start) in [(1000, 0), (1001, 2)] {
+        w.partition.retain(&w.config, NOW.plus(later));
+        assert_eq!(w.partition.offsets().start, start);
+    }
+}
+
+#[test]
 fn sequences_begin_anew_behind_the_largest() {
     let mut w = World::new(&[]);
     assert_eq!(w.by(1, 0, i32::MAX - 1, 2, 0), Ok(0));

@@ -114,7 +114,7 @@ impl Partition {
         }
         let bytes = marker.batch(producer_id, producer_epoch, now);
         let (batch, _) = Batch::split(&bytes)?;
-        let (op, laid) = self.lay(Packed::copy(&batch), None);
+        let (op, laid) = self.lay(Packed::copy(&batch), (None, now));
         Ok(Some((op, Ending { laid, producer_id, producer_epoch, marker, now })))
     }
 

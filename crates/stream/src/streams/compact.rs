@@ -243,7 +243,7 @@ impl Pass<'_> {
                 let time = Batch::split(&bytes).map_err(invalid)?.0.max_timestamp();
                 let mut message = BatchBuilder::with_capacity(NO_PROPERTIES.len() + bytes.len(), 1);
                 message.push(&NO_PROPERTIES, &bytes);
-                let time = Millis(u64::try_from(time).unwrap_or(0));
+                let time = u64::try_from(time).map_or(entry.time, Millis);
                 Some((time, (Arc::new(message.finish()), 0)))
             }
             Ok(Left::All | Left::Nothing) | Err(_) => Some((entry.time, (messages, from))),
