@@ -35,6 +35,18 @@ impl Slot {
 pub struct Batch {
     data: Vec<u8>,
     slots: Vec<Slot>,
+    sum: Option<Sum>,
+}
+
+/// A checksum that came with some of a batch's bytes and was found right, so that nobody need make it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sum {
+    /// Where they begin in [`Batch::data`].
+    pub from: u32,
+    /// Where they end.
+    pub to: u32,
+    /// Their CRC-32C.
+    pub crc32c: u32,
 }
 
 /// A slot that points outside its buffer.
@@ -59,7 +71,20 @@ impl Batch {
                 return Err(SlotOutside { end, len: data.len() });
             }
         }
-        Ok(Batch { data, slots })
+        Ok(Batch { data, slots, sum: None })
+    }
+
+    /// The same, with a checksum of some of its bytes; without, if these are not in it.
+    #[must_use]
+    pub fn with_sum(self, sum: Sum) -> Batch {
+        let inside = sum.from <= sum.to && sum.to as usize <= self.data.len();
+        Batch { sum: inside.then_some(sum), ..self }
+    }
+
+    /// A checksum that is known already.
+    #[must_use]
+    pub fn sum(&self) -> Option<Sum> {
+        self.sum
     }
 
     /// A batch of one message.
@@ -227,7 +252,7 @@ impl BatchBuilder {
     /// The batch.
     #[must_use]
     pub fn finish(self) -> Batch {
-        Batch { data: self.data, slots: self.slots }
+        Batch { data: self.data, slots: self.slots, sum: None }
     }
 }
 
@@ -285,7 +310,7 @@ impl ReadBuf {
         let tail = &self.data[self.start..];
         let mut fresh = self.pool.take(self.data.capacity().max(tail.len()));
         fresh.data.extend_from_slice(tail);
-        let mut sealed = Batch { data: std::mem::take(&mut self.data), slots: Vec::new() };
+        let mut sealed = Batch { data: std::mem::take(&mut self.data), slots: Vec::new(), sum: None };
         self.start = 0;
         self.data = std::mem::take(&mut fresh.data);
         sealed.slots = std::mem::take(&mut fresh.slots);
@@ -325,12 +350,13 @@ impl BatchPool {
             let Ok(mut b) = Arc::try_unwrap(self.held.swap_remove(i)) else { break };
             b.data.clear();
             b.slots.clear();
+            b.sum = None;
             if b.data.capacity() < capacity {
                 b.data.reserve(capacity);
             }
             return b;
         }
-        Batch { data: Vec::with_capacity(capacity), slots: Vec::new() }
+        Batch { data: Vec::with_capacity(capacity), slots: Vec::new(), sum: None }
     }
 
     /// Remembers a batch.

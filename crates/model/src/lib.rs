@@ -26,7 +26,7 @@ pub mod service;
 pub mod session;
 pub mod table;
 
-pub use batch::{Batch, BatchBuilder, BatchPool, ReadBuf, Slot};
+pub use batch::{Batch, BatchBuilder, BatchPool, ReadBuf, Slot, Sum};
 pub use command::{Call, Command, Publish, Settle, Turn};
 pub use event::{Body, Delivery, Event, Reply};
 pub use ids::{ChannelId, ConnId, ConsumerId, Lsn, Millis, QueueId, SHARDS, Seq, ShardId};

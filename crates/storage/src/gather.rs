@@ -7,6 +7,7 @@ use waypost_model::{Batch, Slot};
 
 use crate::chunk::{self, Lengths, Piece};
 use crate::frame::align;
+use crate::sum;
 
 /// A message of at least this many bytes is not copied: below, the copy costs less than another part of the write.
 const BORROWED_BYTES_MIN: usize = 8 << 10;
@@ -66,7 +67,7 @@ impl Gather {
                     None => chunk::copy_message(&mut self.copied, batch.data(), slot),
                     Some(range) => {
                         crc = crc32c::crc32c_append(crc, &self.copied[from..]);
-                        crc = crc32c::crc32c_append(crc, &batch.data()[range.clone()]);
+                        crc = sum::append(crc, batch, range.clone());
                         from = self.copied.len();
                         self.borrowed_bytes += range.len() as u64;
                         self.borrowed.push(Borrowed { at: from, batch: Arc::clone(batch), range });

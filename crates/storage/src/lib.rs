@@ -43,6 +43,7 @@ mod scan;
 mod scratch;
 mod segment;
 mod spans;
+mod sum;
 mod sync;
 mod table;
 mod verify;

@@ -232,8 +232,13 @@ pub struct Segment {
     /// Frames that it was given since the start, and their bytes.
     commits: AtomicU64,
     commit_bytes: AtomicU64,
+    /// Which of its [`PARTS`] have been read to their end, a bit each.
+    read: AtomicU64,
     sealed: AtomicBool,
 }
+
+/// Parts of a segment of which it is known whether they were read.
+const PARTS: u64 = 64;
 
 impl Segment {
     pub fn new(id: SegmentId, file: Arc<dyn DiskFile>, capacity: u64, sealed: bool) -> Segment {
@@ -247,6 +252,7 @@ impl Segment {
             table_bytes: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             commit_bytes: AtomicU64::new(0),
+            read: AtomicU64::new(0),
             sealed: AtomicBool::new(sealed),
         }
     }
@@ -262,7 +268,10 @@ impl Segment {
     /// Any I/O error.
     pub fn grow(&self, bytes: u64) -> io::Result<()> {
         self.file.allocate(bytes)?;
-        self.capacity.fetch_max(bytes, Ordering::Relaxed);
+        if self.capacity.fetch_max(bytes, Ordering::Relaxed) < bytes {
+            // Its parts are others now.
+            self.read.store(0, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -300,6 +309,24 @@ impl Segment {
         (self.commits.load(Ordering::Relaxed), self.commit_bytes.load(Ordering::Relaxed))
     }
 
+    /// Whether all of these bytes were read before, as far as is known.
+    pub fn was_read(&self, at: u64, end: u64) -> bool {
+        let size = self.part_bytes();
+        let touched = bits(at / size, end.div_ceil(size));
+        self.read.load(Ordering::Relaxed) & touched == touched
+    }
+
+    /// Takes note of these bytes' being read. A part in which they end is not through yet: whoever goes on there has not read it
+    /// before.
+    pub fn note_read(&self, at: u64, end: u64) {
+        let size = self.part_bytes();
+        self.read.fetch_or(bits(at / size, end / size), Ordering::Relaxed);
+    }
+
+    fn part_bytes(&self) -> u64 {
+        self.capacity().div_ceil(PARTS).max(1)
+    }
+
     pub fn add_live(&self, messages: u64, bytes: u64) {
         self.live.fetch_add(messages, Ordering::AcqRel);
         self.live_bytes.fetch_add(bytes as i64, Ordering::Relaxed);
@@ -319,6 +346,12 @@ impl Segment {
     pub fn set_sealed(&self) {
         self.sealed.store(true, Ordering::Release);
     }
+}
+
+/// From one place to another, as far as there are such.
+fn bits(from: u64, to: u64) -> u64 {
+    let below = |n: u64| if n >= PARTS { u64::MAX } else { (1 << n) - 1 };
+    below(to) & !below(from)
 }
 
 /// Makes the file of a segment: allocates or reuses, writes the header, syncs, and gives it its name.
@@ -353,6 +386,25 @@ pub fn prepare(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_reads_from_front_to_back_has_read_nothing_before() {
+        let disk = crate::disk::fault::FaultDisk::new(1);
+        let capacity = 1 << 20;
+        for step in [4096, 10_000, 16 << 10, 100_000, capacity] {
+            let segment = Segment::new(SegmentId(1), disk.create("seg-00000001").unwrap(), capacity, true);
+            let spans = || (0..capacity).step_by(step as usize).map(|at| (at, (at + step).min(capacity)));
+            for (at, end) in spans() {
+                assert!(!segment.was_read(at, end), "{step} {at}");
+                segment.note_read(at, end);
+            }
+            for (at, end) in spans() {
+                assert!(segment.was_read(at, end), "{step} {at}");
+            }
+            segment.grow(2 * capacity).unwrap();
+            assert!(!segment.was_read(0, 2 * capacity), "it has grown since");
+        }
+    }
 
     #[test]
     fn names_and_ids_agree() {

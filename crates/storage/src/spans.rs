@@ -1,5 +1,7 @@
 //! Reading many messages at once: chunks that lie close together are one read, past the system's cache, into a buffer that is
-//! used again. Reading a log from front to back costs no more than the disk's own copy so.
+//! used again. Reading a log from front to back costs no more than the disk's own copy so. What is read a second time comes
+//! through the system's cache, which keeps it for the third: finding pages for what nobody will read again costs several times
+//! as much as reading it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,6 +36,8 @@ struct Span {
     segment: SegmentId,
     at: u64,
     bytes: Arc<Buffer>,
+    /// The system keeps it as well.
+    cached: bool,
 }
 
 /// Whole blocks at a block's boundary in memory.
@@ -75,8 +79,15 @@ impl Spans {
         lock(&self.kept).iter().find(has).map(|s| (s.at, Arc::clone(&s.bytes)))
     }
 
-    /// Reads the blocks that hold these bytes.
-    fn read(&self, disk: &dyn Disk, segment: &Segment, at: u64, end: u64) -> io::Result<(u64, Arc<Buffer>)> {
+    /// Reads the blocks that hold these bytes. Commits of less than `direct_bytes_min` bytes were written through the system's
+    /// cache.
+    fn read(
+        &self,
+        disk: &dyn Disk,
+        direct_bytes_min: u64,
+        segment: &Segment,
+        (at, end): (u64, u64),
+    ) -> io::Result<(u64, Arc<Buffer>)> {
         let at = at / BLOCK as u64 * BLOCK as u64;
         let len = (end - at).next_multiple_of(BLOCK as u64) as usize;
         let needed = len + BLOCK;
@@ -84,10 +95,13 @@ impl Spans {
         let mut bytes = free.unwrap_or_else(|| vec![0; needed.max(BUFFER_BYTES)]);
         let from = first_block(&bytes);
         let into = &mut bytes[from..from + len];
-        let cached = segment.file.read_cached(at, into);
+        let again = segment.was_read(at, end);
+        let (commits, committed) = segment.commits();
+        let cached =
+            again || committed < commits.saturating_mul(direct_bytes_min) && segment.file.read_cached(at, into);
         let direct = if cached { None } else { disk.open_direct(&segment.id.file_name()) };
         let len = match direct.map(|file| read_most(&*file, at, into)) {
-            _ if cached => len,
+            _ if cached && !again => len,
             Some(Ok(n)) => n,
             Some(Err(e)) if e.kind() != io::ErrorKind::InvalidInput => return Err(e),
             // Whole blocks are not what this disk wants, or it has no such thing.
@@ -96,13 +110,20 @@ impl Spans {
         if at + (len as u64) < end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        segment.note_read(at, end);
         // The log may end in the last block, and go on there: what lies behind is not what it will be.
         let len = (end - at) as usize;
         let bytes = Arc::new(Buffer { bytes, from, len, free: Arc::clone(&self.free) });
-        let mut kept = lock(&self.kept);
-        kept.truncate(KEPT_MAX - 1);
-        kept.push_front(Span { segment: segment.id, at, bytes: Arc::clone(&bytes) });
+        self.keep(Span { segment: segment.id, at, bytes: Arc::clone(&bytes), cached });
         Ok((at, bytes))
+    }
+
+    /// Of what the system keeps only the last: the buffers of the others serve again while they are warm.
+    fn keep(&self, span: Span) {
+        let mut kept = lock(&self.kept);
+        kept.retain(|s| !(span.cached && s.cached));
+        kept.truncate(KEPT_MAX - 1);
+        kept.push_front(span);
     }
 }
 
@@ -187,7 +208,7 @@ impl Shared {
         if end - first.at() < SPAN_BYTES_MIN {
             return Ok(None);
         }
-        self.spans.read(&*self.disk, &first.segment, first.at(), end).map(Some)
+        self.spans.read(&*self.disk, self.cfg.direct_bytes_min, &first.segment, (first.at(), end)).map(Some)
     }
 
     fn single(&self, found: &Found) -> io::Result<LoadedBody> {

@@ -126,6 +126,11 @@ impl<'a> Batch<'a> {
         crc32c::crc32c(self.0.get(ATTRIBUTES_AT..).unwrap_or_default()) == u32::from_be_bytes(at(self.0, CRC_AT))
     }
 
+    /// From where on the checksum counts, and what it is said to be.
+    pub(crate) fn sum(&self) -> (usize, u32) {
+        (ATTRIBUTES_AT, u32::from_be_bytes(at(self.0, CRC_AT)))
+    }
+
     /// All of it.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use waypost_model::{Batch as Messages, Millis, Slot};
+use waypost_model::{Batch as Messages, Millis, Slot, Sum};
 
 use crate::batch::{Batch, BatchError, stamp};
 
@@ -55,12 +55,15 @@ impl Packed {
         Batch::known(self.slice())
     }
 
-    /// The message that it is, with what the server decides stamped in.
+    /// The message that it is, with what the server decides stamped in. Its checksum was found right, and is not made again for
+    /// the disk.
     pub(super) fn into_message(mut self, base: u64, append_time: Option<Millis>) -> Messages {
         let time = append_time.map(|t| i64::try_from(t.0).unwrap_or(i64::MAX));
         let batch = self.bytes.get_mut(self.at.clone()).unwrap_or_default();
         stamp(batch, i64::try_from(base).unwrap_or(i64::MAX), 0, time);
         let length = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let (summed, crc32c) = Batch::known(batch).sum();
+        let sum = Sum { from: length(self.at.start + summed), to: length(self.at.end), crc32c };
         let slot = Slot {
             props: length(self.at.start.saturating_sub(NO_PROPERTIES.len())),
             props_len: NO_PROPERTIES.len() as u32,
@@ -68,7 +71,7 @@ impl Packed {
             body_len: length(self.at.len()),
         };
         // Both lie inside, unless the buffer is longer than 4 GiB: then it is empty, and nobody can have sent it.
-        Messages::new(self.bytes, vec![slot]).unwrap_or_default()
+        Messages::new(self.bytes, vec![slot]).map(|messages| messages.with_sum(sum)).unwrap_or_default()
     }
 }
 
