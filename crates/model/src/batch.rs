@@ -8,6 +8,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::buffers::Buffers;
+
 /// Where one message lies in its batch. Offsets and lengths in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -36,6 +38,16 @@ pub struct Batch {
     data: Vec<u8>,
     slots: Vec<Slot>,
     sum: Option<Sum>,
+    /// Where the buffer goes when nobody needs it any longer.
+    home: Option<Arc<Buffers>>,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.give(std::mem::take(&mut self.data));
+        }
+    }
 }
 
 /// A checksum that came with some of a batch's bytes and was found right, so that nobody need make it again.
@@ -71,14 +83,22 @@ impl Batch {
                 return Err(SlotOutside { end, len: data.len() });
             }
         }
-        Ok(Batch { data, slots, sum: None })
+        Ok(Batch { data, slots, sum: None, home: None })
     }
 
     /// The same, with a checksum of some of its bytes; without, if these are not in it.
     #[must_use]
-    pub fn with_sum(self, sum: Sum) -> Batch {
+    pub fn with_sum(mut self, sum: Sum) -> Batch {
         let inside = sum.from <= sum.to && sum.to as usize <= self.data.len();
-        Batch { sum: inside.then_some(sum), ..self }
+        self.sum = inside.then_some(sum);
+        self
+    }
+
+    /// The same; its buffer goes there when the last holder drops it.
+    #[must_use]
+    pub fn with_home(mut self, home: Option<Arc<Buffers>>) -> Batch {
+        self.home = home;
+        self
     }
 
     /// A checksum that is known already.
@@ -252,7 +272,7 @@ impl BatchBuilder {
     /// The batch.
     #[must_use]
     pub fn finish(self) -> Batch {
-        Batch { data: self.data, slots: self.slots, sum: None }
+        Batch { data: self.data, slots: self.slots, sum: None, home: None }
     }
 }
 
@@ -310,13 +330,13 @@ impl ReadBuf {
         let tail = &self.data[self.start..];
         let mut fresh = self.pool.take(self.data.capacity().max(tail.len()));
         fresh.data.extend_from_slice(tail);
-        let mut sealed = Batch { data: std::mem::take(&mut self.data), slots: Vec::new(), sum: None };
+        let data = std::mem::take(&mut self.data);
         self.start = 0;
         self.data = std::mem::take(&mut fresh.data);
-        sealed.slots = std::mem::take(&mut fresh.slots);
-        sealed.slots.extend_from_slice(slots);
+        let mut sealed = std::mem::take(&mut fresh.slots);
+        sealed.extend_from_slice(slots);
         slots.clear();
-        let sealed = Arc::new(Batch::new(sealed.data, sealed.slots)?);
+        let sealed = Arc::new(Batch::new(data, sealed)?);
         self.pool.put(&sealed);
         Ok(Some(sealed))
     }
@@ -350,13 +370,13 @@ impl BatchPool {
             let Ok(mut b) = Arc::try_unwrap(self.held.swap_remove(i)) else { break };
             b.data.clear();
             b.slots.clear();
-            b.sum = None;
+            (b.sum, b.home) = (None, None);
             if b.data.capacity() < capacity {
                 b.data.reserve(capacity);
             }
             return b;
         }
-        Batch { data: Vec::with_capacity(capacity), slots: Vec::new(), sum: None }
+        Batch { data: Vec::with_capacity(capacity), slots: Vec::new(), sum: None, home: None }
     }
 
     /// Remembers a batch.

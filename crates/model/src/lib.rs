@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod batch;
+mod buffers;
 pub mod command;
 pub mod event;
 pub mod filter;
@@ -27,6 +28,7 @@ pub mod session;
 pub mod table;
 
 pub use batch::{Batch, BatchBuilder, BatchPool, ReadBuf, Slot, Sum};
+pub use buffers::Buffers;
 pub use command::{Call, Command, Publish, Settle, Turn};
 pub use event::{Body, Delivery, Event, Reply};
 pub use ids::{ChannelId, ConnId, ConsumerId, Lsn, Millis, QueueId, SHARDS, Seq, ShardId};

@@ -82,7 +82,8 @@ async fn hurrying<F: Future>(journal: Arc<dyn Journal>, work: F) -> F::Output {
 
 async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
     let max = usize::try_from(session.node.config.kafka.request_max.0).unwrap_or(usize::MAX);
-    let (mut requests, mut frame) = (Requests::new(socket, session.node.kafka_requests.clone()), Vec::new());
+    let Node { kafka_requests: room, kafka_buffers: buffers, .. } = &*session.node;
+    let (mut requests, mut frame) = (Requests::new(socket, room.clone(), Arc::clone(buffers)), Vec::new());
     let room = Arc::new(Semaphore::new(PENDING_BYTES_MAX as usize));
     loop {
         let more = if matches!(session.who, Who::Nobody) {
@@ -96,7 +97,7 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
         let answer = one(&mut session, &mut frame).await.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         // A large request is not remembered by its room.
         if frame.capacity() > KEPT_BYTES_MAX {
-            frame = Vec::new();
+            session.node.kafka_buffers.give(std::mem::take(&mut frame));
         }
         let (muted, held) = (std::mem::take(&mut session.muted), session.held.take());
         let (after, pieces, last) = match answer {

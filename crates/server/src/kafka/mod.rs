@@ -49,6 +49,8 @@ pub(crate) use throttle::Throttle;
 
 /// How long a handshake may take.
 const OPENING: Duration = Duration::from_secs(10);
+/// Bytes of buffers that wait for the next long request, of all connections together, until nobody has taken them for a while.
+pub(crate) const BUFFER_BYTES_MAX: usize = 32 << 20;
 /// The node's number. There is one.
 const NODE_ID: i32 = 0;
 /// Leaders do not change.

@@ -1,13 +1,14 @@
 //! Produce.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use waypost_broker::topology::{Access, QuotaKind};
 use waypost_kafka::messages::records::{PartitionProduceResponse, ProduceResponse, TopicProduceResponse};
 use waypost_kafka::produce::ProduceRequest;
 use waypost_kafka::wire::Malformed;
-use waypost_model::Lsn;
+use waypost_model::{Buffers, Lsn};
 use waypost_stream::batch::{Batch, BatchError};
 use waypost_stream::partition::Packed;
 use waypost_stream::streams::Topic;
@@ -29,6 +30,8 @@ struct Sent<'a> {
     at: Range<usize>,
     /// Whether the request holds no others.
     alone: bool,
+    /// Where its buffer may have come from.
+    buffers: &'a Arc<Buffers>,
 }
 
 impl Sent<'_> {
@@ -40,7 +43,7 @@ impl Sent<'_> {
     fn pack(self) -> Result<Packed, BatchError> {
         let worth = self.at.len() >= KEPT_BYTES_MIN && self.frame.capacity() < 2 * self.at.len();
         if self.alone && worth {
-            return Packed::within(std::mem::take(self.frame), self.at);
+            return Packed::within(std::mem::take(self.frame), self.at, Some(Arc::clone(self.buffers)));
         }
         Batch::split(self.bytes()).map(|(batch, _)| Packed::copy(&batch))
     }
@@ -70,7 +73,8 @@ impl Session {
             let partitions = topic.partitions.iter().map(|partition| match &found {
                 Some(topic) if refused == codes::NONE => {
                     let records = partition.records.clone().unwrap_or_default();
-                    let records = Sent { frame: &mut *frame, at: at + records.start..at + records.end, alone };
+                    let at = at + records.start..at + records.end;
+                    let records = Sent { frame: &mut *frame, at, alone, buffers: &self.node.kafka_buffers };
                     self.append(ask, id, topic, partition.index, records, &mut lsn)
                 }
                 _ => failed(partition.index, refused, None),

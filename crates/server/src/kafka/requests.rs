@@ -1,12 +1,14 @@
 //! Requests, cut out of what a peer sends.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use waypost_kafka::frame;
+use waypost_model::Buffers;
 
 use super::room::{Held, Room};
 
@@ -29,6 +31,8 @@ const HEAD: usize = 4;
 /// The reading half of a connection.
 pub(super) struct Requests<S> {
     socket: S,
+    /// Room for long requests.
+    buffers: Arc<Buffers>,
     /// Of the next request's length, what came with the last request.
     head: [u8; HEAD],
     have: usize,
@@ -46,10 +50,10 @@ fn late(what: &'static str) -> impl FnOnce(tokio::time::error::Elapsed) -> io::E
 }
 
 impl<S: AsyncRead + Unpin> Requests<S> {
-    /// `room`: for the long requests of all connections.
-    pub fn new(socket: S, room: Room) -> Requests<S> {
+    /// `room`, `buffers`: for the long requests of all connections.
+    pub fn new(socket: S, room: Room, buffers: Arc<Buffers>) -> Requests<S> {
         let (stranger_until, held) = (Instant::now() + STRANGER, room.take(0));
-        Requests { socket, head: [0; HEAD], have: 0, stranger_until, room, room_wait: ROOM_WAIT, held }
+        Requests { socket, buffers, head: [0; HEAD], have: 0, stranger_until, room, room_wait: ROOM_WAIT, held }
     }
 
     /// Reads a request, without its length; false if the peer is through. `max`: the longest that is taken, bytes.
@@ -86,6 +90,11 @@ impl<S: AsyncRead + Unpin> Requests<S> {
     async fn body(&mut self, length: usize, request: &mut Vec<u8>) -> io::Result<()> {
         let megabytes = u32::try_from(length >> 20).unwrap_or(u32::MAX);
         let deadline = Instant::now() + STALL.saturating_mul(megabytes.saturating_add(1));
+        if request.capacity() < length + HEAD
+            && let Some(buffer) = self.buffers.take(length + HEAD)
+        {
+            *request = buffer;
+        }
         while request.len() < length {
             let step = request.len().saturating_mul(2).max(FIRST_STEP).min(length + HEAD);
             let room = step - request.len();
@@ -133,9 +142,14 @@ mod tests {
         [&(body.len() as i32).to_be_bytes()[..], body].concat()
     }
 
+    fn buffers() -> Arc<Buffers> {
+        Arc::new(Buffers::new(1 << 24))
+    }
+
     #[tokio::test]
     async fn requests_come_out_as_they_went_in_however_they_are_cut() {
-        let bodies = [vec![1; 3], vec![], vec![2; 70_000], vec![3; 1], vec![4; (1 << 20) + 5], vec![5; 9]];
+        let long = (1 << 20) + 500;
+        let bodies = [vec![1; 3], vec![], vec![2; 70_000], vec![3; 1], vec![4; long], vec![6; long - 70], vec![5; 9]];
         let wire: Vec<u8> = bodies.iter().flat_map(|b| framed(b)).collect();
         for cut in [1_usize << 30, 4, 5, 65_536, 1001] {
             let (peer, mut sender) = tokio::io::duplex(100_000);
@@ -145,10 +159,18 @@ mod tests {
                     sender.write_all(part).await.unwrap();
                 }
             });
-            let (mut requests, mut request) = (Requests::new(peer, Room::default()), Vec::new());
+            let buffers = buffers();
+            let mut requests = Requests::new(peer, Room::default(), Arc::clone(&buffers));
+            let (mut request, mut last) = (Vec::new(), std::ptr::null::<u8>());
             for body in &bodies {
                 assert!(requests.next(&mut request, 2 << 20).await.unwrap());
                 assert!(request == *body, "{cut} {}", body.len());
+                if body.len() > 1 << 20 {
+                    // What the long one before it came in.
+                    assert!(last.is_null() || last == request.as_ptr());
+                    last = request.as_ptr();
+                    buffers.give(std::mem::take(&mut request));
+                }
             }
             assert!(!requests.next(&mut request, 2 << 20).await.unwrap());
         }
@@ -159,13 +181,13 @@ mod tests {
         let (peer, mut sender) = tokio::io::duplex(1000);
         sender.write_all(&[5, 0, 0, 0, 1, 2, 3]).await.unwrap();
         drop(sender);
-        let (mut requests, mut request) = (Requests::new(peer, Room::default()), Vec::new());
+        let (mut requests, mut request) = (Requests::new(peer, Room::default(), buffers()), Vec::new());
         assert_eq!(requests.next(&mut request, 100 << 20).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
         assert!(request.capacity() <= 2 * FIRST_STEP, "{}", request.capacity());
         for head in [[0x7f, 0, 0, 0], [0xff; 4]] {
             let (peer, mut sender) = tokio::io::duplex(1000);
             sender.write_all(&head).await.unwrap();
-            let mut requests = Requests::new(peer, Room::default());
+            let mut requests = Requests::new(peer, Room::default(), buffers());
             assert_eq!(requests.next(&mut request, 100 << 20).await.unwrap_err().kind(), ErrorKind::InvalidData);
         }
     }
@@ -179,7 +201,7 @@ mod tests {
                 sender.write_all(&framed(b"versions")).await.unwrap();
             }
         });
-        let (mut requests, mut request) = (Requests::new(peer, Room::default()), Vec::new());
+        let (mut requests, mut request) = (Requests::new(peer, Room::default(), buffers()), Vec::new());
         requests.stranger_until = Instant::now() + Duration::from_millis(200);
         let ended = loop {
             match requests.next_of_stranger(&mut request, 100).await {
@@ -197,7 +219,7 @@ mod tests {
         let (peer, mut sender) = tokio::io::duplex(4 << 20);
         sender.write_all(&claimed.to_be_bytes()).await.unwrap();
         sender.write_all(&vec![0; 2 << 20]).await.unwrap();
-        (Requests::new(peer, room.clone()), sender)
+        (Requests::new(peer, room.clone(), buffers()), sender)
     }
 
     #[tokio::test]

@@ -86,6 +86,8 @@ pub struct Node {
     pub(crate) kafka_room: crate::kafka::room::Room,
     /// The same for long requests that come from them.
     pub(crate) kafka_requests: crate::kafka::room::Room,
+    /// Room for the requests of Kafka's clients, used again.
+    pub(crate) kafka_buffers: Arc<waypost_model::Buffers>,
     /// Who is over his quota.
     pub(crate) throttle: crate::kafka::Throttle,
     /// Something in a group may be due earlier.
@@ -174,6 +176,7 @@ async fn serve(
         fetch_sessions: waypost_kafka::fetch_sessions::FetchSessions::new(clock.now().0),
         kafka_room: crate::kafka::room::Room::default(),
         kafka_requests: crate::kafka::room::Room::default(),
+        kafka_buffers: Arc::new(waypost_model::Buffers::new(crate::kafka::BUFFER_BYTES_MAX)),
         throttle: crate::kafka::Throttle::default(),
         regroup: Notify::new(),
         core,

@@ -46,6 +46,7 @@ pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
 
 fn maintain(node: &Node, stop: &watch::Receiver<bool>) {
     let now = node.clock.now();
+    node.kafka_buffers.trim();
     node.streams.maintain(now);
     node.streams.compact(now, &|| *stop.borrow(), |topic, fault| {
         tracing::warn!(topic = &*topic.name, vhost = &*topic.vhost, %fault, "not compacted");

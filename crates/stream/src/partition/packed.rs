@@ -1,8 +1,9 @@
 //! A batch in the buffer in which it is stored.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use waypost_model::{Batch as Messages, Millis, Slot, Sum};
+use waypost_model::{Batch as Messages, Buffers, Millis, Slot, Sum};
 
 use crate::batch::{Batch, BatchError, stamp};
 
@@ -16,20 +17,23 @@ pub struct Packed {
     bytes: Vec<u8>,
     /// Where the batch lies.
     at: Range<usize>,
+    /// Where the buffer goes once nobody needs it.
+    home: Option<Arc<Buffers>>,
 }
 
 impl Packed {
-    /// Takes a buffer over in which a batch lies, alone and whole. The two bytes before it are overwritten.
+    /// Takes a buffer over in which a batch lies, alone and whole. The two bytes before it are overwritten. It goes to `home` once
+    /// the batch is nowhere in memory any longer.
     ///
     /// # Errors
     /// There is no batch, or not enough before it.
-    pub fn within(mut bytes: Vec<u8>, at: Range<usize>) -> Result<Packed, BatchError> {
+    pub fn within(mut bytes: Vec<u8>, at: Range<usize>, home: Option<Arc<Buffers>>) -> Result<Packed, BatchError> {
         let place = at.start.checked_sub(NO_PROPERTIES.len()).and_then(|from| bytes.get_mut(from..at.start));
         place.ok_or(BatchError::Cut)?.copy_from_slice(&NO_PROPERTIES);
         if u32::try_from(bytes.len()).is_err() {
             return Err(BatchError::Cut);
         }
-        let packed = Packed { bytes, at };
+        let packed = Packed { bytes, at, home };
         let (batch, _) = Batch::split(packed.slice())?;
         let end = packed.at.start + batch.bytes().len();
         Ok(Packed { at: packed.at.start..end, ..packed })
@@ -42,7 +46,7 @@ impl Packed {
         bytes.extend_from_slice(&NO_PROPERTIES);
         bytes.extend_from_slice(batch.bytes());
         let at = NO_PROPERTIES.len()..bytes.len();
-        Packed { bytes, at }
+        Packed { bytes, at, home: None }
     }
 
     fn slice(&self) -> &[u8] {
@@ -71,7 +75,9 @@ impl Packed {
             body_len: length(self.at.len()),
         };
         // Both lie inside, unless the buffer is longer than 4 GiB: then it is empty, and nobody can have sent it.
-        Messages::new(self.bytes, vec![slot]).map(|messages| messages.with_sum(sum)).unwrap_or_default()
+        Messages::new(self.bytes, vec![slot])
+            .map(|messages| messages.with_sum(sum).with_home(self.home))
+            .unwrap_or_default()
     }
 }
 
@@ -85,7 +91,7 @@ mod tests {
         let batch = sample::batch(3, 0);
         let request = [&b"head"[..], &batch, b"tail"].concat();
         let (ptr, whole) = (request.as_ptr(), 4..4 + batch.len());
-        let packed = Packed::within(request, whole.clone()).unwrap();
+        let packed = Packed::within(request, whole.clone(), None).unwrap();
         assert_eq!(packed.batch().bytes(), batch);
         let message = packed.into_message(1000, None);
         assert_eq!((message.data().as_ptr(), message.body_range(0)), (ptr, whole));
@@ -97,8 +103,9 @@ mod tests {
     #[test]
     fn what_has_no_room_before_it_or_is_cut_is_refused() {
         let batch = sample::batch(1, 0);
-        let with =
-            |head: &[u8], end: usize| Packed::within([head, &batch[..end]].concat(), head.len()..head.len() + end);
+        let with = |head: &[u8], end: usize| {
+            Packed::within([head, &batch[..end]].concat(), head.len()..head.len() + end, None)
+        };
         assert!(with(b"12", batch.len()).is_ok());
         assert_eq!(with(b"1", batch.len()).unwrap_err(), BatchError::Cut);
         assert_eq!(with(b"12", batch.len() - 1).unwrap_err(), BatchError::Cut);
