@@ -212,8 +212,6 @@ fn a_hundred_members_settle_as_soon_as_the_last_one_is_back() {
     assert!(again.iter().all(|a| a.take().unwrap().generation == joined.generation));
 }
 
-/// Whatever happens in whatever order: every answer comes in time, and of those who were told their part in one
-/// generation no two were told the same.
 #[test]
 fn what_members_say_has_a_limit_each_and_together_and_gives_its_room_back() {
     let groups = groups();
@@ -246,6 +244,8 @@ fn new_consumer() -> Heartbeat {
     Heartbeat { owned: Some(Parts::new()), rebalance_timeout_ms: Some(1000), ..Heartbeat::default() }
 }
 
+/// Whatever happens in whatever order: every answer comes in time, and of those who were told their part in one
+/// generation no two were told the same.
 #[test]
 fn random_histories() {
     for seed in 0..200_u64 {
