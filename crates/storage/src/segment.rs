@@ -309,6 +309,12 @@ impl Segment {
         (self.commits.load(Ordering::Relaxed), self.commit_bytes.load(Ordering::Relaxed))
     }
 
+    /// Whether there were any, of less than `bytes` on average.
+    pub fn commits_are_below(&self, bytes: u64) -> bool {
+        let (commits, committed) = self.commits();
+        committed < commits.saturating_mul(bytes)
+    }
+
     /// Whether all of these bytes were read before, as far as is known.
     pub fn was_read(&self, at: u64, end: u64) -> bool {
         let size = self.part_bytes();

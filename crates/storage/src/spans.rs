@@ -95,18 +95,7 @@ impl Spans {
         let mut bytes = free.unwrap_or_else(|| vec![0; needed.max(BUFFER_BYTES)]);
         let from = first_block(&bytes);
         let into = &mut bytes[from..from + len];
-        let again = segment.was_read(at, end);
-        let (commits, committed) = segment.commits();
-        let cached =
-            again || committed < commits.saturating_mul(direct_bytes_min) && segment.file.read_cached(at, into);
-        let direct = if cached { None } else { disk.open_direct(&segment.id.file_name()) };
-        let len = match direct.map(|file| read_most(&*file, at, into)) {
-            _ if cached && !again => len,
-            Some(Ok(n)) => n,
-            Some(Err(e)) if e.kind() != io::ErrorKind::InvalidInput => return Err(e),
-            // Whole blocks are not what this disk wants, or it has no such thing.
-            _ => read_most(&*segment.file, at, into)?,
-        };
+        let (len, cached) = fill(disk, direct_bytes_min, segment, (at, end), into)?;
         if at + (len as u64) < end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -124,6 +113,28 @@ impl Spans {
         kept.retain(|s| !(span.cached && s.cached));
         kept.truncate(KEPT_MAX - 1);
         kept.push_front(span);
+    }
+}
+
+/// Reads the blocks that hold these bytes, as many as there are, and says whether the system keeps them as well.
+fn fill(
+    disk: &dyn Disk,
+    direct_bytes_min: u64,
+    segment: &Segment,
+    (at, end): (u64, u64),
+    into: &mut [u8],
+) -> io::Result<(usize, bool)> {
+    if segment.was_read(at, end) {
+        return Ok((read_most(&*segment.file, at, into)?, true));
+    }
+    if segment.commits_are_below(direct_bytes_min) && segment.file.read_cached(at, into) {
+        return Ok((into.len(), true));
+    }
+    match disk.open_direct(&segment.id.file_name()).map(|file| read_most(&*file, at, into)) {
+        Some(Ok(n)) => Ok((n, false)),
+        Some(Err(e)) if e.kind() != io::ErrorKind::InvalidInput => Err(e),
+        // Whole blocks are not what this disk wants, or it has no such thing.
+        _ => Ok((read_most(&*segment.file, at, into)?, false)),
     }
 }
 

@@ -86,8 +86,7 @@ impl Shared {
 
     fn is_worth_zeros(&self) -> bool {
         let Some(active) = self.index.segment(self.active_id()).filter(|_| self.cfg.zero_ahead) else { return false };
-        let (commits, bytes) = active.commits();
-        bytes >= active.capacity() / USED_PART && bytes < commits.saturating_mul(COMMIT_BYTES_MAX)
+        active.commits().1 >= active.capacity() / USED_PART && active.commits_are_below(COMMIT_BYTES_MAX)
     }
 }
 

@@ -16,8 +16,11 @@ const MEMBER_BYTES: usize = 256;
 /// The same of a name or a protocol.
 const ITEM_BYTES: usize = 48;
 
-fn protocols(all: &[(Box<str>, Vec<u8>)]) -> usize {
-    all.iter().map(|(name, said)| name.len() + said.len() + ITEM_BYTES).sum()
+/// What a member of the classic protocol says.
+fn of_classic(who: &Who, instance: Option<&str>, protocols: &[(Box<str>, Vec<u8>)]) -> usize {
+    let said: usize = protocols.iter().map(|(name, said)| name.len() + said.len() + ITEM_BYTES).sum();
+    // Who it is stands in its id, too.
+    MEMBER_BYTES + 2 * who.client_id.len() + who.host.len() + text(instance) + said
 }
 
 fn text(text: Option<&str>) -> usize {
@@ -26,9 +29,7 @@ fn text(text: Option<&str>) -> usize {
 
 impl Join {
     pub(super) fn bytes(&self) -> usize {
-        // Who it is stands in its id, too.
-        let who = 2 * self.who.client_id.len() + self.who.host.len() + text(self.instance.as_deref());
-        MEMBER_BYTES + who + self.protocol_type.len() + protocols(&self.protocols)
+        of_classic(&self.who, self.instance.as_deref(), &self.protocols) + self.protocol_type.len()
     }
 }
 
@@ -40,8 +41,7 @@ impl Sync {
 
 impl Member {
     pub(super) fn bytes(&self) -> usize {
-        let who = 2 * self.who.client_id.len() + self.who.host.len() + text(self.instance.as_deref());
-        MEMBER_BYTES + who + protocols(&self.protocols) + self.assignment.len()
+        of_classic(&self.who, self.instance.as_deref(), &self.protocols) + self.assignment.len()
     }
 }
 
