@@ -6,6 +6,7 @@ import time
 
 import kafka
 import pytest
+from confluent_kafka import admin as librdkafka
 from kafka.admin import NewTopic
 
 from broker import Waypost
@@ -13,6 +14,7 @@ from topics import KAFKA, make
 
 PARTITIONS = 1000
 METADATA, DESCRIBE_CONFIGS, FIND_COORDINATOR = (3, 9), (32, 4), (10, 4)
+COORDINATOR_LOAD_IN_PROGRESS = 14
 SASL = '[kafka]\nauth = "always"\n'
 
 
@@ -104,6 +106,77 @@ def test_answers_that_nobody_takes_do_not_pile_up(node):
     assert memory(node) - before < 64 << 20
     # Others are answered all the while.
     assert len(Peer(node).ask(of_topics(1))) == size
+
+
+class Answer:
+    """An answer of a flexible version, read from its front."""
+
+    def __init__(self, data: bytes):
+        # Behind the correlation id and its tags.
+        self.data = data[5:]
+
+    def number(self, form: str) -> int:
+        size = struct.calcsize(form)
+        (n,), self.data = struct.unpack(form, self.data[:size]), self.data[size:]
+        return n
+
+    def uvarint(self) -> int:
+        n = shift = 0
+        while True:
+            byte = self.number("B")
+            n, shift = n | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                return n
+
+    def text(self) -> bytes:
+        length = max(self.uvarint() - 1, 0)
+        text, self.data = self.data[:length], self.data[length:]
+        return text
+
+
+def described(peer: Peer, groups: list[str]) -> dict[str, tuple[int, int]]:
+    """What DescribeGroups says of groups: their codes, and how much their members have said."""
+    names = b"".join(uvarint(len(g) + 1) + g.encode() for g in groups)
+    answer = Answer(peer.ask(request((15, 5), uvarint(len(groups) + 1) + names + b"\0\0")))
+    answer.number(">i")
+    told = {}
+    for _ in range(answer.uvarint() - 1):
+        code, group = answer.number(">h"), answer.text().decode()
+        answer.text(), answer.text(), answer.text()
+        said = 0
+        for _ in range(answer.uvarint() - 1):
+            [_, _, _, _, metadata, _] = [answer.text() for _ in range(6)]
+            said += len(metadata)
+            answer.uvarint()
+        answer.number(">i"), answer.uvarint()
+        told[group] = (code, said)
+    return told
+
+
+def test_groups_are_described_in_portions(node):
+    said, names, peers = 900_000, [f"large-{n}" for n in range(40)], []
+    for group in names:
+        compact = lambda text: uvarint(len(text) + 1) + text
+        protocol = compact(b"range") + compact(bytes(said)) + b"\0"
+        member = compact(b"") + compact(b"instance") + compact(b"consumer") + uvarint(2) + protocol + b"\0"
+        peers.append(Peer(node))
+        peers[-1].socket.sendall(request((11, 6), compact(group.encode()) + struct.pack(">ii", 60_000, 60_000) + member))
+    for peer in peers:
+        peer.take(*struct.unpack(">i", peer.take(4)))
+    asker, left, rounds = Peer(node), names, 0
+    while left:
+        told = described(asker, left)
+        assert list(told) == left
+        again = [group for group, (code, _) in told.items() if code == COORDINATOR_LOAD_IN_PROGRESS]
+        assert all(told[group] == (0, said) for group in left if group not in again)
+        # Clients ask again for those only that they were not told of.
+        assert 16 <= len(left) - len(again) <= 20 or not again
+        left, rounds = again, rounds + 1
+    assert rounds == 3
+    # One by one, as librdkafka asks, it makes no difference.
+    client = librdkafka.AdminClient({"bootstrap.servers": node.kafka})
+    futures = client.describe_consumer_groups(names).values()
+    assert [len(future.result(20).members) for future in futures] == [1] * len(names)
 
 
 def test_who_has_not_said_who_he_is_sends_little():

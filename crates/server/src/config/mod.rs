@@ -80,6 +80,10 @@ settings! {
         default_partitions: u32 = "1";
         /// Largest request.
         request_max: ByteSize = "100MiB";
+        /// For so long what a consumer group has committed is kept after its last member has gone; and an offset after it was
+        /// committed, of a group that never had members, or of a topic that no member reads. At least `1s`. Kafka's
+        /// `offsets.retention.minutes`.
+        offsets_retention: Duration = "7d";
         /// After so long a client has to say anew who it is, or its connection ends; `0s`: never.
         session_lifetime: Duration = "0s";
     }
@@ -135,5 +139,13 @@ settings! {
         level: String = "info";
         /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
         format: LogFormat = "auto";
+    }
+}
+
+impl KafkaConfig {
+    /// [`KafkaConfig::offsets_retention`], milliseconds.
+    #[must_use]
+    pub fn offsets_retention_ms(&self) -> u64 {
+        u64::try_from(self.offsets_retention.as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::nearest::nearest;
 use super::value::split;
@@ -210,6 +212,9 @@ fn toml_scalar(value: toml::Value) -> Result<String, String> {
     }
 }
 
+/// How long committed offsets may be kept: as minutes it is told to clients, who take 32 bits of them.
+const OFFSETS_RETENTION: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(36_500 * 86_400);
+
 impl Config {
     /// What no single setting can know.
     fn check(&self) -> Result<(), ConfigError> {
@@ -231,6 +236,9 @@ impl Config {
         }
         if self.kafka.default_partitions == 0 || self.kafka.default_partitions > 10_000 {
             return conflict("kafka.default_partitions must be 1 to 10000".to_owned());
+        }
+        if !OFFSETS_RETENTION.contains(&self.kafka.offsets_retention) {
+            return conflict("kafka.offsets_retention must be 1s to 36500d".to_owned());
         }
         if self.kafka.request_max.0 > u64::from(i32::MAX.unsigned_abs()) {
             return conflict("kafka.request_max must be below 2GiB".to_owned());

@@ -60,12 +60,14 @@ fn a_list_replaces_the_defaults() {
 
 #[test]
 fn mistakes_are_explained() {
-    let cases: [(&str, &str); 5] = [
+    let cases: [(&str, &str); 7] = [
         ("[log]\nlevle = \"info\"", "did you mean `log.level`"),
         ("[amqpp]\nchannel_max = 1", "did you mean `amqp.channel_max`"),
         ("[memory]\nqueue_budget = 64", "needs a unit"),
         ("[amqp]\nchannel_max = { a = 1 }", "table does not fit"),
         ("[amqp\n", "waypost.toml"),
+        ("[kafka]\noffsets_retention = \"0s\"", "must be 1s to 36500d"),
+        ("[kafka]\noffsets_retention = \"36501d\"", "must be 1s to 36500d"),
     ];
     for (text, want) in cases {
         let (_dir, path) = file(text);

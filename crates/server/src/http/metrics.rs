@@ -202,6 +202,9 @@ fn streams(node: &Node, out: &mut Page) {
         }
     }
     out.gauge("waypost_consumer_groups", "Consumer groups that have committed", groups);
+    let (kept, expired) = (node.streams.offsets_kept() as u64, node.streams.offsets_expired());
+    out.gauge("waypost_consumer_group_offsets", "Offsets that consumer groups have committed", kept);
+    out.counter("waypost_consumer_group_offsets_expired_total", "Committed offsets that have expired", expired);
     let mut worst: Vec<_> = lags.into_iter().collect();
     worst.sort_by_key(|(_, lag)| std::cmp::Reverse(*lag));
     let left_out = worst.len().saturating_sub(LAGS_MAX);

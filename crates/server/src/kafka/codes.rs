@@ -15,6 +15,7 @@ pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 pub(super) const REQUEST_TIMED_OUT: i16 = 7;
 pub(super) const MESSAGE_TOO_LARGE: i16 = 10;
 pub(super) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
+pub(super) const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 pub(super) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
 pub(super) const INVALID_TOPIC_EXCEPTION: i16 = 17;
 pub(super) const INVALID_REQUIRED_ACKS: i16 = 21;

@@ -118,6 +118,8 @@ impl Session {
             ("auto.create.topics.enable", kafka.auto_create_topics.to_string(), Kind::Boolean),
             ("default.replication.factor", "1".to_owned(), Kind::Int),
             ("num.partitions", kafka.default_partitions.to_string(), Kind::Int),
+            // To whole minutes: never less than holds.
+            ("offsets.retention.minutes", kafka.offsets_retention.as_secs().div_ceil(60).to_string(), Kind::Int),
             ("socket.request.max.bytes", kafka.request_max.0.to_string(), Kind::Int),
         ];
         let wanted = |name: &str| r.configuration_keys.as_ref().is_none_or(|keys| keys.iter().any(|k| **k == *name));

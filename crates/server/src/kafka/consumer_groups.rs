@@ -7,10 +7,12 @@ use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::messages::groups::*;
 use waypost_kafka::wire::{Malformed, Uuid};
 use waypost_stream::groups::{
-    ConsumerGroupView, ConsumerMemberView, GroupFault, HEARTBEAT_INTERVAL_MS, Heartbeat, Parts, Resolved, Wanted, Who,
+    ConsumerGroupView, ConsumerMemberView, Described, GroupFault, HEARTBEAT_INTERVAL_MS, Heartbeat, Parts, Resolved,
+    TooLong, Wanted, Who,
 };
 use waypost_stream::streams::{Topic, TopicId};
 
+use super::portion::Portion;
 use super::{Answer, Ask, Session, codes};
 
 /// Longest pattern of topics, bytes.
@@ -95,9 +97,10 @@ impl Session {
         resolved
     }
 
-    pub(super) fn consumer_group_describe(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+    pub(super) fn consumer_group_describe(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: ConsumerGroupDescribeRequest = ask.read()?;
-        let one = |name: &str| {
+        let mut portion = Portion::new(&self.node.kafka_room);
+        let mut one = |name: &str| {
             let failed = |error_code, message: Option<&str>| DescribedConsumerGroup {
                 error_code,
                 error_message: message.map(Into::into),
@@ -106,10 +109,16 @@ impl Session {
             };
             match (
                 self.group_code_for(AclOperation::Describe, name),
-                self.node.groups.describe_consumers(&self.vhost, name),
+                self.node.groups.describe_consumers(&self.vhost, name, portion.left()),
             ) {
-                (codes::NONE, Some(view)) => self.described_consumers(name, view),
-                (codes::NONE, None) => {
+                (codes::NONE, Ok(Some(Described { view, bytes }))) => match portion.add(bytes) {
+                    Ok(()) => self.described_consumers(name, view),
+                    Err(code) => failed(code, None),
+                },
+                (codes::NONE, Err(TooLong(bytes))) => {
+                    failed(portion.add(bytes).err().unwrap_or(codes::COORDINATOR_LOAD_IN_PROGRESS), None)
+                }
+                (codes::NONE, Ok(None)) => {
                     failed(codes::GROUP_ID_NOT_FOUND, Some("there is no such group of the newer protocol"))
                 }
                 (refused, _) => failed(refused, None),
@@ -118,11 +127,13 @@ impl Session {
         let mut seen = BTreeSet::new();
         let once = request.group_ids.iter().filter(|name| seen.insert(&***name));
         let mut groups: Vec<DescribedConsumerGroup> = once.map(|name| one(name)).collect();
+        let held = portion.held();
         if request.include_authorized_operations {
             for group in groups.iter_mut().filter(|g| g.error_code == codes::NONE) {
                 group.authorized_operations = self.operations(AclResource::Group, &group.group_id);
             }
         }
+        self.held = Some(held);
         Ok(ask.now(&ConsumerGroupDescribeResponse { groups, ..ConsumerGroupDescribeResponse::default() }))
     }
 

@@ -7,15 +7,19 @@ use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::messages::groups::*;
 use waypost_kafka::wire::Malformed;
 use waypost_stream::groups::{
-    GroupFault, GroupView, Join, Joined, Kind, Leaving, Listed, MemberView, Sync, Synced, Who,
+    Described, GroupFault, GroupView, Join, Joined, Kind, Leaving, Listed, MemberView, Sync, Synced, TooLong, Who,
 };
 
+use super::portion::{Portion, WHOLE_BYTES_MAX};
 use super::{Answer, Ask, NODE_ID, Session, codes};
 
 /// From this version on a new member is given its id before it is one.
 const ID_REQUIRED_SINCE: i16 = 4;
 /// From this version on leaders know that they may have nothing to deal out.
 const SKIPS_SINCE: i16 = 9;
+
+/// What a group takes in a list beside its name and type, about.
+const LISTED_BYTES: usize = 32;
 
 impl Session {
     pub(super) fn find_coordinator(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
@@ -139,20 +143,23 @@ impl Session {
         Ok(ask.now(&LeaveGroupResponse { error_code, members, ..LeaveGroupResponse::default() }))
     }
 
-    pub(super) fn describe_groups(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+    pub(super) fn describe_groups(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: DescribeGroupsRequest = ask.read()?;
-        let one = |name: &str| {
+        let mut portion = Portion::new(&self.node.kafka_room);
+        let mut one = |name: &str| {
+            let failed = |error_code| DescribedGroup { error_code, group_id: name.into(), ..DescribedGroup::default() };
             let error_code = self.group_code_for(AclOperation::Describe, name);
             if error_code != codes::NONE {
-                return DescribedGroup { error_code, group_id: name.into(), ..DescribedGroup::default() };
+                return failed(error_code);
             }
-            match self.node.groups.describe(&self.vhost, name) {
-                Some(view) => described(view),
+            match self.node.groups.describe(&self.vhost, name, portion.left()) {
+                Ok(Some(Described { view, bytes })) => portion.add(bytes).map_or_else(failed, |()| described(view)),
+                Err(TooLong(bytes)) => failed(portion.add(bytes).err().unwrap_or(codes::COORDINATOR_LOAD_IN_PROGRESS)),
                 // One that has only committed offsets is empty; others never were, or are forgotten.
-                None => {
+                Ok(None) => {
                     // Of the newer protocol: another API describes it.
-                    let consumers = self.node.groups.describe_consumers(&self.vhost, name).is_some();
-                    let known = !consumers && !self.streams().all_committed(&self.vhost, name).is_empty();
+                    let consumers = self.node.groups.has_members(&self.vhost, name);
+                    let known = !consumers && self.streams().has_committed(&self.vhost, name);
                     let missing = !known && ask.version >= 6;
                     DescribedGroup {
                         error_code: if missing { codes::GROUP_ID_NOT_FOUND } else { codes::NONE },
@@ -167,11 +174,13 @@ impl Session {
         let mut seen = BTreeSet::new();
         let once = request.groups.iter().filter(|name| seen.insert(&***name));
         let mut groups: Vec<DescribedGroup> = once.map(|name| one(name)).collect();
+        let held = portion.held();
         if request.include_authorized_operations {
             for group in groups.iter_mut().filter(|g| g.error_code == codes::NONE) {
                 group.authorized_operations = self.operations(AclResource::Group, &group.group_id);
             }
         }
+        self.held = Some(held);
         Ok(ask.now(&DescribeGroupsResponse { groups, ..DescribeGroupsResponse::default() }))
     }
 
@@ -199,7 +208,12 @@ impl Session {
                 && among(&request.types_filter, &g.group_type)
                 && (all || self.may_group(AclOperation::Describe, &g.group_id))
         };
-        let groups = groups.into_values().filter(wanted).collect();
+        let groups: Vec<ListedGroup> = groups.into_values().filter(wanted).collect();
+        let bytes = |g: &ListedGroup| LISTED_BYTES + g.group_id.len() + g.protocol_type.len();
+        if groups.iter().map(bytes).sum::<usize>() > WHOLE_BYTES_MAX {
+            // A list cannot be told in parts, and of a part nobody would see that it is one.
+            return Ok(ask.now(&ListGroupsResponse { error_code: codes::POLICY_VIOLATION, ..Default::default() }));
+        }
         Ok(ask.now(&ListGroupsResponse { groups, ..ListGroupsResponse::default() }))
     }
 
@@ -211,7 +225,7 @@ impl Session {
             if refused != codes::NONE {
                 return refused;
             }
-            let known = !self.streams().all_committed(&self.vhost, name).is_empty();
+            let known = self.streams().has_committed(&self.vhost, name);
             match self.node.groups.forget(&self.vhost, name) {
                 Err(GroupFault::UnknownGroup) if known => {}
                 Err(fault) => return codes::of_group(fault),

@@ -15,6 +15,7 @@ mod groups;
 mod hint;
 mod lookup;
 mod offsets;
+mod portion;
 mod produce;
 mod quotas;
 mod requests;

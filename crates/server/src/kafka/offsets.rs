@@ -7,10 +7,14 @@ use waypost_broker::topology::{Access, AclOperation};
 use waypost_kafka::messages::offsets::*;
 use waypost_kafka::wire::Malformed;
 use waypost_model::Millis;
-use waypost_stream::groups::NAME_BYTES_MAX;
+use waypost_stream::groups::{Committer, NAME_BYTES_MAX};
 use waypost_stream::streams::Committed;
 
+use super::portion::Portion;
 use super::{Answer, Ask, Session, codes};
+
+/// What an offset takes in an answer beside its topic and metadata, about.
+const OFFSET_BYTES: usize = 24;
 
 /// An offset that is to be committed.
 pub(super) struct Wanted<'a> {
@@ -26,6 +30,8 @@ pub(super) struct Committing<'a> {
     /// Why none of them is committed; 0 otherwise.
     pub refused: i16,
     pub now: Millis,
+    /// For how long they are to be kept, if the client says so, milliseconds.
+    pub retention_ms: Option<u64>,
     /// What may be committed, so far.
     pub offsets: Vec<(Arc<str>, i32, Committed)>,
 }
@@ -49,6 +55,7 @@ impl Committing<'_> {
                 leader_epoch: w.leader_epoch,
                 metadata: w.metadata.unwrap_or_default().into(),
                 at: self.now,
+                ends: self.retention_ms.map(|ms| Millis(self.now.0.saturating_add(ms))),
             };
             self.offsets.push((Arc::clone(&name), w.partition, committed));
             (w.partition, codes::NONE)
@@ -75,15 +82,20 @@ impl Session {
     pub(super) fn offset_commit(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: OffsetCommitRequest = ask.read()?;
         let mut refused = self.group_code(&request.group_id);
-        let now = self.node.clock.now();
+        let (now, mut committer) = (self.node.clock.now(), Committer::Standalone);
         if refused == codes::NONE {
             let (member, instance) = (&*request.member_id, request.group_instance_id.as_deref());
             let generation = request.generation_id_or_member_epoch;
             let groups = &self.node.groups;
             let may = groups.may_commit(&self.vhost, &request.group_id, member, instance, generation, now);
-            refused = may.err().map_or(codes::NONE, codes::of_group);
+            match may {
+                Ok(who) => committer = who,
+                Err(fault) => refused = codes::of_group(fault),
+            }
         }
-        let mut committing = Committing { session: self, refused, now, offsets: Vec::new() };
+        // Versions that can say it say -1 for the node's own time.
+        let retention_ms = u64::try_from(request.retention_time_ms).ok();
+        let mut committing = Committing { session: self, refused, now, retention_ms, offsets: Vec::new() };
         let mut topics = Vec::new();
         for topic in &request.topics {
             let wanted = topic.partitions.iter().map(|p| Wanted {
@@ -98,7 +110,7 @@ impl Session {
             topics.push(OffsetCommitResponseTopic { name: topic.name.clone(), partitions, ..Default::default() });
         }
         let offsets = committing.offsets;
-        let lsn = match self.streams().commit(&self.vhost, &request.group_id, offsets) {
+        let lsn = match self.streams().commit(&self.vhost, &request.group_id, offsets, committer) {
             Ok(lsn) => lsn,
             Err(fault) => {
                 let code = codes::of_offsets(&fault);
@@ -110,13 +122,15 @@ impl Session {
         Ok(ask.after(lsn, &OffsetCommitResponse { topics, ..OffsetCommitResponse::default() }))
     }
 
-    pub(super) fn offset_fetch(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+    pub(super) fn offset_fetch(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: OffsetFetchRequest = ask.read()?;
         if ask.version >= 8 {
             // Each group and each partition once: what was committed beside them may be a thousand times as long.
             let mut seen = BTreeSet::new();
             let once = request.groups.iter().filter(|g| seen.insert(&*g.group_id));
-            let groups = once.map(|g| self.fetch_group(g, request.require_stable)).collect();
+            let mut portion = Portion::new(&self.node.kafka_room);
+            let groups = once.map(|g| self.fetch_group(g, request.require_stable, &mut portion)).collect();
+            self.held = Some(portion.held());
             let lsn = self.streams().offsets_lsn();
             return Ok(ask.after(lsn, &OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }));
         }
@@ -129,7 +143,9 @@ impl Session {
             topics: request.topics.map(|topics| topics.into_iter().map(as_new).collect()),
             ..OffsetFetchRequestGroup::default()
         };
-        let found = self.fetch_group(&group, request.require_stable);
+        let mut portion = Portion::new(&self.node.kafka_room);
+        let found = self.fetch_group(&group, request.require_stable, &mut portion);
+        self.held = Some(portion.held());
         let as_old = |p: OffsetFetchResponsePartitions| OffsetFetchResponsePartition {
             partition_index: p.partition_index,
             committed_offset: p.committed_offset,
@@ -147,7 +163,12 @@ impl Session {
     }
 
     /// `stable`: not what a transaction that is open may change.
-    fn fetch_group(&self, group: &OffsetFetchRequestGroup, stable: bool) -> OffsetFetchResponseGroup {
+    fn fetch_group(
+        &self,
+        group: &OffsetFetchRequestGroup,
+        stable: bool,
+        portion: &mut Portion,
+    ) -> OffsetFetchResponseGroup {
         let mut answer = OffsetFetchResponseGroup {
             group_id: group.group_id.clone(),
             error_code: self.group_code_for(AclOperation::Describe, &group.group_id),
@@ -169,13 +190,21 @@ impl Session {
             }
             None => Vec::new(),
         };
-        let found = match &group.topics {
+        let found: Vec<(Arc<str>, i32, Option<Committed>)> = match &group.topics {
             Some(_) => {
                 let of = |topic: &str, p| self.streams().committed(&self.vhost, &group.group_id, topic, p);
                 wanted.into_iter().map(|(topic, p)| (Arc::from(topic), p, of(topic, p))).collect()
             }
             None => self.all_of_group(&group.group_id, stable),
         };
+        let bytes = |topic: &str, c: &Option<Committed>| {
+            OFFSET_BYTES + topic.len() + c.as_ref().map_or(0, |c| c.metadata.len())
+        };
+        let bytes = found.iter().map(|(topic, _, c)| bytes(topic, c)).sum::<usize>();
+        if let Err(code) = portion.add_whole(group.group_id.len() + bytes) {
+            answer.error_code = code;
+            return answer;
+        }
         for (topic, number, committed) in found {
             let unstable = stable && self.streams().is_unstable(&self.vhost, &group.group_id, &topic, number);
             let partition = match self.may(AclOperation::Describe, &topic) {

@@ -7,11 +7,13 @@ use waypost_broker::topology::{Access, AclOperation, AclResource};
 use waypost_kafka::messages::transactions::*;
 use waypost_kafka::wire::Malformed;
 use waypost_model::{Lsn, QueueId};
+use waypost_stream::groups::Committer;
 use waypost_stream::partition::Marker;
 use waypost_stream::transactions::{Phase, Producer, TransactionFault, TransactionView};
 
 use super::consumer_groups::pattern;
 use super::offsets::{Committing, Wanted};
+use super::portion::{Portion, WHOLE_BYTES_MAX};
 use super::{Answer, Ask, Session, codes};
 
 /// From this version on producers tell one that has been replaced from one that was too slow.
@@ -152,14 +154,17 @@ impl Session {
         if refused == codes::NONE {
             refused = self.group_code(group);
         }
-        let now = self.node.clock.now();
+        let (now, mut committer) = (self.node.clock.now(), Committer::Standalone);
         if refused == codes::NONE {
             let (member, instance) = (&*request.member_id, request.group_instance_id.as_deref());
             let groups = &self.node.groups;
             let may = groups.may_commit_with(&self.vhost, group, member, instance, request.generation_id, now);
-            refused = may.err().map_or(codes::NONE, codes::of_group);
+            match may {
+                Ok(who) => committer = who,
+                Err(fault) => refused = codes::of_group(fault),
+            }
         }
-        let mut committing = Committing { session: self, refused, now, offsets: Vec::new() };
+        let mut committing = Committing { session: self, refused, now, retention_ms: None, offsets: Vec::new() };
         let mut topics = Vec::new();
         for topic in &request.topics {
             let wanted = topic.partitions.iter().map(|p| Wanted {
@@ -176,12 +181,14 @@ impl Session {
         }
         let offsets = committing.offsets;
         let producer = Producer { id: request.producer_id, epoch: request.producer_epoch };
-        let lsn = self.streams().commit_with(&self.vhost, id, producer, group, offsets).unwrap_or_else(|fault| {
-            let code = code(fault, false);
-            let all = topics.iter_mut().flat_map(|t| &mut t.partitions);
-            all.filter(|p| p.error_code == codes::NONE).for_each(|p| p.error_code = code);
-            None
-        });
+        let lsn = self.streams().commit_with(&self.vhost, id, producer, (group, committer), offsets).unwrap_or_else(
+            |fault| {
+                let code = code(fault, false);
+                let all = topics.iter_mut().flat_map(|t| &mut t.partitions);
+                all.filter(|p| p.error_code == codes::NONE).for_each(|p| p.error_code = code);
+                None
+            },
+        );
         Ok(ask.after(lsn, &TxnOffsetCommitResponse { topics, ..TxnOffsetCommitResponse::default() }))
     }
 
@@ -200,9 +207,10 @@ impl Session {
         Ok(ask.after(lsn, &EndTxnResponse { error_code, ..EndTxnResponse::default() }))
     }
 
-    pub(super) fn describe_transactions(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+    pub(super) fn describe_transactions(&mut self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: DescribeTransactionsRequest = ask.read()?;
-        let one = |id: &str| {
+        let mut portion = Portion::new(&self.node.kafka_room);
+        let mut one = |id: &str| {
             let failed = |error_code| TransactionState {
                 error_code,
                 transactional_id: id.into(),
@@ -213,7 +221,10 @@ impl Session {
             };
             match (self.transactional_id_code(AclOperation::Describe, id), self.streams().transaction(&self.vhost, id))
             {
-                (codes::NONE, Some(view)) => self.described(view),
+                (codes::NONE, Some(view)) => match portion.add(bytes_of(&view)) {
+                    Ok(()) => self.described(view),
+                    Err(code) => failed(code),
+                },
                 (codes::NONE, None) => failed(codes::TRANSACTIONAL_ID_NOT_FOUND),
                 (refused, _) => failed(refused),
             }
@@ -221,6 +232,7 @@ impl Session {
         let mut seen = BTreeSet::new();
         let once = request.transactional_ids.iter().filter(|id| seen.insert(&***id));
         let transaction_states = once.map(|id| one(id)).collect();
+        self.held = Some(portion.held());
         Ok(ask.now(&DescribeTransactionsResponse { transaction_states, ..Default::default() }))
     }
 
@@ -277,12 +289,27 @@ impl Session {
             producer_id: view.producer.id,
             transaction_state: view.phase.as_str().into(),
         });
+        let listed: Vec<ListedTransaction> = listed.collect();
+        if listed.iter().map(|one| LISTED_BYTES + one.transactional_id.len()).sum::<usize>() > WHOLE_BYTES_MAX {
+            let error_code = codes::POLICY_VIOLATION;
+            return Ok(ask.now(&ListTransactionsResponse { error_code, ..Default::default() }));
+        }
         Ok(ask.now(&ListTransactionsResponse {
             unknown_state_filters: unknown,
-            transaction_states: listed.collect(),
+            transaction_states: listed,
             ..ListTransactionsResponse::default()
         }))
     }
+}
+
+/// What a transaction takes in a list beside its id, about.
+const LISTED_BYTES: usize = 32;
+
+/// What a transaction takes in an answer, about.
+fn bytes_of(view: &TransactionView) -> usize {
+    let topics: BTreeSet<&str> = view.partitions.iter().map(|(topic, _)| &**topic).collect();
+    let names: usize = topics.iter().map(|topic| 8 + topic.len()).sum();
+    LISTED_BYTES + view.transactional_id.len() + names + 4 * view.partitions.len()
 }
 
 /// All that a transactional id can be at.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use waypost_model::journal::{BodyStore, Journal, Recovered};
-use waypost_stream::streams::{Share, Streams};
+use waypost_stream::groups::Ticked;
+use waypost_stream::streams::{Expiry, Share, Streams};
 
 use super::{Node, machine};
 use crate::config::Config;
@@ -13,6 +14,10 @@ use crate::error::ServeError;
 
 /// How often retention is looked at.
 const TICK: Duration = Duration::from_secs(5);
+/// How long it is waited between looks for committed offsets whose time is over: a tenth of that, within these. Kafka's
+/// `offsets.retention.check.interval.ms` is ten minutes, too.
+const EXPIRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const EXPIRY_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// Opens them, and takes what they own out of what recovery found: before the broker sees it.
 pub(super) fn open(
@@ -56,7 +61,9 @@ fn maintain(node: &Node, stop: &watch::Receiver<bool>) {
 /// Has groups and transactions do what is due, until `stop` says so.
 pub(super) async fn regroup(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     loop {
-        let next = node.groups.tick(node.clock.now());
+        let Ticked { next, changed } = node.groups.tick(node.clock.now());
+        // What the journal does not take now is found when it is looked what has expired.
+        let _ = node.streams.note_members(&changed, node.clock.now());
         if node.streams.transactions_due(node.clock.now()) {
             let node = Arc::clone(&node);
             let _ = tokio::task::spawn_blocking(move || node.streams.expire_transactions(node.clock.now())).await;
@@ -68,6 +75,35 @@ pub(super) async fn regroup(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
             () = node.regroup.notified() => {}
             () = tokio::time::sleep_until(until.into()) => {}
         }
+    }
+}
+
+/// Has committed offsets expire, until `stop` says so. Who was here when the node stopped has the first pause to come back.
+pub(super) async fn expire(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
+    let pause = (node.config.kafka.offsets_retention / 10).clamp(EXPIRY_PAUSE_MIN, EXPIRY_PAUSE_MAX);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = tokio::time::sleep(pause) => {
+                let (node, stop) = (Arc::clone(&node), stop.clone());
+                let _ = tokio::task::spawn_blocking(move || expire_offsets(&node, &stop)).await;
+            }
+        }
+    }
+}
+
+fn expire_offsets(node: &Node, stop: &watch::Receiver<bool>) {
+    let by = Expiry {
+        groups: &node.groups,
+        retention_ms: node.config.kafka.offsets_retention_ms(),
+        now: node.clock.now(),
+        is_in_use: &|vhost, group| node.forwarders.keeps(vhost, group),
+        stop: &|| *stop.borrow(),
+    };
+    match node.streams.expire_offsets(&by) {
+        Ok(0) => {}
+        Ok(expired) => tracing::info!(expired, "committed offsets have expired"),
+        Err(error) => tracing::warn!(%error, "committed offsets cannot expire now"),
     }
 }
 

@@ -14,6 +14,7 @@ use waypost_broker::topology::SERVICES_EXCHANGE;
 use waypost_model::props::{DELIVERY_MODE_PERSISTENT, PropsOwned};
 use waypost_model::table::{Table, Value};
 use waypost_model::{Lsn, Refusal, RefusalKind, Route};
+use waypost_stream::groups::Committer;
 use waypost_stream::messages::{Told, text_or_bytes, to_message};
 use waypost_stream::records::Record;
 use waypost_stream::streams::{Committed, Grown, Topic, service_of};
@@ -68,6 +69,11 @@ impl Spec {
             target: Target::Service(service.into()),
             from_latest: false,
         })
+    }
+
+    /// The name of the forwarder that keeps its position in a group, if that is a forwarder's.
+    pub fn of_group(group: &str) -> Option<&str> {
+        group.strip_prefix(GROUPS)
     }
 
     /// The group in which it keeps its position.
@@ -207,9 +213,12 @@ impl Work<'_> {
             leader_epoch: -1,
             metadata: Box::default(),
             at: self.node.clock.now(),
+            ends: None,
         };
         let offsets = vec![(Arc::clone(&self.topic.name), partition, committed)];
-        if let Err(error) = self.node.streams.commit(&self.spec.vhost, &self.spec.group(), offsets) {
+        if let Err(error) =
+            self.node.streams.commit(&self.spec.vhost, &self.spec.group(), offsets, Committer::Standalone)
+        {
             // It goes on all the same, and begins earlier than it need after a restart.
             tracing::warn!(forwarder = &*self.spec.name, %error, "a position is not kept");
         }

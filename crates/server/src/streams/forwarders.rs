@@ -55,6 +55,11 @@ impl Forwarders {
         self.lock().get(&(Arc::clone(vhost), name.into())).is_some_and(|r| *r.spec.topic == *topic)
     }
 
+    /// Whether one keeps its position in a group, also one that waits for its topic.
+    pub(crate) fn keeps(&self, vhost: &str, group: &str) -> bool {
+        Spec::of_group(group).is_some_and(|name| self.lock().contains_key(&(vhost.into(), name.into())))
+    }
+
     /// Declares one, or declares it anew.
     ///
     /// # Errors

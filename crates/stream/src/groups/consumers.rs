@@ -1,47 +1,10 @@
 //! Groups of the newer protocol among all groups.
 
-use std::sync::Arc;
-
 use waypost_model::Millis;
 
-use super::consumer::{Beaten, ConsumerGroup, ConsumerGroupView, Heartbeat, Resolved, Wanted};
-use super::{GROUPS_MAX, GroupFault, Groups, State, room};
-
-/// The protocol of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Members join, one of them deals out.
-    Classic,
-    /// The server deals out.
-    Consumer,
-}
-
-impl Kind {
-    /// As the protocol writes it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Kind::Classic => "classic",
-            Kind::Consumer => "consumer",
-        }
-    }
-}
-
-/// A group in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its name.
-    pub id: Arc<str>,
-    /// Its protocol.
-    pub kind: Kind,
-    /// The type of what it is for: `consumer`, `connect`, …
-    pub protocol_type: Box<str>,
-    /// What it is at, as the protocol writes it.
-    pub state: &'static str,
-}
-
-/// The type of what groups of the newer protocol are for: there is one.
-const CONSUMER: &str = "consumer";
+use super::book::Kept;
+use super::consumer::{Beaten, ConsumerGroup, Heartbeat, Resolved, Wanted};
+use super::{GROUPS_MAX, GroupFault, Groups, State, name, room};
 
 impl Groups {
     /// Does something with a group of the newer protocol, if there is one with members.
@@ -51,7 +14,7 @@ impl Groups {
         group: &str,
         f: impl FnOnce(&mut ConsumerGroup) -> R,
     ) -> Option<R> {
-        self.lock().consumers.get_mut(&(vhost.into(), group.into())).map(f)
+        self.lock().consumers.get_mut(&name(vhost, group)).filter(|g| g.has_members()).map(f)
     }
 
     /// What is to be found out of topics before a group hears this heartbeat; nothing, if it knows enough.
@@ -79,12 +42,11 @@ impl Groups {
         beat.check()?;
         room::check(beat.bytes())?;
         let mut inner = self.lock();
-        let key: (Arc<str>, Arc<str>) = (vhost.into(), group.into());
-        let classic = inner.groups.get(&key).map(super::Group::state);
-        if classic.is_some_and(|state| state != State::Empty) {
+        let key = name(vhost, group);
+        if inner.groups.get(&key).is_some_and(|g| g.state() != State::Empty) {
             return Err(GroupFault::ClassicGroup);
         }
-        if !inner.consumers.contains_key(&key) {
+        if !inner.consumers.has_members(&key) {
             if beat.epoch != 0 {
                 return Err(GroupFault::UnknownMember);
             }
@@ -92,21 +54,25 @@ impl Groups {
                 return Err(GroupFault::TooManyGroups);
             }
         }
-        if beat.epoch >= 0 && (beat.names.is_some() || beat.epoch == 0) {
-            let before = inner.consumers.get(&key).map_or(0, |g| g.bytes_of(&beat.member_id));
-            inner.take_room(beat.bytes(), before)?;
+        let before = inner.consumers.get(&key).map_or(0, |g| g.bytes_of(&beat.member_id));
+        let told = inner.consumers.get(&key).is_none_or(|g| g.is_told_by(&beat));
+        if beat.epoch >= 0 && (beat.names.is_some() || beat.epoch == 0) && !inner.has_room(beat.bytes(), before) {
+            return Err(GroupFault::GroupFull);
         }
-        inner.ids += 1;
-        let new_id = format!("{}-{:08x}-{:x}", beat.who.client_id, inner.seed as u32, inner.ids);
-        let known = inner.consumers.entry(key.clone()).or_default();
-        let beaten = known.beat(beat, new_id.into(), resolved, now);
-        let is_empty = known.is_empty();
-        if is_empty {
-            inner.consumers.remove(&key);
-        } else {
-            // One that was empty makes way.
-            inner.groups.remove(&key);
+        let new_id = inner.new_id(&beat.who);
+        if told {
+            let beaten = inner.consumers.change(&key, now, |known| known.beat(beat, new_id, resolved, now));
+            if inner.consumers.has_members(&key) {
+                // One that was empty makes way.
+                inner.groups.forget(&key);
+            }
+            return beaten;
         }
+        // Most only say that they are there: nothing of the others is looked at for that.
+        let known = inner.consumers.get_mut(&key).ok_or(GroupFault::UnknownMember)?;
+        let beaten = known.beat(beat, new_id, resolved, now);
+        let due = beaten.as_ref().ok().and_then(|beaten| known.due_of(&beaten.member_id));
+        due.into_iter().for_each(|at| inner.consumers.due_by(&key, at));
         beaten
     }
 
@@ -117,30 +83,5 @@ impl Groups {
     pub fn may_fetch(&self, vhost: &str, group: &str, member: Option<&str>, epoch: i32) -> Result<(), GroupFault> {
         let Some(member) = member.filter(|member| !member.is_empty() || epoch >= 0) else { return Ok(()) };
         self.with_consumers(vhost, group, |g| g.may_commit(member, epoch)).unwrap_or(Ok(()))
-    }
-
-    /// A group of the newer protocol as it is.
-    #[must_use]
-    pub fn describe_consumers(&self, vhost: &str, group: &str) -> Option<ConsumerGroupView> {
-        self.with_consumers(vhost, group, |g| g.view())
-    }
-
-    /// All groups of a vhost.
-    #[must_use]
-    pub fn list(&self, vhost: &str) -> Vec<Listed> {
-        let inner = self.lock();
-        let classic = inner.groups.iter().filter(|((v, _), _)| &**v == vhost).map(|((_, id), g)| Listed {
-            id: Arc::clone(id),
-            kind: Kind::Classic,
-            protocol_type: g.protocol_type.clone(),
-            state: g.state().as_str(),
-        });
-        let consumers = inner.consumers.iter().filter(|((v, _), _)| &**v == vhost).map(|((_, id), g)| Listed {
-            id: Arc::clone(id),
-            kind: Kind::Consumer,
-            protocol_type: CONSUMER.into(),
-            state: g.state(),
-        });
-        classic.chain(consumers).collect()
     }
 }

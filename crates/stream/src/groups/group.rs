@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use waypost_model::Millis;
 
 use super::answers::{Awaited, Joined, Synced, pair};
-use super::member::{Join, Member, MemberView, Sync};
-use super::{GATHER_MS, GroupFault, GroupView, MEMBERS_MAX};
+use super::book::Kept;
+use super::member::{Join, Member, Sync};
+use super::{GATHER_MS, GroupFault, MEMBERS_MAX};
 
 type Id = Box<str>;
 
@@ -61,25 +62,59 @@ pub(super) struct Group {
     gathering: bool,
 }
 
+impl Kept for Group {
+    /// Also of those that have an id only.
+    fn bytes(&self) -> usize {
+        let promised = self.promised.keys().map(|id| PROMISE_BYTES + id.len());
+        promised.chain(self.members.values().map(Member::bytes)).sum()
+    }
+
+    fn deadline(&self) -> Option<Millis> {
+        let members = self.members.values().filter(|m| m.joining.is_none() && m.syncing.is_none()).map(|m| m.deadline);
+        members.chain(self.promised.values().copied()).chain(self.until).min()
+    }
+
+    fn has_members(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.state == State::Empty && self.promised.is_empty()
+    }
+
+    fn tick(&mut self, now: Millis) {
+        self.do_what_is_due(now);
+    }
+}
+
 impl Group {
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// What is kept of its members, about: also of those that have an id only.
-    pub fn bytes(&self) -> usize {
-        let promised = self.promised.keys().map(|id| PROMISE_BYTES + id.len());
-        promised.chain(self.members.values().map(Member::bytes)).sum()
-    }
-
-    /// The same of one, if it is a member.
+    /// What is kept of one, if it is a member.
     pub fn bytes_of(&self, id: &str) -> usize {
         self.members.get(id).map_or(0, Member::bytes)
     }
 
-    /// Nothing would be lost with it.
-    pub fn is_forgotten(&self) -> bool {
-        self.state == State::Empty && self.promised.is_empty()
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    /// The bytes that a view takes, about.
+    pub fn view_bytes(&self) -> usize {
+        self.members.iter().map(|(id, m)| id.len() + m.view_bytes(&self.protocol)).sum()
+    }
+
+    /// The protocol that was chosen, once it is.
+    pub fn chosen(&self) -> Option<&str> {
+        let chosen = matches!(self.state, State::Stable | State::CompletingRebalance);
+        Some(&*self.protocol).filter(|p| chosen && !p.is_empty())
+    }
+
+    /// Its members, with what each has said about the chosen protocol.
+    pub fn members(&self) -> impl Iterator<Item = (&Box<str>, &Member, &[u8])> {
+        self.members.iter().map(|(id, m)| (id, m, m.said_of(&self.protocol)))
     }
 
     fn fits(&self, join: &Join) -> bool {
@@ -412,24 +447,5 @@ impl Group {
             member.beat(now);
         }
         if self.state == State::CompletingRebalance { Err(GroupFault::RebalanceInProgress) } else { Ok(()) }
-    }
-
-    pub fn view(&self, id: &std::sync::Arc<str>) -> GroupView {
-        let chosen = !self.protocol.is_empty() && matches!(self.state, State::Stable | State::CompletingRebalance);
-        let member = |(id, m): (&Id, &Member)| MemberView {
-            id: id.clone(),
-            instance: m.instance.clone(),
-            who: m.who.clone(),
-            metadata: if chosen { m.metadata(&self.protocol) } else { Vec::new() },
-            assignment: m.assignment.clone(),
-        };
-        GroupView {
-            id: std::sync::Arc::clone(id),
-            state: self.state,
-            protocol_type: self.protocol_type.clone(),
-            protocol: chosen.then(|| self.protocol.clone()),
-            generation: self.generation,
-            members: self.members.iter().map(member).collect(),
-        }
     }
 }

@@ -115,7 +115,11 @@ impl Member {
         self.protocols.iter().any(|(name, _)| **name == *protocol)
     }
 
+    pub fn said_of(&self, protocol: &str) -> &[u8] {
+        self.protocols.iter().find(|(name, _)| **name == *protocol).map_or(&[], |(_, said)| said)
+    }
+
     pub fn metadata(&self, protocol: &str) -> Vec<u8> {
-        self.protocols.iter().find(|(name, _)| **name == *protocol).map(|(_, m)| m.clone()).unwrap_or_default()
+        self.said_of(protocol).to_vec()
     }
 }

@@ -6,15 +6,18 @@
 //! [`crate::streams::Streams::commit`].
 
 mod answers;
+mod book;
 mod consumer;
 mod consumers;
 mod group;
 mod member;
 mod room;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
+mod views;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waypost_model::Millis;
@@ -22,13 +25,14 @@ use waypost_model::Millis;
 pub use consumer::{
     ASSIGNORS, Beaten, ConsumerGroupView, ConsumerMemberView, HEARTBEAT_INTERVAL_MS, Heartbeat, Parts, Resolved, Wanted,
 };
-pub use consumers::{Kind, Listed};
 
 pub use answers::{Awaited, Joined, Synced};
 pub use group::State;
 pub use member::{Join, Leaving, MemberView, Sync, Who};
 pub use room::{ALL_BYTES_MAX, MEMBER_BYTES_MAX};
+pub use views::{Described, Kind, Listed, MemberSeen, Summary, TooLong};
 
+use book::{Book, Kept, Name};
 use consumer::ConsumerGroup;
 use group::Group;
 
@@ -127,14 +131,45 @@ pub struct Groups {
 
 #[derive(Debug, Default)]
 struct Inner {
-    groups: BTreeMap<(Arc<str>, Arc<str>), Group>,
+    groups: Book<Group>,
     /// Those of the newer protocol.
-    consumers: BTreeMap<(Arc<str>, Arc<str>), ConsumerGroup>,
+    consumers: Book<ConsumerGroup>,
     /// How many ids were given out.
     ids: u64,
     seed: u64,
-    /// What members have said, about.
-    bytes: usize,
+}
+
+/// What was done because it was due.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ticked {
+    /// When to look again.
+    pub next: Option<Millis>,
+    /// Groups that have members now, and others that have none any more.
+    pub changed: Vec<Change>,
+}
+
+/// Members have come to a group, or all have gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where it is.
+    pub vhost: Arc<str>,
+    /// Its name.
+    pub group: Arc<str>,
+    /// Whether it has members.
+    pub has_members: bool,
+}
+
+/// Who commits offsets of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committer {
+    /// The group has members.
+    Group,
+    /// It has none: somebody keeps offsets under its name, as consumers without a group do.
+    Standalone,
+}
+
+fn name(vhost: &str, group: &str) -> Name {
+    (vhost.into(), group.into())
 }
 
 impl Groups {
@@ -148,6 +183,7 @@ impl Groups {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something with a group that changes neither who is in it nor what was said, and makes nothing due earlier.
     fn with<R>(
         &self,
         vhost: &str,
@@ -157,9 +193,7 @@ impl Groups {
         if group.is_empty() {
             return Err(GroupFault::InvalidGroup);
         }
-        let mut inner = self.lock();
-        let key = (Arc::from(vhost), Arc::from(group));
-        f(inner.groups.get_mut(&key).ok_or(GroupFault::UnknownGroup)?)
+        f(self.lock().groups.get_mut(&name(vhost, group)).ok_or(GroupFault::UnknownGroup)?)
     }
 
     /// The same for what a member says: where there is no such group, it is no member.
@@ -187,35 +221,42 @@ impl Groups {
             return Awaited::ready(Joined::failed(fault, join.member_id));
         }
         let mut inner = self.lock();
-        let key: (Arc<str>, Arc<str>) = (vhost.into(), group.into());
-        if inner.consumers.get(&key).is_some_and(|g| !g.is_empty()) {
+        let key = name(vhost, group);
+        if inner.consumers.has_members(&key) {
             return Awaited::ready(Joined::failed(GroupFault::InconsistentProtocol, join.member_id));
         }
-        if !inner.groups.contains_key(&key) {
-            if !join.member_id.is_empty() {
-                return Awaited::ready(Joined::failed(GroupFault::UnknownMember, join.member_id));
-            }
-            if inner.groups.len() >= GROUPS_MAX {
-                return Awaited::ready(Joined::failed(GroupFault::TooManyGroups, join.member_id));
-            }
+        let known = inner.groups.get(&key);
+        if known.is_none() && !join.member_id.is_empty() {
+            return Awaited::ready(Joined::failed(GroupFault::UnknownMember, join.member_id));
         }
-        let before = inner.groups.get(&key).map_or(0, |g| g.bytes_of(&join.member_id));
-        if let Err(fault) = inner.take_room(join.bytes(), before) {
-            return Awaited::ready(Joined::failed(fault, join.member_id));
+        if known.is_none() && inner.groups.len() >= GROUPS_MAX {
+            return Awaited::ready(Joined::failed(GroupFault::TooManyGroups, join.member_id));
         }
-        inner.ids += 1;
-        let new_id = format!("{}-{:08x}-{:x}", join.who.client_id, inner.seed as u32, inner.ids);
-        let known = inner.groups.entry(key).or_default();
-        known.join(join, new_id.into(), now)
+        let before = known.map_or(0, |g| g.bytes_of(&join.member_id));
+        if !inner.has_room(join.bytes(), before) {
+            return Awaited::ready(Joined::failed(GroupFault::GroupFull, join.member_id));
+        }
+        let new_id = inner.new_id(&join.who);
+        inner.groups.change(&key, now, |known| known.join(join, new_id, now))
     }
 
     /// A member asks what it is to read; the leader tells what everybody is to read.
     pub fn sync(&self, vhost: &str, group: &str, sync: Sync, now: Millis) -> Awaited<Synced> {
-        if let Err(fault) = self.lock().take_room(sync.bytes(), 0) {
-            return Awaited::ready(Synced::failed(fault));
+        let failed = |fault| Awaited::ready(Synced::failed(fault));
+        let mut inner = self.lock();
+        if !inner.has_room(sync.bytes(), 0) {
+            return failed(GroupFault::GroupFull);
         }
-        let synced = self.with_member(vhost, group, |g| Ok(g.sync(sync, now)));
-        synced.unwrap_or_else(|fault| Awaited::ready(Synced::failed(fault)))
+        let key = name(vhost, group);
+        let Some(known) = inner.groups.get_mut(&key) else {
+            return failed(if group.is_empty() { GroupFault::InvalidGroup } else { GroupFault::UnknownMember });
+        };
+        let before = known.state();
+        let synced = known.sync(sync, now);
+        if known.state() != before {
+            inner.groups.settle(&key, now);
+        }
+        synced
     }
 
     /// A member is there.
@@ -245,10 +286,16 @@ impl Groups {
         leaving: &[Leaving],
         now: Millis,
     ) -> Result<Vec<Result<(), GroupFault>>, GroupFault> {
-        self.with_member(vhost, group, |g| Ok(leaving.iter().map(|l| g.leave(l, now)).collect()))
+        let mut inner = self.lock();
+        let key = name(vhost, group);
+        if inner.groups.get(&key).is_none() {
+            return Err(if group.is_empty() { GroupFault::InvalidGroup } else { GroupFault::UnknownMember });
+        }
+        Ok(inner.groups.change(&key, now, |g| leaving.iter().map(|l| g.leave(l, now)).collect()))
     }
 
-    /// Whether a member of that generation may commit. Whoever is no member (generation -1, no id) may where nobody is.
+    /// Whether a member of that generation may commit, and as whom. Whoever is no member (generation -1, no id) may where
+    /// nobody is.
     ///
     /// # Errors
     /// [`GroupFault`].
@@ -260,12 +307,16 @@ impl Groups {
         instance: Option<&str>,
         generation: i32,
         now: Millis,
-    ) -> Result<(), GroupFault> {
+    ) -> Result<Committer, GroupFault> {
         if let Some(verdict) = self.with_consumers(vhost, group, |g| g.may_commit(member, generation)) {
-            return verdict;
+            return verdict.map(|()| Committer::Group);
         }
-        match self.with(vhost, group, |g| g.may_commit(member, instance, generation, now)) {
-            Err(GroupFault::UnknownGroup) if generation < 0 => Ok(()),
+        let may = |g: &mut Group| {
+            let committer = if g.has_members() { Committer::Group } else { Committer::Standalone };
+            g.may_commit(member, instance, generation, now).map(|()| committer)
+        };
+        match self.with(vhost, group, may) {
+            Err(GroupFault::UnknownGroup) if generation < 0 => Ok(Committer::Standalone),
             Err(GroupFault::UnknownGroup) => Err(GroupFault::IllegalGeneration),
             other => other,
         }
@@ -284,13 +335,14 @@ impl Groups {
         instance: Option<&str>,
         generation: i32,
         now: Millis,
-    ) -> Result<(), GroupFault> {
+    ) -> Result<Committer, GroupFault> {
         if generation < 0 && member.is_empty() && instance.is_none() {
-            return Ok(());
+            let known = self.has_members(vhost, group);
+            return Ok(if known { Committer::Group } else { Committer::Standalone });
         }
         if let Some(verdict) = self.with_consumers(vhost, group, |g| g.may_commit(member, generation)) {
             // The one word for it that producers know.
-            return verdict.map_err(|fault| match fault {
+            return verdict.map(|()| Committer::Group).map_err(|fault| match fault {
                 GroupFault::StaleEpoch => GroupFault::IllegalGeneration,
                 other => other,
             });
@@ -298,17 +350,16 @@ impl Groups {
         match self.with(vhost, group, |g| g.may_commit(member, instance, generation, now)) {
             Err(GroupFault::UnknownGroup) => Err(GroupFault::IllegalGeneration),
             // The generation is the present one.
-            Err(GroupFault::RebalanceInProgress) => Ok(()),
-            other => other,
+            Err(GroupFault::RebalanceInProgress) | Ok(()) => Ok(Committer::Group),
+            Err(other) => Err(other),
         }
     }
 
-    /// A group as it is.
+    /// Whether a group of either protocol has members.
     #[must_use]
-    pub fn describe(&self, vhost: &str, group: &str) -> Option<GroupView> {
-        let inner = self.lock();
-        let key = (Arc::from(vhost), Arc::from(group));
-        inner.groups.get(&key).map(|g| g.view(&key.1))
+    pub fn has_members(&self, vhost: &str, group: &str) -> bool {
+        let (inner, name) = (self.lock(), name(vhost, group));
+        inner.groups.has_members(&name) || inner.consumers.has_members(&name)
     }
 
     /// Forgets a group without members.
@@ -317,30 +368,37 @@ impl Groups {
     /// [`GroupFault::NotEmpty`], [`GroupFault::UnknownGroup`].
     pub fn forget(&self, vhost: &str, group: &str) -> Result<(), GroupFault> {
         let mut inner = self.lock();
-        let key = (Arc::from(vhost), Arc::from(group));
-        if inner.consumers.contains_key(&key) {
+        let key = name(vhost, group);
+        if inner.consumers.has_members(&key) {
             return Err(GroupFault::NotEmpty);
         }
-        match inner.groups.get(&key) {
+        match inner.groups.get(&key).map(Group::state) {
             None => Err(GroupFault::UnknownGroup),
-            Some(g) if g.state() != State::Empty => Err(GroupFault::NotEmpty),
-            Some(_) => {
-                inner.groups.remove(&key);
+            Some(State::Empty) => {
+                inner.groups.forget(&key);
                 Ok(())
             }
+            Some(_) => Err(GroupFault::NotEmpty),
         }
     }
 
     /// Does what is due, and tells when to call again.
-    pub fn tick(&self, now: Millis) -> Option<Millis> {
+    pub fn tick(&self, now: Millis) -> Ticked {
         let mut inner = self.lock();
-        inner.groups.values_mut().for_each(|g| g.tick(now));
-        // A group that nobody ever joined, or everybody has left, has nothing to remember.
-        inner.groups.retain(|_, g| !g.is_forgotten());
-        inner.consumers.values_mut().for_each(|g| g.tick(now));
-        inner.consumers.retain(|_, g| !g.is_empty());
-        inner.count_bytes();
-        let deadlines = inner.groups.values().filter_map(Group::deadline);
-        deadlines.chain(inner.consumers.values().filter_map(ConsumerGroup::deadline)).min()
+        let Inner { groups, consumers, .. } = &mut *inner;
+        let mut changed = BTreeSet::new();
+        groups.tick(now, &mut changed);
+        consumers.tick(now, &mut changed);
+        #[cfg(test)]
+        {
+            groups.check();
+            consumers.check();
+        }
+        let change = |name: Name| {
+            let has_members = groups.has_members(&name) || consumers.has_members(&name);
+            Change { vhost: name.0, group: name.1, has_members }
+        };
+        let next = groups.next_due().into_iter().chain(consumers.next_due()).min();
+        Ticked { next, changed: changed.into_iter().map(change).collect() }
     }
 }

@@ -43,6 +43,11 @@ impl Member {
     pub(super) fn bytes(&self) -> usize {
         of_classic(&self.who, self.instance.as_deref(), &self.protocols) + self.assignment.len()
     }
+
+    /// The bytes that its view takes.
+    pub(super) fn view_bytes(&self, protocol: &str) -> usize {
+        of_classic(&self.who, self.instance.as_deref(), &[]) + self.said_of(protocol).len() + self.assignment.len()
+    }
 }
 
 impl Heartbeat {
@@ -59,19 +64,16 @@ pub(super) fn of_consumer<'a>(who: &Who, texts: [Option<&str>; 3], names: impl I
 }
 
 impl Inner {
-    /// Makes room for what somebody says: it counts until [`super::Groups::tick`] counts anew.
-    pub(super) fn take_room(&mut self, said: usize, before: usize) -> Result<(), GroupFault> {
+    /// Whether there is room for what somebody says, who said so much before.
+    pub(super) fn has_room(&self, said: usize, before: usize) -> bool {
         let more = said.saturating_sub(before);
-        if more > 0 && self.bytes + more > ALL_BYTES_MAX {
-            return Err(GroupFault::GroupFull);
-        }
-        self.bytes += more;
-        Ok(())
+        more == 0 || self.groups.bytes() + self.consumers.bytes() + more <= ALL_BYTES_MAX
     }
 
-    pub(super) fn count_bytes(&mut self) {
-        let classic = self.groups.values().map(super::Group::bytes);
-        self.bytes = classic.chain(self.consumers.values().map(super::ConsumerGroup::bytes)).sum();
+    /// The id of a new member.
+    pub(super) fn new_id(&mut self, who: &Who) -> Box<str> {
+        self.ids += 1;
+        format!("{}-{:08x}-{:x}", who.client_id, self.seed as u32, self.ids).into()
     }
 }
 

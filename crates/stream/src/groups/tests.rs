@@ -71,7 +71,7 @@ fn members_gather_and_the_leader_deals_out() {
     let joined = groups.stable(3);
     assert!(joined.iter().all(|j| j.generation == 1 && j.protocol == "range".into() && j.fault.is_none()));
     assert_eq!(joined.iter().filter(|j| j.members.len() == 3).count(), 1, "only the leader hears of everybody");
-    let view = groups.describe("/", G).unwrap();
+    let view = groups.describe("/", G, usize::MAX).unwrap().unwrap().view;
     assert_eq!((view.state, view.members.len(), view.members[0].metadata.as_slice()), (State::Stable, 3, &b"meta"[..]));
     assert!(joined.iter().all(|j| groups.beats(j, 500).is_ok()));
 }
@@ -95,7 +95,7 @@ fn whoever_is_silent_is_out() {
     let groups = groups();
     let joined = groups.stable(2);
     groups.beats(&joined[0], 9_000).unwrap();
-    assert!(groups.tick(at(10_299)).unwrap() <= at(10_300));
+    assert!(groups.tick(at(10_299)).next.unwrap() <= at(10_300));
     groups.tick(at(10_300));
     assert_eq!(groups.beats(&joined[0], 10_301), Err(GroupFault::RebalanceInProgress));
     let alone = groups.joins(join(&joined[0].member_id), 10_400).take().unwrap();
@@ -116,7 +116,7 @@ fn whoever_does_not_join_again_in_time_is_out() {
     }
     groups.tick(at(31_000));
     assert_eq!(newcomer.take().unwrap().generation, 2);
-    assert_eq!(groups.describe("/", G).unwrap().members.len(), 2);
+    assert_eq!(groups.describe("/", G, usize::MAX).unwrap().unwrap().view.members.len(), 2);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn the_last_one_to_leave_empties_the_group() {
     assert_eq!(groups.forget("/", G), Err(GroupFault::NotEmpty));
     assert_eq!(groups.leave("/", G, &leaving(&joined[0]), at(1)).unwrap(), [Ok(())]);
     assert_eq!(groups.leave("/", G, &leaving(&joined[0]), at(1)).unwrap(), [Err(GroupFault::UnknownMember)]);
-    assert_eq!(groups.describe("/", G).unwrap().state, State::Empty);
+    assert_eq!(groups.describe("/", G, usize::MAX).unwrap().unwrap().view.state, State::Empty);
     assert_eq!(groups.forget("/", G), Ok(()));
     assert_eq!(groups.leave("/", G, &leaving(&joined[0]), at(1)), Err(GroupFault::UnknownMember));
 }
@@ -195,10 +195,10 @@ fn protocols_must_fit() {
 fn only_members_of_this_generation_commit() {
     let groups = groups();
     let may = |member: &str, generation| groups.may_commit("/", G, member, None, generation, at(500));
-    assert_eq!((may("", -1), may("x", 3)), (Ok(()), Err(GroupFault::IllegalGeneration)));
+    assert_eq!((may("", -1), may("x", 3)), (Ok(Committer::Standalone), Err(GroupFault::IllegalGeneration)));
     let joined = groups.stable(1);
     let id = &*joined[0].member_id;
-    assert_eq!((may(id, 1), may(id, 0)), (Ok(()), Err(GroupFault::IllegalGeneration)));
+    assert_eq!((may(id, 1), may(id, 0)), (Ok(Committer::Group), Err(GroupFault::IllegalGeneration)));
     assert_eq!((may("", -1), may("x", 1)), (Err(GroupFault::UnknownMember), Err(GroupFault::UnknownMember)));
 }
 
@@ -238,6 +238,85 @@ fn what_members_say_has_a_limit_each_and_together_and_gives_its_room_back() {
     groups.leave("/", "g0", &[leaving], at(400)).unwrap();
     groups.tick(at(400));
     assert!(groups.consumer_heartbeat("/", "c", beat, None, at(400)).is_ok());
+}
+
+#[test]
+fn who_ticks_is_told_once_that_members_came_and_that_all_have_gone() {
+    let told = |groups: &Groups, ms| groups.tick(at(ms)).changed.into_iter().map(|c| c.has_members).collect::<Vec<_>>();
+    let groups = groups();
+    let joined = groups.stable(2);
+    // The first tick, which let the members in, has told of them.
+    assert_eq!((told(&groups, 400), groups.has_members("/", G)), (vec![], true));
+    let leaving = |j: &Joined| Leaving { member_id: j.member_id.clone(), instance: None };
+    groups.leave("/", G, &[leaving(&joined[0])], at(500)).unwrap();
+    assert_eq!(told(&groups, 500), []);
+    groups.leave("/", G, &[leaving(&joined[1])], at(600)).unwrap();
+    assert_eq!((told(&groups, 600), told(&groups, 600), groups.has_members("/", G)), (vec![false], vec![], false));
+    // Between two ticks somebody has come and gone: that it was there counts.
+    let one = groups.joins(join(""), 700);
+    assert!(one.take().is_none());
+    let id = groups.members("/", G).remove(0).id;
+    groups.leave("/", G, &[Leaving { member_id: id, instance: None }], at(700)).unwrap();
+    groups.tick(at(700 + GATHER_MS));
+    let beat = |epoch| Heartbeat { member_id: "m".into(), names: Some(vec!["t".into()]), epoch, ..new_consumer() };
+    let says = |epoch, ms| groups.consumer_heartbeat("/", "c", beat(epoch), None, at(ms));
+    says(0, 2_000).unwrap();
+    says(-1, 2_000).unwrap();
+    assert_eq!((told(&groups, 2_000), told(&groups, 2_000)), (vec![false], vec![]));
+    // From one protocol to the other it has members all the time.
+    says(0, 3_000).unwrap();
+    assert_eq!(told(&groups, 3_000), [true]);
+    says(-1, 3_000).unwrap();
+    let classic = groups.join("/", "c", join(""), at(3_000));
+    assert_eq!(told(&groups, 3_000 + GATHER_MS), [true]);
+    assert_eq!(classic.take().unwrap().fault, None);
+}
+
+#[test]
+fn what_nobody_reads_is_told_where_it_is_known() {
+    let asked = || BTreeSet::from(["a".into(), "b".into()]);
+    let unread =
+        |groups: &Groups, group: &str| groups.unread("/", group, asked()).into_iter().collect::<Vec<Arc<str>>>();
+    let groups = groups();
+    assert_eq!(unread(&groups, G).len(), 2);
+    let reads_a = vec![("range".into(), b"\0\0\0\0\0\x01\0\x01a".to_vec())];
+    let member = groups.joins(Join { protocols: reads_a, ..join("") }, 0);
+    assert_eq!(unread(&groups, G).len(), 0, "members join");
+    groups.tick(at(GATHER_MS));
+    let leader = member.take().unwrap();
+    groups.syncs(sync(&leader, &[]), 300);
+    assert_eq!(unread(&groups, G), ["b".into()]);
+    // Members that are no consumers, and such as say what cannot be read.
+    for (n, protocol_type) in ["connect", "consumer"].into_iter().enumerate() {
+        let group = format!("other{n}");
+        let other = groups.join("/", &group, Join { protocol_type: protocol_type.into(), ..join("") }, at(0));
+        groups.tick(at(GATHER_MS));
+        groups.sync("/", &group, sync(&other.take().unwrap(), &[]), at(300));
+        assert_eq!(unread(&groups, &group).len(), 0);
+    }
+    let beat =
+        |pattern: &str| Heartbeat { names: Some(vec!["a".into()]), pattern: Some(pattern.into()), ..new_consumer() };
+    groups.consumer_heartbeat("/", "c", beat(""), None, at(0)).unwrap();
+    assert_eq!(unread(&groups, "c"), ["b".into()]);
+    let matches = [("b.*".into(), vec!["b".into()])].into();
+    let resolved = Resolved { matches, ..Resolved::default() };
+    groups.consumer_heartbeat("/", "p", beat("b.*"), Some(resolved), at(0)).unwrap();
+    assert_eq!(unread(&groups, "p").len(), 0);
+}
+
+#[test]
+fn what_is_too_long_to_be_described_is_not_copied() {
+    let groups = groups();
+    groups.stable(2);
+    let whole = groups.describe("/", G, 10_000).unwrap().unwrap();
+    assert_eq!(whole.view.members.len(), 2);
+    let TooLong(bytes) = groups.describe("/", G, 100).unwrap_err();
+    assert_eq!(groups.describe("/", G, bytes), Ok(Some(whole)));
+    assert_eq!(groups.describe("/", G, bytes - 1), Err(TooLong(bytes)));
+    groups.consumer_heartbeat("/", "c", Heartbeat { names: Some(vec![]), ..new_consumer() }, None, at(0)).unwrap();
+    assert!(groups.describe_consumers("/", "c", 0).is_err() && groups.describe_consumers("/", "c", 1_000).is_ok());
+    let summary = Summary { state: "Stable", protocol: Some("range".into()), members: 2 };
+    assert_eq!((groups.summary("/", G), groups.summary("/", "none")), (Some(summary), None));
 }
 
 fn new_consumer() -> Heartbeat {
@@ -296,7 +375,9 @@ fn random_histories() {
             assert!(joining.iter().all(|(_, since)| now - since <= 62_500), "seed {seed}: a join is not answered");
             assert!(syncing.iter().all(|(_, since)| now - since <= 32_500), "seed {seed}: a sync is not answered");
         }
-        if let Some(view) = groups.describe("/", G).filter(|v| v.state == State::Stable) {
+        if let Some(view) =
+            groups.describe("/", G, usize::MAX).unwrap().map(|d| d.view).filter(|v| v.state == State::Stable)
+        {
             let mut parts: Vec<_> = view.members.iter().map(|m| &m.assignment).filter(|a| !a.is_empty()).collect();
             parts.sort();
             assert!(parts.windows(2).all(|w| w[0] != w[1]), "seed {seed}");

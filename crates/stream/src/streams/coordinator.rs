@@ -12,6 +12,7 @@ use waypost_model::{Lsn, Millis, QueueId};
 use super::{Cell, Committed, Streams, Topic, keep, lock};
 use crate::codec::Malformed;
 use crate::config::TopicConfig;
+use crate::groups::Committer;
 use crate::partition::{AppendFault, Appended, Ending, Marker, Packed, Partition};
 use crate::transactions::{
     Entry, Phase, Producer, TRANSACTIONAL_ID_BYTES_MAX, TRANSACTIONAL_IDS_MAX, Transaction, TransactionFault,
@@ -221,13 +222,13 @@ impl Streams {
         vhost: &str,
         transactional_id: &str,
         producer: Producer,
-        group: &str,
+        (group, committer): (&str, Committer),
         offsets: Vec<(Arc<str>, i32, Committed)>,
     ) -> Result<Option<Lsn>, TransactionFault> {
         let slot = self.slot(vhost, transactional_id)?;
         let kept = lock(&slot.kept);
         kept.state.may_commit(producer, group)?;
-        lock(&self.offsets).put_off(vhost, transactional_id, group, offsets, &*self.journal)
+        lock(&self.offsets).put_off(vhost, transactional_id, group, offsets, committer, &*self.journal)
     }
 
     /// Ends a producer's transaction. `None`: it had ended so.

@@ -20,7 +20,12 @@ pub(super) const COMPACTED: u8 = 0xd5;
 pub(super) const ABORTED: u8 = 0xd6;
 pub(super) const TRANSACTION: u8 = 0xd8;
 pub(super) const PENDING_OFFSET: u8 = 0xd9;
+pub(super) const GROUP: u8 = 0xda;
 pub(super) const FORMAT: u64 = 1;
+/// Of an offset with a time of its own at which it ends.
+pub(super) const FORMAT_ENDING: u64 = 2;
+/// Of an offset that is put off, behind its place among others.
+pub(super) const FORMAT_ORDERED: u64 = 3;
 
 fn topic_key(topic: &Topic) -> Box<[u8]> {
     Writer::beginning(&[TOPIC]).bytes(topic.vhost.as_bytes()).bytes(topic.name.as_bytes()).finish()

@@ -9,6 +9,9 @@ mod compact_tests;
 #[cfg(test)]
 mod compact_transaction_tests;
 mod coordinator;
+mod expiry;
+#[cfg(test)]
+mod expiry_tests;
 #[cfg(test)]
 mod gate_tests;
 mod keep;
@@ -17,6 +20,7 @@ mod offsets;
 mod open;
 mod pending;
 mod producer_ids;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -32,6 +36,7 @@ use waypost_model::{Lsn, Millis, QueueId, Route};
 
 pub use cell::{Cell, DeleteFault, Grown};
 pub use compact::{CompactFault, KEYS_MAX};
+pub use expiry::Expiry;
 pub use names::{NAME_MAX, OF_SERVICES, check_partitions, is_topic_name, partitions_or, service_of};
 pub use offsets::{Committed, OffsetsFault};
 pub use open::{OpenError, Share};
@@ -89,6 +94,8 @@ pub struct Streams {
     route: Arc<Route>,
     topics: RwLock<Topics>,
     offsets: Mutex<Offsets>,
+    /// How many offsets have expired since the start.
+    offsets_expired: AtomicU64,
     producer_ids: Mutex<ProducerIds>,
     transactions: Mutex<Transactions>,
     /// When transactional ids were last looked through, milliseconds.

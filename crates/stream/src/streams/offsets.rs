@@ -1,14 +1,16 @@
 //! Offsets that groups have committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use waypost_model::journal::{AppendError, Op};
 use waypost_model::{Lsn, Millis};
 
 use super::pending::Pending;
+use super::standing::Standings;
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
+use crate::groups::Committer;
 
 /// Most offsets that are kept on a node.
 pub const OFFSETS_MAX: usize = 1_000_000;
@@ -26,6 +28,8 @@ pub struct Committed {
     pub metadata: Box<str>,
     /// When it was committed.
     pub at: Millis,
+    /// When it ends, if its committer has said so; else the node's time for all of them counts.
+    pub ends: Option<Millis>,
 }
 
 /// Why offsets are not committed. None of them was.
@@ -42,12 +46,16 @@ pub enum OffsetsFault {
     Journal(#[from] AppendError),
 }
 
+/// A topic and a partition.
 pub(super) type Key = (Arc<str>, i32);
+/// A vhost and a group.
+pub(super) type Name = (Arc<str>, Arc<str>);
 
 #[derive(Debug)]
 pub(super) struct Offsets {
-    /// By vhost and group.
-    pub(super) groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, Committed>>,
+    pub(super) groups: BTreeMap<Name, BTreeMap<Key, Committed>>,
+    /// Of those of them that have members, or had.
+    pub(super) standings: Standings,
     /// Those of open transactions.
     pub(super) pending: Pending,
     pub(super) count: usize,
@@ -59,8 +67,8 @@ pub(super) struct Offsets {
 
 impl Default for Offsets {
     fn default() -> Offsets {
-        let (groups, pending) = (BTreeMap::new(), Pending::default());
-        Offsets { groups, pending, count: 0, max: OFFSETS_MAX, lsn: None }
+        let (groups, pending, standings) = (BTreeMap::new(), Pending::default(), Standings::default());
+        Offsets { groups, standings, pending, count: 0, max: OFFSETS_MAX, lsn: None }
     }
 }
 
@@ -70,18 +78,33 @@ pub(super) fn key(vhost: &str, group: &str, topic: &str, partition: i32) -> Box<
 }
 
 pub(super) fn value(c: &Committed) -> Box<[u8]> {
-    let w = Writer::default().number(keep::FORMAT).number(c.offset as u64).number(c.leader_epoch as u64);
-    w.number(c.at.0).bytes(c.metadata.as_bytes()).finish()
+    let format = if c.ends.is_some() { keep::FORMAT_ENDING } else { keep::FORMAT };
+    let w = Writer::default().number(format).number(c.offset as u64).number(c.leader_epoch as u64);
+    let w = w.number(c.at.0).bytes(c.metadata.as_bytes());
+    c.ends.into_iter().fold(w, |w, at| w.number(at.0)).finish()
 }
 
 pub(super) fn read_value(value: &[u8]) -> Result<Committed, Malformed> {
     let mut v = Reader(value);
-    if v.number()? != keep::FORMAT {
+    let format = v.number()?;
+    if !matches!(format, keep::FORMAT | keep::FORMAT_ENDING) {
         return Err(Malformed);
     }
     let (offset, leader_epoch, at) = (v.number()? as i64, v.number()? as i32, Millis(v.number()?));
-    let committed = Committed { offset, leader_epoch, metadata: v.text()?.into(), at };
-    v.end().map(|()| committed)
+    let metadata = v.text()?.into();
+    let ends = if format == keep::FORMAT_ENDING { Some(Millis(v.number()?)) } else { None };
+    v.end().map(|()| Committed { offset, leader_epoch, metadata, at, ends })
+}
+
+/// Takes out what is of a topic.
+pub(super) fn take_topic<V>(all: &mut BTreeMap<Key, V>, topic: &Arc<str>) -> Vec<(Key, V)> {
+    let here = (Arc::clone(topic), i32::MIN)..=(Arc::clone(topic), i32::MAX);
+    let keys: Vec<Key> = all.range(here).map(|(key, _)| key.clone()).collect();
+    keys.into_iter().filter_map(|key| all.remove_entry(&key)).collect()
+}
+
+fn gone(vhost: &str, group: &str, (topic, partition): &Key) -> Op {
+    Op::Define { key: key(vhost, group, topic, *partition), value: None }
 }
 
 impl Offsets {
@@ -100,23 +123,45 @@ impl Offsets {
     }
 
     pub fn forget_topic(&mut self, vhost: &str, topic: &str) -> Vec<Op> {
-        let mut ops = Vec::new();
-        for ((v, group), offsets) in &mut self.groups {
-            if &**v != vhost {
-                continue;
-            }
-            offsets.retain(|(t, partition), _| {
-                let goes = &**t == topic;
-                if goes {
-                    ops.push(Op::Define { key: key(v, group, t, *partition), value: None });
-                }
-                !goes
-            });
+        let (vhost, topic): (Arc<str>, Arc<str>) = (vhost.into(), topic.into());
+        let (mut ops, mut empty) = (Vec::new(), Vec::new());
+        let from = (Arc::clone(&vhost), Arc::from(""));
+        for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| *v == vhost) {
+            let taken = take_topic(offsets, &topic);
+            ops.extend(taken.iter().map(|(key, _)| gone(&vhost, &name.1, key)));
+            empty.extend(offsets.is_empty().then(|| name.clone()));
         }
-        self.groups.retain(|_, offsets| !offsets.is_empty());
-        ops.extend(self.pending.forget_topic(vhost, topic));
+        empty.iter().for_each(|name| drop(self.groups.remove(name)));
+        ops.extend(self.pending.forget_topic(&vhost, &topic));
         self.count -= ops.len();
         ops
+    }
+
+    /// Whether anything is kept for a group.
+    pub(super) fn knows(&self, name: &Name) -> bool {
+        self.groups.contains_key(name) || self.pending.knows(name)
+    }
+
+    /// Takes out some of a group's offsets; what the journal is to be told of them.
+    pub(super) fn taking(&self, name: &Name, goes: &[Key]) -> Vec<Op> {
+        let mut ops: Vec<Op> = goes.iter().map(|key| gone(&name.0, &name.1, key)).collect();
+        let all = self.groups.get(name).map_or(0, BTreeMap::len);
+        if goes.len() == all && !self.pending.knows(name) {
+            ops.extend(self.standings.forgetting(name));
+        }
+        ops
+    }
+
+    /// The journal has taken it.
+    pub(super) fn taken(&mut self, name: &Name, goes: &[Key]) {
+        let Some(known) = self.groups.get_mut(name) else { return };
+        self.count -= goes.iter().filter(|key| known.remove(key).is_some()).count();
+        if known.is_empty() {
+            self.groups.remove(name);
+            if !self.pending.knows(name) {
+                self.standings.forget(name);
+            }
+        }
     }
 }
 
@@ -130,6 +175,7 @@ impl Streams {
         vhost: &str,
         group: &str,
         offsets: Vec<(Arc<str>, i32, Committed)>,
+        committer: Committer,
     ) -> Result<Option<Lsn>, OffsetsFault> {
         if offsets.iter().any(|(_, _, c)| c.metadata.len() > METADATA_MAX) {
             return Err(OffsetsFault::Metadata);
@@ -138,7 +184,8 @@ impl Streams {
             return Ok(None);
         }
         let mut all = lock(&self.offsets);
-        let known = all.groups.get(&(vhost.into(), group.into()));
+        let name: Name = (vhost.into(), group.into());
+        let known = all.groups.get(&name);
         // Who was there goes on, however many there are.
         let is_new = |(topic, partition, _): &&(Arc<str>, i32, Committed)| {
             known.is_none_or(|known| !known.contains_key(&(Arc::clone(topic), *partition)))
@@ -154,9 +201,12 @@ impl Streams {
         let at = |(topic, partition, _): &(Arc<str>, i32, Committed)| (Arc::clone(topic), *partition);
         let places: Vec<Key> = offsets.iter().map(at).collect();
         ops.extend(places.iter().flat_map(|at| all.pending.overtaking(vhost, group, at)));
+        let standing = all.standings.after(&name, committer);
+        ops.extend(standing.map(|standing| standing.op(&name)));
         let lsn = self.journal.append(ops)?;
         places.iter().for_each(|at| all.pending.overtaken(vhost, group, at));
-        let known = all.groups.entry((vhost.into(), group.into())).or_default();
+        standing.into_iter().for_each(|standing| all.standings.set(&name, standing));
+        let known = all.groups.entry(name).or_default();
         let mut new = 0;
         for (topic, partition, committed) in offsets {
             new += usize::from(known.insert((topic, partition), committed).is_none());
@@ -180,11 +230,18 @@ impl Streams {
         known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, c.clone())).collect()
     }
 
+    /// Whether a group has committed anything.
+    #[must_use]
+    pub fn has_committed(&self, vhost: &str, group: &str) -> bool {
+        lock(&self.offsets).groups.contains_key(&(vhost.into(), group.into()))
+    }
+
     /// The groups of a vhost that have committed anything.
     #[must_use]
     pub fn groups_with_offsets(&self, vhost: &str) -> Vec<Arc<str>> {
         let all = lock(&self.offsets);
-        all.groups.keys().filter(|(v, _)| &**v == vhost).map(|(_, g)| Arc::clone(g)).collect()
+        let from = (Arc::from(vhost), Arc::from(""));
+        all.groups.range(from..).take_while(|((v, _), _)| **v == *vhost).map(|((_, g), _)| Arc::clone(g)).collect()
     }
 
     /// Forgets offsets of a group: those of these partitions, or all.
@@ -198,21 +255,20 @@ impl Streams {
         only: Option<&[(Arc<str>, i32)]>,
     ) -> Result<Option<Lsn>, OffsetsFault> {
         let mut all = lock(&self.offsets);
-        let id = (Arc::from(vhost), Arc::from(group));
-        let Some(known) = all.groups.get(&id) else { return Ok(None) };
-        let goes: Vec<Key> = known.keys().filter(|k| only.is_none_or(|only| only.contains(k))).cloned().collect();
+        let name: Name = (vhost.into(), group.into());
+        let Some(known) = all.groups.get(&name) else { return Ok(None) };
+        let goes: Vec<Key> = match only {
+            Some(only) => {
+                let asked: BTreeSet<&Key> = only.iter().collect();
+                asked.into_iter().filter(|key| known.contains_key(*key)).cloned().collect()
+            }
+            None => known.keys().cloned().collect(),
+        };
         if goes.is_empty() {
             return Ok(None);
         }
-        let op = |(topic, partition): &Key| Op::Define { key: key(vhost, group, topic, *partition), value: None };
-        let lsn = self.journal.append(goes.iter().map(op).collect())?;
-        all.count -= goes.len();
-        if let Some(known) = all.groups.get_mut(&id) {
-            known.retain(|k, _| !goes.contains(k));
-            if known.is_empty() {
-                all.groups.remove(&id);
-            }
-        }
+        let lsn = self.journal.append(all.taking(&name, &goes))?;
+        all.taken(&name, &goes);
         Ok(Some(lsn))
     }
 }

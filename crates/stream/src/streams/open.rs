@@ -104,6 +104,7 @@ impl<'a> Notes<'a> {
                 }
                 Some(&keep::OFFSET) => notes.offsets.recover(key, value)?,
                 Some(&keep::PENDING_OFFSET) => notes.offsets.recover_pending(key, value)?,
+                Some(&keep::GROUP) => notes.offsets.standings.recover(key, value)?,
                 Some(&keep::TRANSACTION) => notes.transactions.recover(key, value)?,
                 Some(&keep::NUMBERS) => {
                     let mut reader = Reader(value);
@@ -159,6 +160,7 @@ impl Streams {
             route,
             topics: RwLock::new(topics),
             offsets: Mutex::new(notes.offsets),
+            offsets_expired: AtomicU64::new(0),
             producer_ids: Mutex::new(producer_ids),
             transactions: Mutex::new(notes.transactions),
             looked_through: AtomicU64::new(0),

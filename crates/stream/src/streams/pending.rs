@@ -6,9 +6,10 @@ use std::sync::Arc;
 use waypost_model::Lsn;
 use waypost_model::journal::{Journal, Op};
 
-use super::offsets::{Committed, Key, METADATA_MAX, Offsets, key, read_value, value};
+use super::offsets::{Committed, Key, METADATA_MAX, Name, Offsets, key, read_value, take_topic, value};
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
+use crate::groups::Committer;
 use crate::partition::Marker;
 use crate::transactions::TransactionFault;
 
@@ -19,7 +20,7 @@ const OVERTAKEN: i64 = i64::MIN;
 #[derive(Debug)]
 struct Put {
     committed: Committed,
-    /// Rises with each that is put off.
+    /// Rises with each that is put off, also across restarts.
     order: u64,
 }
 
@@ -28,8 +29,24 @@ impl Put {
         self.committed.offset == OVERTAKEN
     }
 
-    fn overtaken(&self) -> Committed {
-        Committed { offset: OVERTAKEN, metadata: Box::default(), ..self.committed.clone() }
+    fn overtaken(&self) -> Put {
+        let committed = Committed { offset: OVERTAKEN, metadata: Box::default(), ..self.committed.clone() };
+        Put { committed, order: self.order }
+    }
+
+    fn write(&self) -> Box<[u8]> {
+        Writer::default().number(keep::FORMAT_ORDERED).number(self.order).bytes(&value(&self.committed)).finish()
+    }
+
+    fn read(value: &[u8]) -> Result<Put, Malformed> {
+        let mut v = Reader(value);
+        if v.number()? != keep::FORMAT_ORDERED {
+            // As it was written once, without an order: by its time, the best that is known.
+            let committed = read_value(value)?;
+            return Ok(Put { order: committed.at.0, committed });
+        }
+        let (order, committed) = (v.number()?, read_value(v.bytes()?)?);
+        v.end().map(|()| Put { committed, order })
     }
 }
 
@@ -38,7 +55,7 @@ type Puts = BTreeMap<Arc<str>, Put>;
 /// By vhost and group, then by topic and partition, then by transactional id.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<Key, Puts>>,
+    groups: BTreeMap<Name, BTreeMap<Key, Puts>>,
     next_order: u64,
 }
 
@@ -48,11 +65,20 @@ fn pending_key(vhost: &str, id: &str, group: &str, topic: &str, partition: i32) 
 }
 
 impl Pending {
-    fn put(&mut self, vhost: &str, group: &str, at: Key, id: &str, committed: Committed) -> bool {
-        let order = self.next_order;
-        self.next_order += 1;
+    fn put(&mut self, vhost: &str, group: &str, at: Key, id: &str, put: Put) -> bool {
+        self.next_order = self.next_order.max(put.order.saturating_add(1));
         let group = self.groups.entry((vhost.into(), group.into())).or_default();
-        group.entry(at).or_default().insert(id.into(), Put { committed, order }).is_none()
+        group.entry(at).or_default().insert(id.into(), put).is_none()
+    }
+
+    /// Whether anything is put off for a group.
+    pub fn knows(&self, name: &Name) -> bool {
+        self.groups.contains_key(name)
+    }
+
+    /// Whether anything is put off for a partition of a group.
+    pub fn has(&self, name: &Name, at: &Key) -> bool {
+        self.groups.get(name).is_some_and(|of_group| of_group.contains_key(at))
     }
 
     /// What a transaction has for a group.
@@ -77,19 +103,17 @@ impl Pending {
         puts.into_iter().for_each(|puts| overtake(puts, u64::MAX));
     }
 
-    pub fn forget_topic(&mut self, vhost: &str, topic: &str) -> Vec<Op> {
-        let mut ops = Vec::new();
-        for ((v, group), offsets) in self.groups.iter_mut().filter(|((v, _), _)| &**v == vhost) {
-            offsets.retain(|(t, partition), by| {
-                let goes = &**t == topic;
-                if goes {
-                    let keys = by.keys().map(|id| pending_key(v, id, group, t, *partition));
-                    ops.extend(keys.map(|key| Op::Define { key, value: None }));
-                }
-                !goes
-            });
+    pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>) -> Vec<Op> {
+        let (mut ops, mut empty) = (Vec::new(), Vec::new());
+        let from = (Arc::clone(vhost), Arc::from(""));
+        for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
+            for ((topic, partition), by) in take_topic(offsets, topic) {
+                let keys = by.keys().map(|id| pending_key(vhost, id, &name.1, &topic, partition));
+                ops.extend(keys.map(|key| Op::Define { key, value: None }));
+            }
+            empty.extend(offsets.is_empty().then(|| name.clone()));
         }
-        self.groups.retain(|_, offsets| !offsets.is_empty());
+        empty.iter().for_each(|name| drop(self.groups.remove(name)));
         ops
     }
 }
@@ -99,14 +123,14 @@ fn overtaking(vhost: &str, group: &str, (topic, partition): &Key, puts: &Puts, o
     let earlier = puts.iter().filter(|(_, put)| put.order < order && !put.is_overtaken());
     let op = |(id, put): (&Arc<str>, &Put)| Op::Define {
         key: pending_key(vhost, id, group, topic, *partition),
-        value: Some(value(&put.overtaken())),
+        value: Some(put.overtaken().write()),
     };
     earlier.map(op).collect()
 }
 
 fn overtake(puts: &mut Puts, order: u64) {
     for put in puts.values_mut().filter(|put| put.order < order) {
-        put.committed = put.overtaken();
+        *put = put.overtaken();
     }
 }
 
@@ -115,13 +139,8 @@ impl Offsets {
         let mut k = Reader(key.get(1..).ok_or(Malformed)?);
         let (vhost, id, group, topic, partition) = (k.text()?, k.text()?, k.text()?, k.text()?, k.number()? as i32);
         k.end()?;
-        let committed = read_value(value)?;
-        // In which order those came that were there before is told by their times.
-        let time = committed.at.0;
-        let next = self.pending.next_order.max(time.saturating_add(1));
-        self.pending.next_order = time;
-        self.count += usize::from(self.pending.put(vhost, group, (topic.into(), partition), id, committed));
-        self.pending.next_order = next;
+        let put = Put::read(value)?;
+        self.count += usize::from(self.pending.put(vhost, group, (topic.into(), partition), id, put));
         Ok(())
     }
 
@@ -132,6 +151,7 @@ impl Offsets {
         id: &str,
         group: &str,
         offsets: Vec<(Arc<str>, i32, Committed)>,
+        committer: Committer,
         journal: &dyn Journal,
     ) -> Result<Option<Lsn>, TransactionFault> {
         if offsets.iter().any(|(_, _, c)| c.metadata.len() > METADATA_MAX) {
@@ -147,13 +167,20 @@ impl Offsets {
         if offsets.is_empty() {
             return Ok(None);
         }
-        let op = |(topic, partition, c): &(Arc<str>, i32, Committed)| Op::Define {
+        let orders = self.pending.next_order..;
+        let put = |((topic, partition, committed), order)| ((topic, partition), Put { committed, order });
+        let puts: Vec<(Key, Put)> = offsets.into_iter().zip(orders).map(put).collect();
+        let op = |((topic, partition), put): &(Key, Put)| Op::Define {
             key: pending_key(vhost, id, group, topic, *partition),
-            value: Some(value(c)),
+            value: Some(put.write()),
         };
-        let lsn = journal.append(offsets.iter().map(op).collect())?;
-        for (topic, partition, committed) in offsets {
-            self.count += usize::from(self.pending.put(vhost, group, (topic, partition), id, committed));
+        let name: Name = (vhost.into(), group.into());
+        let standing = self.standings.after(&name, committer);
+        let ops = puts.iter().map(op).chain(standing.map(|standing| standing.op(&name)));
+        let lsn = journal.append(ops.collect())?;
+        standing.into_iter().for_each(|standing| self.standings.set(&name, standing));
+        for (at, put) in puts {
+            self.count += usize::from(self.pending.put(vhost, group, at, id, put));
         }
         Ok(Some(lsn))
     }

@@ -8,6 +8,7 @@ use waypost_storage::{Engine, EngineConfig, fault::FaultDisk};
 
 use super::*;
 use crate::batch::{Batch, sample::produced};
+use crate::groups::Committer;
 use crate::partition::{Isolation, Marker, Packed};
 
 pub(super) const NOW: Millis = Millis(1_000_000);
@@ -179,8 +180,8 @@ fn a_topic_of_the_same_name_is_another_one() {
     let node = Node::new();
     let first = node.topic("t", 1);
     node.append(&first, 0, 3, ANYBODY, 0);
-    let committed = Committed { offset: 3, leader_epoch: -1, metadata: "m".into(), at: NOW };
-    node.streams.commit("/", "g", vec![("t".into(), 0, committed.clone())]).unwrap();
+    let committed = Committed { offset: 3, leader_epoch: -1, metadata: "m".into(), at: NOW, ends: None };
+    node.streams.commit("/", "g", vec![("t".into(), 0, committed.clone())], Committer::Standalone).unwrap();
     node.sync();
     let queue = first.partitions()[0].queue();
     node.streams.delete("/", "t").unwrap();
@@ -204,8 +205,8 @@ fn configuration_partitions_and_offsets_are_kept() {
     node.streams.grow("/", "t", 3).unwrap();
     assert!(matches!(node.streams.grow("/", "t", 3), Err(TopicFault::Partitions { asked: 3, .. })));
     node.streams.configure("/", "t", |c| c.with([("retention.ms", Some("5000"))])).unwrap();
-    let at = |offset| Committed { offset, leader_epoch: 0, metadata: "".into(), at: NOW };
-    node.streams.commit("/", "g", vec![("t".into(), 0, at(4)), ("t".into(), 2, at(7))]).unwrap();
+    let at = |offset| Committed { offset, leader_epoch: 0, metadata: "".into(), at: NOW, ends: None };
+    node.streams.commit("/", "g", vec![("t".into(), 0, at(4)), ("t".into(), 2, at(7))], Committer::Group).unwrap();
     node.streams.forget_offsets("/", "g", Some(&[("t".into(), 2)])).unwrap();
     node.sync();
     // What retention removed stays removed, and the next record has the next offset.
@@ -243,9 +244,12 @@ fn who_has_committed_goes_on_when_there_is_no_room_for_others() {
     let node = Node::new();
     node.topic("t", 3);
     lock(&node.streams.offsets).max = 2;
-    let at =
-        |partition| ("t".into(), partition, Committed { offset: 1, leader_epoch: 0, metadata: "".into(), at: NOW });
-    let commit = |group: &str, partition| node.streams.commit("/", group, vec![at(partition)]).map(|_| ());
+    let at = |partition| {
+        ("t".into(), partition, Committed { offset: 1, leader_epoch: 0, metadata: "".into(), at: NOW, ends: None })
+    };
+    let commit = |group: &str, partition| {
+        node.streams.commit("/", group, vec![at(partition)], Committer::Standalone).map(|_| ())
+    };
     assert_eq!((commit("g", 0), commit("g", 1)), (Ok(()), Ok(())));
     assert_eq!((commit("g", 2), commit("h", 0)), (Err(OffsetsFault::Limit), Err(OffsetsFault::Limit)));
     assert_eq!((commit("g", 0), commit("g", 1)), (Ok(()), Ok(())));

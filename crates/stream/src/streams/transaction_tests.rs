@@ -12,6 +12,7 @@ use super::tests::{NOW, Node, open_over};
 use super::*;
 use crate::batch::Batch;
 use crate::batch::sample::produced;
+use crate::groups::Committer;
 use crate::partition::{AppendFault, Isolation, Marker, Packed};
 use crate::transactions::{Phase, Producer, TransactionFault};
 
@@ -42,8 +43,8 @@ impl Node {
     }
 
     fn commit_offset(&self, who: Producer, group: &str, offset: i64) -> Result<Option<Lsn>, TransactionFault> {
-        let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW };
-        self.streams.commit_with("/", ID, who, group, vec![("t".into(), 0, committed)])
+        let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW, ends: None };
+        self.streams.commit_with("/", ID, who, (group, Committer::Group), vec![("t".into(), 0, committed)])
     }
 
     fn committed_offset(&self, group: &str) -> Option<i64> {
@@ -101,8 +102,8 @@ fn records_and_offsets_count_together_once_they_are_durable() {
 #[test]
 fn of_offsets_the_one_that_was_written_last_counts_whenever_transactions_end() {
     let plain = |node: &Node, offset| {
-        let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW.plus(1) };
-        node.streams.commit("/", "g", vec![("t".into(), 0, committed)]).unwrap();
+        let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW.plus(1), ends: None };
+        node.streams.commit("/", "g", vec![("t".into(), 0, committed)], Committer::Group).unwrap();
         node.sync();
     };
     for restart in [false, true] {
@@ -135,17 +136,31 @@ fn of_offsets_the_one_that_was_written_last_counts_whenever_transactions_end() {
 
 #[test]
 fn of_two_transactions_offsets_those_count_that_were_put_off_last() {
-    for first_ends_first in [false, true] {
-        let node = Node::new();
+    // In the same millisecond, by ids of either order, with and without a restart before the transactions end.
+    for (names, first_ends_first, restart) in [["a", "b"], ["b", "a"]]
+        .into_iter()
+        .flat_map(|names| [(names, false), (names, true)])
+        .flat_map(|(names, first)| [(names, first, false), (names, first, true)])
+    {
+        let mut node = Node::new();
         node.topic("t", 1);
-        let put = |id: &str, offset| {
+        let put = |node: &Node, id: &str, offset| {
             let who = node.streams.init_producer("/", id, 60_000, None, NOW).unwrap().0;
             node.streams.add_group("/", id, who, "g", NOW).unwrap();
-            let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW };
-            node.streams.commit_with("/", id, who, "g", vec![("t".into(), 0, committed)]).unwrap();
+            let committed = Committed { offset, leader_epoch: -1, metadata: "".into(), at: NOW, ends: None };
+            let group = ("g", Committer::Group);
+            node.streams.commit_with("/", id, who, group, vec![("t".into(), 0, committed)]).unwrap();
+            node.sync();
             who
         };
-        let mut both = [("one", put("one", 5)), ("two", put("two", 6))];
+        let mut both = vec![(names[0], put(&node, names[0], 5))];
+        if restart {
+            node = node.killed();
+        }
+        both.push((names[1], put(&node, names[1], 6)));
+        if restart {
+            node = node.killed();
+        }
         if !first_ends_first {
             both.reverse();
         }
@@ -153,7 +168,7 @@ fn of_two_transactions_offsets_those_count_that_were_put_off_last() {
             node.streams.end_transaction("/", id, who, Marker::Commit, NOW).unwrap();
         }
         node.sync();
-        assert_eq!(node.committed_offset("g"), Some(6), "{first_ends_first}");
+        assert_eq!(node.committed_offset("g"), Some(6), "{names:?} {first_ends_first} {restart}");
         assert_eq!(node.killed().committed_offset("g"), Some(6));
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::{Value as Json, json};
 use waypost_broker::topology::{Access, Resource};
-use waypost_stream::groups::{GroupFault, State, Who};
+use waypost_model::Millis;
+use waypost_stream::groups::{Committer, GroupFault, MemberSeen, State, Summary};
 use waypost_stream::streams::{Committed, Topic};
 
 use super::super::json::{flag, number, only, text};
@@ -20,6 +21,9 @@ pub(in crate::http) struct Place {
     pub topic: Arc<str>,
     partition: i32,
     committed: Option<i64>,
+    /// When that was committed, and when it expires if its group has no members.
+    committed_at: Option<Millis>,
+    expires_at: Option<Millis>,
     start: u64,
     end: u64,
 }
@@ -30,14 +34,6 @@ impl Place {
         let at = self.committed.and_then(|at| u64::try_from(at).ok()).unwrap_or(self.start);
         self.end.saturating_sub(at.max(self.start))
     }
-}
-
-/// What a group is at.
-struct Seen {
-    state: &'static str,
-    /// How partitions are dealt out.
-    protocol: Option<Box<str>>,
-    members: Vec<Json>,
 }
 
 /// Where a group is to be set.
@@ -105,27 +101,20 @@ impl Ask {
     pub(super) fn group_view(&self, vhost: &str, group: &str) -> Json {
         let places = self.places(vhost, group);
         let seen = self.group_seen(vhost, group);
+        let empty_since = self.node.streams.gone_since(vhost, group).filter(|_| seen.members == 0);
         let topics: BTreeSet<&str> = places.iter().map(|p| &*p.topic).collect();
         json!({
             "vhost": vhost, "name": group,
-            "state": seen.state, "protocol": seen.protocol, "members": seen.members.len(),
+            "state": seen.state, "protocol": seen.protocol, "members": seen.members, "empty_since": empty_since.map(|at| at.0),
             "topics": topics, "partitions": places.len(),
             "lag": places.iter().map(Place::lag).sum::<u64>(),
         })
     }
 
     /// A group of either protocol; one of which nothing is known but what it has committed is empty.
-    fn group_seen(&self, vhost: &str, group: &str) -> Seen {
-        let member = |id: &str, instance: Option<&str>, who: &Who| json!({ "id": id, "instance": instance, "client_id": who.client_id, "host": who.host });
-        if let Some(g) = self.node.groups.describe_consumers(vhost, group) {
-            let members = g.members.iter().map(|m| member(&m.id, m.instance.as_deref(), &m.who));
-            return Seen { state: g.state, protocol: Some(g.assignor.into()), members: members.collect() };
-        }
-        let Some(g) = self.node.groups.describe(vhost, group) else {
-            return Seen { state: State::Empty.as_str(), protocol: None, members: Vec::new() };
-        };
-        let members = g.members.iter().map(|m| member(&m.id, m.instance.as_deref(), &m.who)).collect();
-        Seen { state: g.state.as_str(), protocol: g.protocol, members }
+    fn group_seen(&self, vhost: &str, group: &str) -> Summary {
+        let empty = Summary { state: State::Empty.as_str(), protocol: None, members: 0 };
+        self.node.groups.summary(vhost, group).unwrap_or(empty)
     }
 
     fn group_detail(&self, vhost: &str, group: &str) -> Result<Json, Failure> {
@@ -133,14 +122,17 @@ impl Ask {
             return Err(no_group(group));
         }
         let mut view = self.group_view(vhost, group);
+        let in_use = view["members"] != json!(0) || self.node.forwarders.keeps(vhost, group);
         let place = |p: &Place| {
             json!({
                 "topic": &*p.topic, "partition": p.partition, "committed": p.committed, "start": p.start, "end": p.end,
-                "lag": p.lag(),
+                "lag": p.lag(), "committed_at": p.committed_at.map(|at| at.0),
+                "expires_at": p.expires_at.filter(|_| !in_use).map(|at| at.0),
             })
         };
         view["offsets"] = self.places(vhost, group).iter().map(place).collect();
-        view["member_list"] = self.group_seen(vhost, group).members.into();
+        let member = |m: MemberSeen| json!({ "id": m.id, "instance": m.instance, "client_id": m.who.client_id, "host": m.who.host });
+        view["member_list"] = self.node.groups.members(vhost, group).into_iter().map(member).collect();
         Ok(view)
     }
 
@@ -209,9 +201,10 @@ impl Ask {
             leader_epoch: -1,
             metadata: Box::default(),
             at: self.now,
+            ends: None,
         };
         let offsets = plan.iter().map(|(p, next)| (Arc::clone(&p.topic), p.partition, committed(*next))).collect();
-        let lsn = self.node.streams.commit(vhost, group, offsets)?;
+        let lsn = self.node.streams.commit(vhost, group, offsets, Committer::Standalone)?;
         Ok(Done::Told(told, lsn))
     }
 
@@ -264,6 +257,8 @@ impl Ask {
                     topic: Arc::clone(&topic.name),
                     partition,
                     committed: committed.get(&partition).copied().flatten(),
+                    committed_at: None,
+                    expires_at: None,
                     start: offsets.start,
                     end: offsets.high_watermark,
                 }
@@ -304,14 +299,21 @@ impl Ask {
 
 /// Where a group has committed, in topics that there are.
 pub(in crate::http) fn places(node: &Node, vhost: &str, group: &str) -> Vec<Place> {
-    let committed = node.streams.all_committed(vhost, group);
+    let (gone_since, kept_ms) = (node.streams.gone_since(vhost, group), node.config.kafka.offsets_retention_ms());
     let one = |(topic, partition, committed): (Arc<str>, i32, Committed)| {
         let cell = node.streams.topic(vhost, &topic)?.partition(partition)?;
         let offsets = cell.with(|p| p.offsets());
-        let (start, end) = (offsets.start, offsets.high_watermark);
-        Some(Place { topic, partition, committed: Some(committed.offset), start, end })
+        Some(Place {
+            topic,
+            partition,
+            committed: Some(committed.offset),
+            committed_at: Some(committed.at),
+            expires_at: Some(committed.expires_at(gone_since, kept_ms)),
+            start: offsets.start,
+            end: offsets.high_watermark,
+        })
     };
-    committed.into_iter().filter_map(one).collect()
+    node.streams.all_committed(vhost, group).into_iter().filter_map(one).collect()
 }
 
 fn no_group(group: &str) -> Failure {

@@ -17,7 +17,7 @@ const PASSES_MAX: usize = 16;
 
 impl ConsumerGroup {
     /// What most members like best, of those that say.
-    pub(super) fn assignor(&self) -> &'static str {
+    pub fn assignor(&self) -> &'static str {
         let votes = |name: &str| self.members.values().filter(|m| m.assignor.as_deref() == Some(name)).count();
         if votes(RANGE) > votes(UNIFORM) { RANGE } else { UNIFORM }
     }

@@ -7,6 +7,7 @@ use waypost_model::Millis;
 
 use super::super::{GroupFault, Who, room};
 use super::{ASSIGNORS, JOINS, LEAVES, LEAVES_FOR_A_WHILE, MEMBER_ID_BYTES_MAX, Parts, SESSION_TIMEOUT_MS};
+use crate::streams::{NAME_MAX, TopicId};
 
 /// What a member says.
 #[derive(Clone, Debug, Default)]
@@ -154,6 +155,23 @@ impl Member {
     pub fn bytes(&self) -> usize {
         let texts = [self.instance.as_deref(), self.rack.as_deref(), Some(&*self.pattern)];
         room::of_consumer(&self.who, texts, self.names.iter())
+    }
+
+    /// Whether what it says of itself may be other than before.
+    pub fn is_told_by(&self, beat: &Heartbeat) -> bool {
+        beat.names.is_some() || beat.pattern.is_some() || beat.rack.is_some() || beat.who != self.who
+    }
+
+    /// The bytes that its view takes in an answer, about: names of topics stand beside what it has and is to have.
+    pub fn view_bytes(&self) -> usize {
+        let parts =
+            |parts: &Parts| parts.values().map(|all| NAME_MAX + size_of::<TopicId>() + 4 * all.len()).sum::<usize>();
+        self.bytes() + parts(&self.assigned) + parts(&self.target)
+    }
+
+    /// When it is out, unless it speaks or lets go.
+    pub fn deadline(&self) -> Millis {
+        self.revoke_until.map_or(self.until, |at| at.min(self.until))
     }
 
     /// The same instance under another id.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use waypost_model::Millis;
 
+use super::book::Kept;
 use super::{GroupFault, MEMBERS_MAX};
 use crate::streams::TopicId;
 pub use assign::ASSIGNORS;
@@ -95,15 +96,69 @@ pub(super) struct ConsumerGroup {
     resolved_at: Option<Millis>,
 }
 
-impl ConsumerGroup {
-    /// What its members have said of themselves.
-    pub fn bytes(&self) -> usize {
+impl Kept for ConsumerGroup {
+    fn bytes(&self) -> usize {
         self.members.values().map(Member::bytes).sum()
     }
 
-    /// The same of one, if it is a member.
+    fn deadline(&self) -> Option<Millis> {
+        self.members.values().map(Member::deadline).min()
+    }
+
+    fn has_members(&self) -> bool {
+        !self.is_empty()
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.is_empty()
+    }
+
+    /// Puts out who is silent, and who does not let go in time.
+    fn tick(&mut self, now: Millis) {
+        let late: Vec<Box<str>> =
+            self.members.iter().filter(|(_, m)| m.deadline() <= now).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            self.remove(&id);
+        }
+    }
+}
+
+impl ConsumerGroup {
+    /// What one has said of itself, if it is a member.
     pub fn bytes_of(&self, id: &str) -> usize {
         self.members.get(id).map_or(0, Member::bytes)
+    }
+
+    /// Whether a heartbeat may change who is in the group, or what is kept of somebody.
+    pub fn is_told_by(&self, beat: &Heartbeat) -> bool {
+        beat.epoch <= 0 || self.members.get(&beat.member_id).is_none_or(|m| m.is_told_by(beat))
+    }
+
+    /// When a member is out.
+    pub fn due_of(&self, id: &str) -> Option<Millis> {
+        self.members.get(id).map(Member::deadline)
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Its members: id, instance, and who they are.
+    pub fn members(&self) -> impl Iterator<Item = (&Box<str>, &Option<Box<str>>, &super::Who)> {
+        self.members.iter().map(|(id, m)| (id, &m.instance, &m.who))
+    }
+
+    /// The bytes that a view takes, about.
+    pub fn view_bytes(&self) -> usize {
+        self.members.iter().map(|(id, m)| id.len() + m.view_bytes()).sum()
+    }
+
+    /// Takes those topics out of `topics` that its members read.
+    pub fn leave_unread(&self, topics: &mut BTreeSet<Arc<str>>) {
+        let read = self.members.values().flat_map(|m| &m.names).chain(self.matches.values().flatten());
+        for name in read {
+            topics.remove(name);
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -285,19 +340,6 @@ impl ConsumerGroup {
         }
         let member = self.members.get(id).ok_or(GroupFault::UnknownMember)?;
         if member.epoch == epoch { Ok(()) } else { Err(GroupFault::StaleEpoch) }
-    }
-
-    /// Puts out who is silent, and who does not let go in time.
-    pub fn tick(&mut self, now: Millis) {
-        let late = |m: &Member| m.until <= now || m.revoke_until.is_some_and(|until| until <= now);
-        let late: Vec<Box<str>> = self.members.iter().filter(|(_, m)| late(m)).map(|(id, _)| id.clone()).collect();
-        for id in late {
-            self.remove(&id);
-        }
-    }
-
-    pub fn deadline(&self) -> Option<Millis> {
-        self.members.values().flat_map(|m| m.revoke_until.into_iter().chain([m.until])).min()
     }
 
     pub fn state(&self) -> &'static str {

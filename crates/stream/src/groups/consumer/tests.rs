@@ -1,7 +1,7 @@
 //! Groups of the newer protocol as scripts, and as random histories.
 
 use super::*;
-use crate::groups::{Groups, Join, Who};
+use crate::groups::{Committer, Groups, Join, Who};
 
 const T: Millis = Millis(1_000_000);
 const G: &str = "g";
@@ -61,7 +61,7 @@ impl World {
     }
 
     fn view(&self) -> ConsumerGroupView {
-        self.groups.describe_consumers("/", G).unwrap()
+        self.groups.describe_consumers("/", G, usize::MAX).unwrap().unwrap().view
     }
 }
 
@@ -111,7 +111,7 @@ fn who_leaves_is_silent_or_does_not_let_go_is_out() {
     assert_eq!(w.says(beat("a", 3), 30_070), Err(GroupFault::UnknownMember));
     assert_eq!(w.told(beat("b", 4), 30_080), (5, some(&[0, 1, 2, 3])));
     w.groups.tick(at(30_080 + SESSION_TIMEOUT_MS));
-    assert_eq!(w.groups.describe_consumers("/", G), None);
+    assert_eq!(w.groups.describe_consumers("/", G, usize::MAX).unwrap(), None);
     assert_eq!(w.says(beat("b", 5), 90_000), Err(GroupFault::UnknownMember));
 }
 
@@ -133,11 +133,11 @@ fn epochs() {
     let may = |member: &str, epoch| w.groups.may_commit("/", G, member, None, epoch, at(80));
     assert_eq!(
         (may("a", 2), may("a", 1), may("x", 2)),
-        (Ok(()), Err(GroupFault::StaleEpoch), Err(GroupFault::UnknownMember))
+        (Ok(Committer::Group), Err(GroupFault::StaleEpoch), Err(GroupFault::UnknownMember))
     );
     assert_eq!(may("", -1), Err(GroupFault::UnknownMember));
     let with = |epoch| w.groups.may_commit_with("/", G, "a", None, epoch, at(80));
-    assert_eq!((with(2), with(1)), (Ok(()), Err(GroupFault::IllegalGeneration)));
+    assert_eq!((with(2), with(1)), (Ok(Committer::Group), Err(GroupFault::IllegalGeneration)));
     let fetch = |member, epoch| w.groups.may_fetch("/", G, member, epoch);
     assert_eq!(
         (fetch(None, -1), fetch(Some("a"), 2), fetch(Some("a"), 1)),
@@ -337,10 +337,11 @@ fn random_histories() {
                 }
                 _ => {}
             }
-            let members: BTreeMap<Box<str>, i32> = match w.groups.describe_consumers("/", G) {
-                Some(view) => view.members.iter().map(|m| (m.id.clone(), m.epoch)).collect(),
-                None => BTreeMap::new(),
-            };
+            let members: BTreeMap<Box<str>, i32> =
+                match w.groups.describe_consumers("/", G, usize::MAX).unwrap().map(|d| d.view) {
+                    Some(view) => view.members.iter().map(|m| (m.id.clone(), m.epoch)).collect(),
+                    None => BTreeMap::new(),
+                };
             let mut had = BTreeSet::new();
             // Who joins anew under an id has nothing, whatever one who died had.
             for (id, client) in clients.iter().filter(|(id, c)| c.epoch > 0 && members.contains_key(id.as_str())) {

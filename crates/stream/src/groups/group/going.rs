@@ -68,7 +68,7 @@ impl Group {
         self.protocol = "".into();
     }
 
-    pub fn tick(&mut self, now: Millis) {
+    pub(super) fn do_what_is_due(&mut self, now: Millis) {
         let before = self.promised.len();
         self.promised.retain(|_, until| *until > now);
         let silent = |(id, m): (&Id, &Member)| {
@@ -112,10 +112,5 @@ impl Group {
         } else {
             self.rebalance(now);
         }
-    }
-
-    pub fn deadline(&self) -> Option<Millis> {
-        let members = self.members.values().filter(|m| m.joining.is_none() && m.syncing.is_none()).map(|m| m.deadline);
-        members.chain(self.promised.values().copied()).chain(self.until).min()
     }
 }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{ServerArgs, VhostArgs, VhostFilter};
 use crate::cli::http::ApiPath;
-use crate::cli::time::span;
+use crate::cli::present::Format;
+use crate::cli::time::{span, utc};
 use crate::exit::Failure;
 
 /// What can be done with consumer groups.
@@ -144,6 +145,15 @@ fn path(vhost: &VhostArgs, name: &str) -> ApiPath {
     ApiPath::new("groups").at(&vhost.vhost).at(name)
 }
 
+/// Has milliseconds since 1970 be read as times are.
+fn with_times(rows: &mut Value, name: &str) {
+    for row in rows.as_array_mut().into_iter().flatten() {
+        if let Some(ms) = row.get(name).and_then(Value::as_u64) {
+            row[name] = Value::from(utc(ms / 1000));
+        }
+    }
+}
+
 impl Groups {
     /// Does it.
     ///
@@ -159,22 +169,30 @@ impl Groups {
                     ("MEMBERS", "members"),
                     ("TOPICS", "topics"),
                     ("LAG", "lag"),
+                    ("EMPTY SINCE", "empty_since"),
                 ];
-                server.output.list(&server.api().get(filter.path("groups"))?, &columns)
+                let mut groups = server.api().get(filter.path("groups"))?;
+                if server.output.format() != Format::Json {
+                    with_times(&mut groups, "empty_since");
+                }
+                server.output.list(&groups, &columns)
             }
             Self::Show { name, vhost, server } => {
-                let group = server.api().get(path(vhost, name))?;
-                if server.output.output == Some(crate::cli::present::Format::Json) {
+                let mut group = server.api().get(path(vhost, name))?;
+                if server.output.format() == Format::Json {
                     return server.output.item(&group);
                 }
+                let mut offsets = group.get_mut("offsets").map(Value::take).unwrap_or_default();
+                with_times(&mut offsets, "expires_at");
                 let columns = [
                     ("TOPIC", "topic"),
                     ("PARTITION", "partition"),
                     ("COMMITTED", "committed"),
                     ("END", "end"),
                     ("LAG", "lag"),
+                    ("EXPIRES", "expires_at"),
                 ];
-                server.output.list(group.get("offsets").unwrap_or(&Value::Null), &columns)
+                server.output.list(&offsets, &columns)
             }
             Self::Reset(args) => args.run(),
             Self::Delete { name, vhost, server } => {

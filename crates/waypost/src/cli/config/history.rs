@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::values::told;
 use super::{Comment, Target};
 use crate::cli::present::Format;
+use crate::cli::time::utc;
 use crate::exit::Failure;
 
 /// Arguments of `config history`.
@@ -82,21 +83,6 @@ fn with_time(version: &mut Value) {
     version["time"] = Value::from(utc(ms / 1000));
 }
 
-/// `2026-01-31T12:00:00Z`, from seconds since the epoch.
-fn utc(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date, as in Howard Hinnant's "chrono-compatible low-level date algorithms": years begin in March.
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
 impl Diff {
     /// Runs it.
     ///
@@ -130,18 +116,5 @@ impl Rollback {
         let server = &self.target.place.server;
         let answer = server.api().post(path, &Value::Null)?;
         server.output.done(&answer, &told(&self.target.path, &answer))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::utc;
-
-    #[test]
-    fn dates() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(utc(951_868_800), "2000-03-01T00:00:00Z");
-        assert_eq!(utc(1_772_323_200), "2026-03-01T00:00:00Z");
     }
 }

@@ -1,0 +1,93 @@
+//! Answers that tell of many things one by one, as much as fits: what is asked for in one request may be everything that
+//! groups hold. What does not fit is to be asked for again, which clients do by themselves.
+
+use super::codes;
+use super::room::{Held, Room};
+
+/// Bytes of an answer, beside the first thing that it tells of.
+const BYTES_MAX: usize = 16 << 20;
+/// Bytes of the first thing, and of a list that cannot be told in parts: below what clients take by default (librdkafka's
+/// `receive.message.max.bytes` is 100 MB).
+pub(super) const WHOLE_BYTES_MAX: usize = 64 << 20;
+
+/// See the module.
+pub(super) struct Portion {
+    used: usize,
+    held: Held,
+}
+
+impl Portion {
+    /// An answer, as far as there is room for it among those of all connections.
+    pub(super) fn new(room: &Room) -> Portion {
+        Portion { used: 0, held: room.take(0) }
+    }
+
+    /// How long the next thing may be, bytes.
+    pub(super) fn left(&self) -> usize {
+        if self.used == 0 { WHOLE_BYTES_MAX } else { BYTES_MAX.saturating_sub(self.used) }
+    }
+
+    /// Adds something of so many bytes.
+    ///
+    /// # Errors
+    /// The code for what does not fit: one that clients ask again for, unless it would never fit.
+    pub(super) fn add(&mut self, bytes: usize) -> Result<(), i16> {
+        if bytes > WHOLE_BYTES_MAX {
+            return Err(codes::GROUP_MAX_SIZE_REACHED);
+        }
+        if bytes > self.left() || !self.held.grow(bytes) {
+            return Err(codes::COORDINATOR_LOAD_IN_PROGRESS);
+        }
+        self.used += bytes;
+        Ok(())
+    }
+
+    /// The same, but that the first is told however long it is: whoever asks cannot do without.
+    ///
+    /// # Errors
+    /// The code for what does not fit now, for which clients ask again.
+    pub(super) fn add_whole(&mut self, bytes: usize) -> Result<(), i16> {
+        let fits = self.used == 0 || bytes <= self.left();
+        if !fits || !self.held.grow(bytes) {
+            return Err(codes::COORDINATOR_LOAD_IN_PROGRESS);
+        }
+        self.used += bytes;
+        Ok(())
+    }
+
+    /// What is held of the room.
+    pub(super) fn held(self) -> Held {
+        self.held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_told_whole_and_others_as_far_as_they_fit() {
+        let room = Room::default();
+        let mut portion = Portion::new(&room);
+        assert_eq!(portion.add(WHOLE_BYTES_MAX + 1), Err(codes::GROUP_MAX_SIZE_REACHED));
+        assert_eq!(portion.add(WHOLE_BYTES_MAX), Ok(()));
+        assert_eq!(portion.add(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+        let mut portion = Portion::new(&room);
+        assert_eq!((portion.add(1), portion.add(BYTES_MAX - 1)), (Ok(()), Ok(())));
+        assert_eq!(portion.add(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+        drop(portion.held());
+        let mut portion = Portion::new(&room);
+        assert_eq!(portion.add_whole(2 * WHOLE_BYTES_MAX), Ok(()));
+        assert_eq!(portion.add_whole(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+    }
+
+    #[test]
+    fn what_others_hold_is_not_given_twice() {
+        let room = Room::default();
+        let mut held = room.take(usize::MAX);
+        let mut portion = Portion::new(&room);
+        assert_eq!(portion.add(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+        held.settle(0);
+        assert_eq!(portion.add(1), Ok(()));
+    }
+}
