@@ -61,7 +61,9 @@ impl Session {
         let beat = heartbeat(ask, request, self.remote);
         let (groups, now) = (&self.node.groups, self.node.clock.now());
         // Topics are looked at before the group is held.
-        let resolved = groups.wants(&self.vhost, &group, &beat, now).map(|wanted| self.resolve(wanted));
+        let version = self.streams().version();
+        let wanted = groups.wants(&self.vhost, &group, &beat, version, now);
+        let resolved = wanted.map(|wanted| Resolved { version, ..self.resolve(wanted) });
         let beaten = groups.consumer_heartbeat(&self.vhost, &group, beat, resolved, now);
         let beaten = beaten.map_err(|fault: GroupFault| (codes::of_group(fault), Some(fault.to_string())))?;
         Ok(ConsumerGroupHeartbeatResponse {

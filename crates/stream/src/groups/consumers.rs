@@ -17,11 +17,12 @@ impl Groups {
         self.lock().consumers.get_mut(&name(vhost, group)).filter(|g| g.has_members()).map(f)
     }
 
-    /// What is to be found out of topics before a group hears this heartbeat; nothing, if it knows enough.
+    /// What is to be found out of topics before a group hears this heartbeat; nothing, if it knows enough. `version`: that
+    /// of the list of topics, see [`crate::streams::Streams::version`].
     #[must_use]
-    pub fn wants(&self, vhost: &str, group: &str, beat: &Heartbeat, now: Millis) -> Option<Wanted> {
-        let known = self.with_consumers(vhost, group, |g| g.wants(beat, now));
-        known.unwrap_or_else(|| ConsumerGroup::default().wants(beat, now))
+    pub fn wants(&self, vhost: &str, group: &str, beat: &Heartbeat, version: u64, now: Millis) -> Option<Wanted> {
+        let known = self.with_consumers(vhost, group, |g| g.wants(beat, version, now));
+        known.unwrap_or_else(|| ConsumerGroup::default().wants(beat, version, now))
     }
 
     /// A member of the newer protocol joins, stays, or leaves. `resolved`: the answer to [`Groups::wants`].

@@ -2,7 +2,7 @@
 
 mod going;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waypost_model::Millis;
 
@@ -126,6 +126,7 @@ impl Group {
             return true;
         }
         let others: Vec<&Member> = others.collect();
+        // At most `PROTOCOLS_MAX` among as many of each.
         self.protocol_type == join.protocol_type
             && join.protocols.iter().any(|(name, _)| others.iter().all(|m| m.knows(name)))
     }
@@ -324,7 +325,13 @@ impl Group {
 
     /// The protocol that most like best, of those that all know.
     fn vote(&self) -> Box<str> {
-        let known = |name: &str| self.members.values().all(|m| m.knows(name));
+        let mut known_by: BTreeMap<&str, usize> = BTreeMap::new();
+        for member in self.members.values() {
+            // Each once, however often it says so.
+            let names: BTreeSet<&str> = member.protocols.iter().map(|(name, _)| &**name).collect();
+            names.into_iter().for_each(|name| *known_by.entry(name).or_default() += 1);
+        }
+        let known = |name: &str| known_by.get(name) == Some(&self.members.len());
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
             if let Some((name, _)) = member.protocols.iter().find(|(name, _)| known(name)) {

@@ -3,6 +3,7 @@
 use waypost_model::Millis;
 
 use super::answers::{Joined, Slot, Synced};
+use super::{GroupFault, PROTOCOLS_MAX};
 
 /// Who a client is, for listings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,14 @@ pub struct Join {
     pub id_required: bool,
     /// The client understands that a leader may have nothing to deal out.
     pub may_skip_assignment: bool,
+}
+
+impl Join {
+    /// What must hold of it whatever the group is.
+    pub(super) fn check(&self) -> Result<(), GroupFault> {
+        let fits = self.protocols.len() <= PROTOCOLS_MAX;
+        fits.then_some(()).ok_or(GroupFault::InvalidRequest("a member knows at most 32 protocols"))
+    }
 }
 
 /// What a member says when it asks for its part.

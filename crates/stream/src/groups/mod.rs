@@ -42,6 +42,9 @@ pub const GROUPS_MAX: usize = 100_000;
 pub const NAME_BYTES_MAX: usize = 1_024;
 /// Most members of a group.
 pub const MEMBERS_MAX: usize = 5_000;
+/// Most protocols that a member of the classic protocol may know. Consumers know two or three; each is looked for in what
+/// every other member knows.
+pub const PROTOCOLS_MAX: usize = 32;
 /// Shortest and longest silence that a member may ask for, milliseconds.
 pub const SESSION_MS: std::ops::RangeInclusive<i32> = 1_000..=1_800_000;
 /// How long a group that begins waits for more members, milliseconds.
@@ -217,7 +220,7 @@ impl Groups {
         if !SESSION_MS.contains(&join.session_timeout_ms) {
             return Awaited::ready(Joined::failed(GroupFault::InvalidSessionTimeout, join.member_id));
         }
-        if let Err(fault) = room::check(join.bytes()) {
+        if let Err(fault) = room::check(join.bytes()).and_then(|()| join.check()) {
             return Awaited::ready(Joined::failed(fault, join.member_id));
         }
         let mut inner = self.lock();

@@ -241,6 +241,28 @@ fn what_members_say_has_a_limit_each_and_together_and_gives_its_room_back() {
 }
 
 #[test]
+fn who_knows_very_many_protocols_is_refused_before_anybody_is_asked_for_them() {
+    let knows = |from: usize, count: usize| {
+        let protocols = (from..from + count).map(|n| (format!("p{n}").into(), Vec::new())).collect();
+        Join { protocols, ..join("") }
+    };
+    let (groups, fault) = (groups(), |joined: Awaited<Joined>| joined.take().and_then(|j| j.fault));
+    let too_many = fault(groups.joins(knows(0, PROTOCOLS_MAX + 1), 0));
+    assert!(matches!(too_many, Some(GroupFault::InvalidRequest(_))));
+    // What the members share is the last of each; the vote finds it however many there are.
+    let waiting: Vec<_> = (0..500)
+        .map(|n| {
+            let mut join = knows(1_000 * n, PROTOCOLS_MAX - 2);
+            join.protocols.extend([("shared".into(), vec![]), ("shared".into(), vec![])]);
+            groups.joins(join, 0)
+        })
+        .collect();
+    assert_eq!(fault(groups.joins(knows(0, PROTOCOLS_MAX), 0)), Some(GroupFault::InconsistentProtocol));
+    groups.tick(at(GATHER_MS));
+    assert!(waiting.iter().all(|w| *w.take().unwrap().protocol == *"shared"));
+}
+
+#[test]
 fn who_ticks_is_told_once_that_members_came_and_that_all_have_gone() {
     let told = |groups: &Groups, ms| groups.tick(at(ms)).changed.into_iter().map(|c| c.has_members).collect::<Vec<_>>();
     let groups = groups();

@@ -191,7 +191,6 @@ impl Cell {
         if partition.offsets().start > before {
             ops.push(keep::start(self.queue, partition.offsets().start));
         }
-        partition.expire_producers(Millis(now.0.saturating_sub(PRODUCER_MS)));
         if self.used.load(Ordering::Relaxed) + REST_AFTER_MS < now.0 {
             partition.rest();
         }
@@ -201,6 +200,11 @@ impl Cell {
         }
         drop(partition);
         self.snapshot(SNAPSHOT_BATCHES, journal);
+    }
+
+    /// Forgets producers that were silent for too long.
+    pub(super) fn forget_producers(&self, now: Millis) {
+        lock(&self.partition).expire_producers(Millis(now.0.saturating_sub(PRODUCER_MS)));
     }
 
     /// Writes a snapshot, if so many batches came since the last one. Held meanwhile: an older one never comes after a newer.

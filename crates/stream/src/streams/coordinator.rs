@@ -3,7 +3,7 @@
 //! Locks: one transactional id; then topics, each alone; then partitions in order of their queues, then offsets. The
 //! registry's lock is taken for a moment at a time, and nothing is locked under it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use waypost_model::journal::{AppendError, Op};
@@ -15,8 +15,8 @@ use crate::config::TopicConfig;
 use crate::groups::Committer;
 use crate::partition::{AppendFault, Appended, Ending, Marker, Packed, Partition};
 use crate::transactions::{
-    Entry, Phase, Producer, TRANSACTIONAL_ID_BYTES_MAX, TRANSACTIONAL_IDS_MAX, Transaction, TransactionFault,
-    TransactionView,
+    Entry, OPEN_BYTES_MAX, Phase, Producer, TRANSACTIONAL_ID_BYTES_MAX, TRANSACTIONAL_IDS_MAX, Transaction,
+    TransactionFault, TransactionView,
 };
 
 type Key = (Arc<str>, Arc<str>);
@@ -38,12 +38,28 @@ struct Kept {
 }
 
 /// All transactional ids.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transactions {
     by_id: BTreeMap<Key, Arc<Slot>>,
     by_producer: BTreeMap<i64, Arc<Slot>>,
-    /// When the open ones have been open for too long, by producer.
-    deadlines: BTreeMap<i64, Millis>,
+    /// When the open ones have been open for too long, with their producers.
+    deadlines: BTreeSet<(Millis, i64)>,
+    /// What partitions and groups of the open ones take, bytes.
+    bytes: usize,
+    /// Most of them: [`OPEN_BYTES_MAX`].
+    pub(super) bytes_max: usize,
+}
+
+impl Default for Transactions {
+    fn default() -> Transactions {
+        Transactions {
+            by_id: BTreeMap::new(),
+            by_producer: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            bytes: 0,
+            bytes_max: OPEN_BYTES_MAX,
+        }
+    }
 }
 
 impl Transactions {
@@ -60,9 +76,16 @@ impl Transactions {
         if state.is_born() {
             self.by_producer.insert(state.producer.id, Arc::clone(slot));
         }
-        match state.deadline() {
-            Some(at) => drop(self.deadlines.insert(state.producer.id, at)),
-            None => drop(self.deadlines.remove(&state.producer.id)),
+        self.bytes += state.bytes();
+        self.deadlines.extend(state.deadline().map(|at| (at, state.producer.id)));
+    }
+
+    /// Another state is about to take the place of this one.
+    fn forget(&mut self, state: &Transaction) {
+        self.by_producer.remove(&state.producer.id);
+        self.bytes -= state.bytes();
+        if let Some(at) = state.deadline() {
+            self.deadlines.remove(&(at, state.producer.id));
         }
     }
 }
@@ -76,11 +99,7 @@ impl Streams {
     /// A state takes the place of another one.
     fn replace(&self, slot: &Arc<Slot>, kept: &mut Kept, next: Transaction, lsn: Lsn) {
         let mut all = lock(&self.transactions);
-        let before = kept.state.producer.id;
-        if before != next.producer.id {
-            all.by_producer.remove(&before);
-            all.deadlines.remove(&before);
-        }
+        all.forget(&kept.state);
         *kept = Kept { state: next, lsn: Some(lsn) };
         all.note(slot, &kept.state);
     }
@@ -174,6 +193,12 @@ impl Streams {
     }
 
     fn keep_state(&self, slot: &Arc<Slot>, kept: &mut Kept, next: Transaction) -> Result<Lsn, TransactionFault> {
+        let more = next.bytes().saturating_sub(kept.state.bytes());
+        let all = lock(&self.transactions);
+        if more > 0 && all.bytes + more > all.bytes_max {
+            return Err(TransactionFault::Limit("partitions and groups of open transactions"));
+        }
+        drop(all);
         let lsn = self.journal.append(vec![keep::transaction(&slot.vhost, &slot.id, Some(next.write()))])?;
         self.replace(slot, kept, next, lsn);
         Ok(lsn)
@@ -255,8 +280,8 @@ impl Streams {
     pub fn expire_transactions(&self, now: Millis) {
         let due: Vec<Arc<Slot>> = {
             let all = lock(&self.transactions);
-            let late = all.deadlines.iter().filter(|(_, at)| **at <= now);
-            late.filter_map(|(id, _)| all.by_producer.get(id).cloned()).collect()
+            let late = all.deadlines.iter().take_while(|(at, _)| *at <= now);
+            late.filter_map(|(_, id)| all.by_producer.get(id).cloned()).collect()
         };
         for slot in due {
             let mut kept = lock(&slot.kept);
@@ -271,7 +296,7 @@ impl Streams {
     /// Whether [`Streams::expire_transactions`] has anything to do.
     #[must_use]
     pub fn transactions_due(&self, now: Millis) -> bool {
-        lock(&self.transactions).deadlines.values().any(|at| *at <= now)
+        lock(&self.transactions).deadlines.first().is_some_and(|(at, _)| *at <= now)
     }
 
     /// Forgets transactional ids that nobody has used for a week.
@@ -288,7 +313,7 @@ impl Streams {
             }
             let mut all = lock(&self.transactions);
             all.by_id.remove(&(Arc::clone(&slot.vhost), Arc::clone(&slot.id)));
-            all.by_producer.remove(&state.producer.id);
+            all.forget(state);
         }
     }
 
@@ -339,24 +364,24 @@ impl Streams {
         Ok(lsn)
     }
 
-    /// The transactional ids of a vhost.
+    /// The transactional ids of a vhost, without their partitions.
     #[must_use]
     pub fn transactions(&self, vhost: &str) -> Vec<TransactionView> {
         let slots: Vec<Arc<Slot>> = {
             let all = lock(&self.transactions);
             all.by_id.values().filter(|s| &*s.vhost == vhost).cloned().collect()
         };
-        slots.iter().filter_map(|slot| view(slot)).collect()
+        slots.iter().filter_map(|slot| view(slot, |_| Vec::new())).collect()
     }
 
     /// One of them.
     #[must_use]
     pub fn transaction(&self, vhost: &str, transactional_id: &str) -> Option<TransactionView> {
-        view(&*self.slot(vhost, transactional_id).ok()?)
+        view(&*self.slot(vhost, transactional_id).ok()?, |state| state.partitions.keys().cloned().collect())
     }
 }
 
-fn view(slot: &Slot) -> Option<TransactionView> {
+fn view(slot: &Slot, partitions: impl FnOnce(&Transaction) -> Vec<(Arc<str>, i32)>) -> Option<TransactionView> {
     let kept = lock(&slot.kept);
     let state = &kept.state;
     state.is_born().then(|| TransactionView {
@@ -365,6 +390,6 @@ fn view(slot: &Slot) -> Option<TransactionView> {
         producer: state.producer,
         timeout_ms: state.timeout_ms,
         started: (state.phase == Phase::Ongoing).then_some(state.started),
-        partitions: state.partitions.keys().cloned().collect(),
+        partitions: partitions(state),
     })
 }

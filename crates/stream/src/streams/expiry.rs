@@ -145,7 +145,7 @@ impl Streams {
     /// How many committed offsets are kept, those of open transactions included.
     #[must_use]
     pub fn offsets_kept(&self) -> usize {
-        lock(&self.offsets).count
+        lock(&self.offsets).tally.count
     }
 
     /// Since when a group that has committed has no members; `None`: it has some, or never had any.

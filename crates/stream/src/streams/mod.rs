@@ -21,6 +21,7 @@ mod open;
 mod pending;
 mod producer_ids;
 mod standing;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -93,6 +94,8 @@ pub struct Streams {
     bodies: Arc<dyn BodyStore>,
     route: Arc<Route>,
     topics: RwLock<Topics>,
+    /// How often topics were made, grown or deleted since the start.
+    version: AtomicU64,
     offsets: Mutex<Offsets>,
     /// How many offsets have expired since the start.
     offsets_expired: AtomicU64,
@@ -143,6 +146,16 @@ impl Streams {
     #[must_use]
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
         self.read().by_id.get(&id).cloned()
+    }
+
+    /// Another number each time that topics were made, grown or deleted.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    fn note_change(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
     }
 
     /// All topics of a vhost, by name.
@@ -200,6 +213,7 @@ impl Streams {
         topics.partitions += u64::from(partitions);
         topics.by_id.insert(topic.id, Arc::clone(&topic));
         topics.by_name.insert(key, Arc::clone(&topic));
+        self.note_change();
         Ok((topic, lsn))
     }
 
@@ -220,6 +234,7 @@ impl Streams {
         drop(ids);
         topics.by_name.remove(&key);
         topics.by_id.remove(&topic.id);
+        self.note_change();
         let cells = topic.partitions();
         topics.partitions -= cells.len() as u64;
         drop(topics);
@@ -252,6 +267,7 @@ impl Streams {
         topics.queues += u64::from(more);
         topics.partitions += u64::from(more);
         topic.set_partitions(cells);
+        self.note_change();
         Ok(lsn)
     }
 
@@ -292,20 +308,21 @@ impl Streams {
         TopicId(mixed.to_be_bytes())
     }
 
-    /// Removes what topics no longer keep, forgets producers that were silent for a day, and lets go of memory that
-    /// nobody uses. To be called every few seconds; looks at no disk.
+    /// Removes what topics no longer keep, and lets go of memory that nobody uses; once an hour forgets producers that were
+    /// silent for a day, and transactional ids that nobody has used for a week. To be called every few seconds; looks at no
+    /// disk.
     pub fn maintain(&self, now: Millis) {
         let topics: Vec<Arc<Topic>> = self.read().by_name.values().cloned().collect();
-        for topic in topics {
+        for topic in &topics {
             let config = topic.kept();
             for cell in topic.partitions().iter() {
                 cell.maintain(&config, &*self.journal, now);
             }
         }
-        // Once an hour: they live for a week.
         let before = self.looked_through.load(Ordering::Relaxed);
         if now.0 >= before.saturating_add(3_600_000) {
             self.looked_through.store(now.0, Ordering::Relaxed);
+            topics.iter().flat_map(|t| t.partitions().to_vec()).for_each(|cell| cell.forget_producers(now));
             self.forget_transactional_ids(now);
         }
     }

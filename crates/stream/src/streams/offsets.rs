@@ -8,12 +8,15 @@ use waypost_model::{Lsn, Millis};
 
 use super::pending::Pending;
 use super::standing::Standings;
+use super::tally::{Tally, bytes_of};
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::groups::Committer;
 
 /// Most offsets that are kept on a node.
 pub const OFFSETS_MAX: usize = 1_000_000;
+/// Most bytes of what names offsets and of their metadata, of all that are kept on a node.
+pub const OFFSETS_BYTES_MAX: usize = 256 << 20;
 /// Longest metadata of an offset, bytes: as Kafka's.
 pub const METADATA_MAX: usize = 4096;
 
@@ -30,6 +33,12 @@ pub struct Committed {
     pub at: Millis,
     /// When it ends, if its committer has said so; else the node's time for all of them counts.
     pub ends: Option<Millis>,
+}
+
+impl Committed {
+    fn without_metadata(&self) -> Committed {
+        Committed { metadata: Box::default(), ..*self }
+    }
 }
 
 /// Why offsets are not committed. None of them was.
@@ -51,25 +60,16 @@ pub(super) type Key = (Arc<str>, i32);
 /// A vhost and a group.
 pub(super) type Name = (Arc<str>, Arc<str>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Offsets {
     pub(super) groups: BTreeMap<Name, BTreeMap<Key, Committed>>,
     /// Of those of them that have members, or had.
     pub(super) standings: Standings,
     /// Those of open transactions.
     pub(super) pending: Pending,
-    pub(super) count: usize,
-    /// How many there may be: [`OFFSETS_MAX`].
-    pub(super) max: usize,
+    pub(super) tally: Tally,
     /// What must be durable before anybody is told: the last end of a transaction that had offsets.
     pub(super) lsn: Option<Lsn>,
-}
-
-impl Default for Offsets {
-    fn default() -> Offsets {
-        let (groups, pending, standings) = (BTreeMap::new(), Pending::default(), Standings::default());
-        Offsets { groups, standings, pending, count: 0, max: OFFSETS_MAX, lsn: None }
-    }
 }
 
 pub(super) fn key(vhost: &str, group: &str, topic: &str, partition: i32) -> Box<[u8]> {
@@ -112,14 +112,36 @@ impl Offsets {
         let mut k = Reader(key.get(1..).ok_or(Malformed)?);
         let (vhost, group, topic, partition) = (k.text()?, k.text()?, k.text()?, k.number()? as i32);
         let committed = read_value(value)?;
-        let group = self.groups.entry((vhost.into(), group.into())).or_default();
-        self.count += usize::from(group.insert((topic.into(), partition), committed).is_none());
+        self.insert(&(vhost.into(), group.into()), (topic.into(), partition), committed);
         k.end()
     }
 
-    /// Whether so many more may be kept.
-    pub(super) fn has_room(&self, more: usize) -> bool {
-        more == 0 || self.count + more <= self.max
+    pub(super) fn insert(&mut self, name: &Name, key: Key, committed: Committed) {
+        self.tally.add(bytes_of(&name.1, &key, &committed));
+        let known = self.groups.entry(name.clone()).or_default();
+        if let Some(before) = known.get(&key) {
+            self.tally.remove(bytes_of(&name.1, &key, before));
+        }
+        known.insert(key, committed);
+    }
+
+    /// Whether there is room for these, of which some may take the place of `known`.
+    pub(super) fn has_room<'a>(
+        &self,
+        group: &str,
+        offsets: &'a [(Arc<str>, i32, Committed)],
+        known: impl Fn(&Key) -> Option<&'a Committed>,
+    ) -> bool {
+        let (mut more, mut bytes, mut before) = (0, 0, 0);
+        for (topic, partition, committed) in offsets {
+            let key = (Arc::clone(topic), *partition);
+            bytes += bytes_of(group, &key, committed);
+            match known(&key) {
+                Some(known) => before += bytes_of(group, &key, known),
+                None => more += 1,
+            }
+        }
+        self.tally.has_room(more, bytes.saturating_sub(before))
     }
 
     pub fn forget_topic(&mut self, vhost: &str, topic: &str) -> Vec<Op> {
@@ -128,12 +150,12 @@ impl Offsets {
         let from = (Arc::clone(&vhost), Arc::from(""));
         for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| *v == vhost) {
             let taken = take_topic(offsets, &topic);
+            taken.iter().for_each(|(key, committed)| self.tally.remove(bytes_of(&name.1, key, committed)));
             ops.extend(taken.iter().map(|(key, _)| gone(&vhost, &name.1, key)));
             empty.extend(offsets.is_empty().then(|| name.clone()));
         }
         empty.iter().for_each(|name| drop(self.groups.remove(name)));
-        ops.extend(self.pending.forget_topic(&vhost, &topic));
-        self.count -= ops.len();
+        ops.extend(self.pending.forget_topic(&vhost, &topic, &mut self.tally));
         ops
     }
 
@@ -155,7 +177,10 @@ impl Offsets {
     /// The journal has taken it.
     pub(super) fn taken(&mut self, name: &Name, goes: &[Key]) {
         let Some(known) = self.groups.get_mut(name) else { return };
-        self.count -= goes.iter().filter(|key| known.remove(key).is_some()).count();
+        for key in goes {
+            let taken = known.remove(key);
+            taken.iter().for_each(|committed| self.tally.remove(bytes_of(&name.1, key, committed)));
+        }
         if known.is_empty() {
             self.groups.remove(name);
             if !self.pending.knows(name) {
@@ -185,12 +210,8 @@ impl Streams {
         }
         let mut all = lock(&self.offsets);
         let name: Name = (vhost.into(), group.into());
-        let known = all.groups.get(&name);
         // Who was there goes on, however many there are.
-        let is_new = |(topic, partition, _): &&(Arc<str>, i32, Committed)| {
-            known.is_none_or(|known| !known.contains_key(&(Arc::clone(topic), *partition)))
-        };
-        if !all.has_room(offsets.iter().filter(is_new).count()) {
+        if !all.has_room(group, &offsets, |key| all.groups.get(&name)?.get(key)) {
             return Err(OffsetsFault::Limit);
         }
         let op = |(topic, partition, c): &(Arc<str>, i32, Committed)| Op::Define {
@@ -204,14 +225,12 @@ impl Streams {
         let standing = all.standings.after(&name, committer);
         ops.extend(standing.map(|standing| standing.op(&name)));
         let lsn = self.journal.append(ops)?;
-        places.iter().for_each(|at| all.pending.overtaken(vhost, group, at));
+        let Offsets { pending, tally, .. } = &mut *all;
+        places.iter().for_each(|at| pending.overtaken(vhost, group, at, tally));
         standing.into_iter().for_each(|standing| all.standings.set(&name, standing));
-        let known = all.groups.entry(name).or_default();
-        let mut new = 0;
         for (topic, partition, committed) in offsets {
-            new += usize::from(known.insert((topic, partition), committed).is_none());
+            all.insert(&name, (topic, partition), committed);
         }
-        all.count += new;
         Ok(Some(lsn))
     }
 
@@ -228,6 +247,28 @@ impl Streams {
         let all = lock(&self.offsets);
         let known = all.groups.get(&(vhost.into(), group.into()));
         known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, c.clone())).collect()
+    }
+
+    /// The same without what clients keep with them.
+    #[must_use]
+    pub fn positions(&self, vhost: &str, group: &str) -> Vec<(Arc<str>, i32, Committed)> {
+        let all = lock(&self.offsets);
+        let known = all.groups.get(&(vhost.into(), group.into()));
+        known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, c.without_metadata())).collect()
+    }
+
+    /// What the groups of a vhost have committed in a topic, by group and partition, without what clients keep with it.
+    #[must_use]
+    pub fn positions_in(&self, vhost: &str, topic: &str) -> Vec<(Arc<str>, i32, Committed)> {
+        let (from, topic): (Name, Arc<str>) = ((vhost.into(), "".into()), topic.into());
+        let here = (Arc::clone(&topic), i32::MIN)..=(topic, i32::MAX);
+        let all = lock(&self.offsets);
+        let groups = all.groups.range(from..).take_while(|((v, _), _)| **v == *vhost);
+        let of = |((_, group), offsets): (&Name, &'_ BTreeMap<Key, Committed>)| {
+            let found = offsets.range(here.clone()).map(|((_, p), c)| (Arc::clone(group), *p, c.without_metadata()));
+            found.collect::<Vec<_>>()
+        };
+        groups.flat_map(of).collect()
     }
 
     /// Whether a group has committed anything.

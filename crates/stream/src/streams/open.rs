@@ -159,6 +159,7 @@ impl Streams {
             bodies,
             route,
             topics: RwLock::new(topics),
+            version: AtomicU64::new(0),
             offsets: Mutex::new(notes.offsets),
             offsets_expired: AtomicU64::new(0),
             producer_ids: Mutex::new(producer_ids),

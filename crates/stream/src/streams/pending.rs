@@ -7,6 +7,7 @@ use waypost_model::Lsn;
 use waypost_model::journal::{Journal, Op};
 
 use super::offsets::{Committed, Key, METADATA_MAX, Name, Offsets, key, read_value, take_topic, value};
+use super::tally::{Tally, bytes_of};
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::groups::Committer;
@@ -65,10 +66,13 @@ fn pending_key(vhost: &str, id: &str, group: &str, topic: &str, partition: i32) 
 }
 
 impl Pending {
-    fn put(&mut self, vhost: &str, group: &str, at: Key, id: &str, put: Put) -> bool {
+    fn put(&mut self, name: &Name, at: Key, id: &str, put: Put, tally: &mut Tally) {
         self.next_order = self.next_order.max(put.order.saturating_add(1));
-        let group = self.groups.entry((vhost.into(), group.into())).or_default();
-        group.entry(at).or_default().insert(id.into(), put).is_none()
+        tally.add(bytes_of(&name.1, &at, &put.committed));
+        let puts = self.groups.entry(name.clone()).or_default().entry(at.clone()).or_default();
+        if let Some(before) = puts.insert(id.into(), put) {
+            tally.remove(bytes_of(&name.1, &at, &before.committed));
+        }
     }
 
     /// Whether anything is put off for a group.
@@ -98,18 +102,21 @@ impl Pending {
     }
 
     /// The journal has taken it.
-    pub fn overtaken(&mut self, vhost: &str, group: &str, at: &Key) {
+    pub fn overtaken(&mut self, vhost: &str, group: &str, at: &Key, tally: &mut Tally) {
         let puts = self.groups.get_mut(&(vhost.into(), group.into())).and_then(|of_group| of_group.get_mut(at));
-        puts.into_iter().for_each(|puts| overtake(puts, u64::MAX));
+        puts.into_iter().for_each(|puts| overtake(puts, u64::MAX, tally));
     }
 
-    pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>) -> Vec<Op> {
+    pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>, tally: &mut Tally) -> Vec<Op> {
         let (mut ops, mut empty) = (Vec::new(), Vec::new());
         let from = (Arc::clone(vhost), Arc::from(""));
         for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
-            for ((topic, partition), by) in take_topic(offsets, topic) {
-                let keys = by.keys().map(|id| pending_key(vhost, id, &name.1, &topic, partition));
-                ops.extend(keys.map(|key| Op::Define { key, value: None }));
+            for (at, by) in take_topic(offsets, topic) {
+                for (id, put) in by {
+                    tally.remove(bytes_of(&name.1, &at, &put.committed));
+                    let key = pending_key(vhost, &id, &name.1, &at.0, at.1);
+                    ops.push(Op::Define { key, value: None });
+                }
             }
             empty.extend(offsets.is_empty().then(|| name.clone()));
         }
@@ -128,8 +135,9 @@ fn overtaking(vhost: &str, group: &str, (topic, partition): &Key, puts: &Puts, o
     earlier.map(op).collect()
 }
 
-fn overtake(puts: &mut Puts, order: u64) {
+fn overtake(puts: &mut Puts, order: u64, tally: &mut Tally) {
     for put in puts.values_mut().filter(|put| put.order < order) {
+        tally.bytes -= put.committed.metadata.len();
         *put = put.overtaken();
     }
 }
@@ -140,7 +148,8 @@ impl Offsets {
         let (vhost, id, group, topic, partition) = (k.text()?, k.text()?, k.text()?, k.text()?, k.number()? as i32);
         k.end()?;
         let put = Put::read(value)?;
-        self.count += usize::from(self.pending.put(vhost, group, (topic.into(), partition), id, put));
+        let name = (vhost.into(), group.into());
+        self.pending.put(&name, (topic.into(), partition), id, put, &mut self.tally);
         Ok(())
     }
 
@@ -157,11 +166,8 @@ impl Offsets {
         if offsets.iter().any(|(_, _, c)| c.metadata.len() > METADATA_MAX) {
             return Err(TransactionFault::Metadata);
         }
-        let is_new = |(topic, partition, _): &&(Arc<str>, i32, Committed)| {
-            let puts = self.pending.puts(vhost, group, &(Arc::clone(topic), *partition));
-            puts.is_none_or(|puts| !puts.contains_key(id))
-        };
-        if !self.has_room(offsets.iter().filter(is_new).count()) {
+        let known = |at: &Key| Some(&self.pending.puts(vhost, group, at)?.get(id)?.committed);
+        if !self.has_room(group, &offsets, known) {
             return Err(TransactionFault::Limit("committed offsets"));
         }
         if offsets.is_empty() {
@@ -180,7 +186,7 @@ impl Offsets {
         let lsn = journal.append(ops.collect())?;
         standing.into_iter().for_each(|standing| self.standings.set(&name, standing));
         for (at, put) in puts {
-            self.count += usize::from(self.pending.put(vhost, group, at, id, put));
+            self.pending.put(&name, at, id, put, &mut self.tally);
         }
         Ok(Some(lsn))
     }
@@ -207,11 +213,12 @@ impl Offsets {
         for group in groups {
             let name = (Arc::from(vhost), Arc::clone(group));
             let Some(pending) = self.pending.groups.get_mut(&name) else { continue };
-            let mut ended = Vec::new();
+            let (mut ended, tally) = (Vec::new(), &mut self.tally);
             pending.retain(|key, by| {
                 if let Some(put) = by.remove(id) {
+                    tally.remove(bytes_of(&name.1, key, &put.committed));
                     if marker == Marker::Commit && !put.is_overtaken() {
-                        overtake(by, put.order);
+                        overtake(by, put.order, tally);
                     }
                     ended.push((key.clone(), put));
                 }
@@ -220,12 +227,10 @@ impl Offsets {
             if pending.is_empty() {
                 self.pending.groups.remove(&name);
             }
-            self.count -= ended.len();
             ended.retain(|(_, put)| marker == Marker::Commit && !put.is_overtaken());
             if !ended.is_empty() {
-                let known = self.groups.entry(name).or_default();
                 for (key, put) in ended {
-                    self.count += usize::from(known.insert(key, put.committed).is_none());
+                    self.insert(&name, key, put.committed);
                 }
                 self.lsn = Some(lsn);
             }

@@ -243,7 +243,7 @@ fn readers_are_woken_when_more_is_visible() {
 fn who_has_committed_goes_on_when_there_is_no_room_for_others() {
     let node = Node::new();
     node.topic("t", 3);
-    lock(&node.streams.offsets).max = 2;
+    lock(&node.streams.offsets).tally.count_max = 2;
     let at = |partition| {
         ("t".into(), partition, Committed { offset: 1, leader_epoch: 0, metadata: "".into(), at: NOW, ends: None })
     };
@@ -253,6 +253,48 @@ fn who_has_committed_goes_on_when_there_is_no_room_for_others() {
     assert_eq!((commit("g", 0), commit("g", 1)), (Ok(()), Ok(())));
     assert_eq!((commit("g", 2), commit("h", 0)), (Err(OffsetsFault::Limit), Err(OffsetsFault::Limit)));
     assert_eq!((commit("g", 0), commit("g", 1)), (Ok(()), Ok(())));
+}
+
+#[test]
+fn what_is_kept_with_offsets_has_a_limit_and_gives_its_room_back() {
+    let node = Node::new();
+    node.topic("t", 3);
+    let tally = |node: &Node| {
+        let all = lock(&node.streams.offsets);
+        (all.tally.count, all.tally.bytes)
+    };
+    let at = |partition, bytes: usize| {
+        let metadata = "m".repeat(bytes).into();
+        ("t".into(), partition, Committed { offset: 1, leader_epoch: 0, metadata, at: NOW, ends: None })
+    };
+    let commit = |group: &str, partition, bytes| {
+        node.streams.commit("/", group, vec![at(partition, bytes)], Committer::Standalone).map(|_| ())
+    };
+    // Two octets are the names of group and topic.
+    lock(&node.streams.offsets).tally.bytes_max = 102 + 52 + 2;
+    assert_eq!((commit("g", 0, 100), commit("g", 1, 50), tally(&node)), (Ok(()), Ok(()), (2, 154)));
+    assert_eq!((commit("h", 0, 1), commit("g", 1, 53)), (Err(OffsetsFault::Limit), Err(OffsetsFault::Limit)));
+    // Less than before, or as much.
+    assert_eq!((commit("g", 0, 100), commit("g", 1, 10), tally(&node)), (Ok(()), Ok(()), (2, 114)));
+    let who = node.streams.init_producer("/", "id", 60_000, None, NOW).unwrap().0;
+    node.streams.add_group("/", "id", who, "g", NOW).unwrap();
+    let put = |bytes| {
+        let group = ("g", Committer::Group);
+        node.streams.commit_with("/", "id", who, group, vec![at(0, bytes), at(2, bytes)]).map(|_| ())
+    };
+    assert!(put(20).is_err());
+    assert_eq!((put(18), tally(&node)), (Ok(()), (4, 154)));
+    // What is overtaken is not kept.
+    assert_eq!((commit("g", 0, 100), tally(&node)), (Ok(()), (4, 136)));
+    node.sync();
+    let again = node.killed();
+    assert_eq!(tally(&again), (4, 136));
+    again.streams.end_transaction("/", "id", who, Marker::Commit, NOW).unwrap();
+    assert_eq!(tally(&again), (3, 102 + 12 + 20));
+    again.streams.forget_offsets("/", "g", Some(&[("t".into(), 0)])).unwrap();
+    assert_eq!(tally(&again), (2, 32));
+    again.streams.delete("/", "t").unwrap();
+    assert_eq!(tally(&again), (0, 0));
 }
 
 #[test]

@@ -174,6 +174,26 @@ fn of_two_transactions_offsets_those_count_that_were_put_off_last() {
 }
 
 #[test]
+fn what_open_transactions_hold_together_has_a_limit_until_they_end() {
+    let node = Node::new();
+    let topic = node.topic("t", 10);
+    let me = node.init(None).unwrap();
+    lock(&node.streams.transactions).bytes_max = 3 * 65;
+    node.add(me, &topic, &[0, 1]).unwrap();
+    assert!(matches!(node.add(me, &topic, &[2, 3]), Err(TransactionFault::Limit(_))));
+    node.streams.add_group("/", ID, me, "g", NOW).unwrap();
+    let other = node.streams.init_producer("/", "other", 60_000, None, NOW).unwrap().0;
+    let add = |node: &Node| node.streams.add_group("/", "other", other, "g", NOW);
+    assert!(matches!(add(&node), Err(TransactionFault::Limit(_))));
+    node.sync();
+    let node = node.killed();
+    lock(&node.streams.transactions).bytes_max = 3 * 65;
+    assert!(matches!(add(&node), Err(TransactionFault::Limit(_))));
+    node.end(me, Marker::Abort).unwrap();
+    assert!(add(&node).is_ok());
+}
+
+#[test]
 fn who_is_replaced_writes_nothing_more() {
     let node = Node::new();
     let topic = node.topic("t", 2);

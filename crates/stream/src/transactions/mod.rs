@@ -24,6 +24,8 @@ pub const TRANSACTIONAL_ID_BYTES_MAX: usize = 1_024;
 pub const TRANSACTION_PARTITIONS_MAX: usize = 10_000;
 /// Most groups of a transaction.
 pub const TRANSACTION_GROUPS_MAX: usize = 1_000;
+/// Most bytes of the partitions and groups of all open transactions.
+pub const OPEN_BYTES_MAX: usize = 256 << 20;
 /// Longest time that a transaction may be open, milliseconds: as Kafka's `transaction.max.timeout.ms`.
 pub const TRANSACTION_TIMEOUT_MS_MAX: i32 = 900_000;
 /// A transactional id that nobody has used for so long is forgotten, milliseconds: seven days, as Kafka's
@@ -108,6 +110,6 @@ pub struct TransactionView {
     pub timeout_ms: i32,
     /// Since when one is, if one is.
     pub started: Option<Millis>,
-    /// Topics and partitions of the open one, in order.
+    /// Topics and partitions of the open one, in order; none in lists.
     pub partitions: Vec<(Arc<str>, i32)>,
 }

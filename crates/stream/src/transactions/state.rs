@@ -15,6 +15,8 @@ use crate::partition::Marker;
 const FORMAT: u64 = 1;
 /// No id, no epoch.
 const NONE: i16 = -1;
+/// What a partition or a group takes beside its name, about.
+const ITEM_BYTES: usize = 64;
 /// The last epoch that is given out; the one behind it is kept to abort what is open then.
 const EPOCH_LAST: i16 = i16::MAX - 1;
 
@@ -62,6 +64,12 @@ impl Transaction {
             partitions: BTreeMap::new(),
             groups: BTreeSet::new(),
         }
+    }
+
+    /// What it takes in memory beside what all take alike, about, bytes.
+    pub fn bytes(&self) -> usize {
+        let partitions = self.partitions.keys().map(|(topic, _)| ITEM_BYTES + topic.len());
+        partitions.chain(self.groups.iter().map(|group| ITEM_BYTES + group.len())).sum()
     }
 
     pub fn is_born(&self) -> bool {

@@ -147,14 +147,13 @@ impl Ask {
 
     /// The groups that have committed in a topic.
     pub(super) fn groups_of(&self, topic: &Topic) -> Json {
-        let names = self.node.streams.groups_with_offsets(&topic.vhost).into_iter();
-        let one = |group: Arc<str>| {
-            let mut here = self.places(&topic.vhost, &group);
-            here.retain(|p| p.topic == topic.name);
-            let lag: u64 = here.iter().map(Place::lag).sum();
-            (!here.is_empty()).then(|| json!({ "group": &*group, "lag": lag }))
-        };
-        names.filter_map(one).collect()
+        let mut lags: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for (group, partition, committed) in self.node.streams.positions_in(&topic.vhost, &topic.name) {
+            if let Some(place) = place(topic, partition, &committed, |_| None) {
+                *lags.entry(group).or_default() += place.lag();
+            }
+        }
+        lags.into_iter().map(|(group, lag)| json!({ "group": &*group, "lag": lag })).collect()
     }
 
     fn delete_group(&self, vhost: &str, group: &str) -> Result<Done, Failure> {
@@ -300,20 +299,33 @@ impl Ask {
 /// Where a group has committed, in topics that there are.
 pub(in crate::http) fn places(node: &Node, vhost: &str, group: &str) -> Vec<Place> {
     let (gone_since, kept_ms) = (node.streams.gone_since(vhost, group), node.config.kafka.offsets_retention_ms());
-    let one = |(topic, partition, committed): (Arc<str>, i32, Committed)| {
-        let cell = node.streams.topic(vhost, &topic)?.partition(partition)?;
-        let offsets = cell.with(|p| p.offsets());
-        Some(Place {
-            topic,
-            partition,
-            committed: Some(committed.offset),
-            committed_at: Some(committed.at),
-            expires_at: Some(committed.expires_at(gone_since, kept_ms)),
-            start: offsets.start,
-            end: offsets.high_watermark,
-        })
+    // They come by topic.
+    let mut last: Option<Arc<Topic>> = None;
+    let one = |(name, partition, committed): (Arc<str>, i32, Committed)| {
+        if last.as_ref().is_none_or(|topic| topic.name != name) {
+            last = node.streams.topic(vhost, &name);
+        }
+        place(last.as_ref()?, partition, &committed, |c| Some(c.expires_at(gone_since, kept_ms)))
     };
-    node.streams.all_committed(vhost, group).into_iter().filter_map(one).collect()
+    node.streams.positions(vhost, group).into_iter().filter_map(one).collect()
+}
+
+fn place(
+    topic: &Topic,
+    partition: i32,
+    committed: &Committed,
+    expires_at: impl FnOnce(&Committed) -> Option<Millis>,
+) -> Option<Place> {
+    let offsets = topic.partition(partition)?.with(|p| p.offsets());
+    Some(Place {
+        topic: Arc::clone(&topic.name),
+        partition,
+        committed: Some(committed.offset),
+        committed_at: Some(committed.at),
+        expires_at: expires_at(committed),
+        start: offsets.start,
+        end: offsets.high_watermark,
+    })
 }
 
 fn no_group(group: &str) -> Failure {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::classes::Classes;
 use super::{ConsumerGroup, Parts};
 use crate::streams::TopicId;
 
@@ -24,19 +25,11 @@ impl ConsumerGroup {
 
     /// Deals out for the present epoch.
     pub(super) fn deal_out(&mut self) {
-        let ids: Vec<Box<str>> = self.members.keys().cloned().collect();
-        let subscribed: Vec<BTreeMap<TopicId, u32>> = self.members.values().map(|m| self.topics_of(m)).collect();
+        let classes = self.classes();
         let targets = if self.assignor() == RANGE {
-            let order = |at: &usize| {
-                let id = ids.get(*at);
-                let instance = id.and_then(|id| self.members.get(id)?.instance.clone());
-                (instance.is_none(), instance.or(id.cloned()))
-            };
-            let mut members: Vec<usize> = (0..ids.len()).collect();
-            members.sort_by_key(order);
-            range(&subscribed, &members)
+            range(&classes, &self.order())
         } else {
-            uniform(&subscribed, self.members.values().map(|m| &m.target))
+            uniform(&classes, self.members.values().map(|m| &m.target))
         };
         for (member, target) in self.members.values_mut().zip(targets) {
             member.target = target;
@@ -44,25 +37,42 @@ impl ConsumerGroup {
         self.target_epoch = self.epoch;
     }
 
-    fn topics_of(&self, member: &super::Member) -> BTreeMap<TopicId, u32> {
-        let matching = self.matches.get(&member.pattern).into_iter().flatten();
-        let names: BTreeSet<&Arc<str>> = member.names.iter().chain(matching).collect();
-        names.into_iter().filter_map(|name| self.topics.get(name).copied()).collect()
+    fn classes(&self) -> Classes {
+        let found = |name: &Arc<str>| self.topics.get(name).copied();
+        let matching: BTreeMap<&str, BTreeMap<TopicId, u32>> =
+            self.matches.iter().map(|(p, names)| (&**p, names.iter().filter_map(found).collect())).collect();
+        let mut classes = Classes::default();
+        for member in self.members.values() {
+            let names = classes.named(&member.names, || member.names.iter().filter_map(found).collect());
+            let pattern = matching.get(&*member.pattern);
+            let pattern = pattern.map(|topics| classes.matching(&member.pattern, || topics.clone()));
+            classes.add([Some(names), pattern]);
+        }
+        classes
+    }
+
+    /// The places of members in order: instances first, by their names.
+    fn order(&self) -> Vec<usize> {
+        let mut members: Vec<_> = self.members.iter().enumerate().collect();
+        members.sort_by_key(|(_, (id, m))| (m.instance.is_none(), m.instance.as_ref().unwrap_or(id)));
+        members.into_iter().map(|(at, _)| at).collect()
     }
 }
 
 /// Per topic, its subscribers in order share neighbours.
-fn range(subscribed: &[BTreeMap<TopicId, u32>], order: &[usize]) -> Vec<Parts> {
-    let mut targets = vec![Parts::new(); subscribed.len()];
-    let topics: BTreeMap<TopicId, u32> = subscribed.iter().flatten().map(|(t, n)| (*t, *n)).collect();
-    for (topic, count) in topics {
-        let readers: Vec<usize> =
-            order.iter().copied().filter(|at| subscribed.get(*at).is_some_and(|s| s.contains_key(&topic))).collect();
+fn range(classes: &Classes, order: &[usize]) -> Vec<Parts> {
+    let mut targets = vec![Parts::new(); order.len()];
+    let in_order = classes.in_order(order);
+    for (topic, count, reading) in classes.topics() {
+        // Of more readers than partitions only the first get any.
+        let firsts = reading.iter().filter_map(|class| in_order.get(*class));
+        let readers: BTreeSet<(usize, usize)> =
+            firsts.flat_map(|members| members.iter().take(count as usize).copied()).collect();
         let (each, more) = (count as usize / readers.len().max(1), count as usize % readers.len().max(1));
         let mut next = 0_i32;
-        for (place, at) in readers.into_iter().enumerate() {
-            let share = i32::try_from(each + usize::from(place < more)).unwrap_or(i32::MAX);
-            if let Some(target) = targets.get_mut(at).filter(|_| share > 0) {
+        for (place, (_, at)) in readers.into_iter().take(count as usize).enumerate() {
+            let share = i32::try_from(if each == 0 { 1 } else { each + usize::from(place < more) }).unwrap_or(i32::MAX);
+            if let Some(target) = targets.get_mut(at) {
                 target.insert(topic, (next..next + share).collect());
             }
             next += share;
@@ -72,11 +82,13 @@ fn range(subscribed: &[BTreeMap<TopicId, u32>], order: &[usize]) -> Vec<Parts> {
 }
 
 /// Shares that differ by one at most, where subscriptions allow it. What was dealt out before stays where it may.
-fn uniform<'a>(subscribed: &[BTreeMap<TopicId, u32>], before: impl Iterator<Item = &'a Parts>) -> Vec<Parts> {
-    let mut shares = Shares::new(subscribed);
+fn uniform<'a>(classes: &Classes, before: impl Iterator<Item = &'a Parts>) -> Vec<Parts> {
+    let mut shares = Shares::new(classes);
     for (at, parts) in before.enumerate() {
         for (topic, all) in parts {
-            all.iter().for_each(|p| shares.keep(at, *topic, *p));
+            if shares.classes.reads(at, *topic) {
+                all.iter().for_each(|p| shares.keep(at, *topic, *p));
+            }
         }
     }
     shares.give_the_rest();
@@ -88,77 +100,114 @@ fn uniform<'a>(subscribed: &[BTreeMap<TopicId, u32>], before: impl Iterator<Item
     shares.targets
 }
 
+/// How much a member has, and which it is.
+type Load = (usize, usize);
+
 struct Shares<'a> {
-    subscribed: &'a [BTreeMap<TopicId, u32>],
-    /// What belongs to nobody yet.
-    left: BTreeSet<(TopicId, i32)>,
+    classes: &'a Classes,
+    /// Who has what.
+    owners: BTreeMap<(TopicId, i32), usize>,
     targets: Vec<Parts>,
     loads: Vec<usize>,
-    /// Members by what they have.
-    by_load: BTreeSet<(usize, usize)>,
+    /// Members of each class by what they have.
+    by_load: Vec<BTreeSet<Load>>,
+    /// Of the classes that read the topic that is dealt out now: who has least.
+    least: BTreeSet<(Load, usize)>,
+    least_of: BTreeMap<usize, Load>,
 }
 
 impl<'a> Shares<'a> {
-    fn new(subscribed: &'a [BTreeMap<TopicId, u32>]) -> Shares<'a> {
-        let topics: BTreeMap<TopicId, u32> = subscribed.iter().flatten().map(|(t, n)| (*t, *n)).collect();
-        let all =
-            |(topic, count): (TopicId, u32)| (0..i32::try_from(count).unwrap_or(i32::MAX)).map(move |p| (topic, p));
+    fn new(classes: &'a Classes) -> Shares<'a> {
+        let members = classes.members();
+        let mut by_load: Vec<BTreeSet<Load>> = vec![BTreeSet::new(); classes.len()];
+        for (at, class) in (0..members).flat_map(|at| classes.of(at).map(move |class| (at, class))) {
+            if let Some(set) = by_load.get_mut(class) {
+                set.insert((0, at));
+            }
+        }
         Shares {
-            subscribed,
-            left: topics.into_iter().flat_map(all).collect(),
-            targets: vec![Parts::new(); subscribed.len()],
-            loads: vec![0; subscribed.len()],
-            by_load: (0..subscribed.len()).map(|at| (0, at)).collect(),
+            classes,
+            owners: BTreeMap::new(),
+            targets: vec![Parts::new(); members],
+            loads: vec![0; members],
+            by_load,
+            least: BTreeSet::new(),
+            least_of: BTreeMap::new(),
         }
     }
 
-    fn reads(&self, at: usize, topic: TopicId) -> bool {
-        self.subscribed.get(at).is_some_and(|s| s.contains_key(&topic))
+    /// From now on it is about a topic that these classes read.
+    fn turn_to(&mut self, reading: &[usize]) {
+        self.least.clear();
+        self.least_of.clear();
+        for class in reading {
+            if let Some(load) = self.by_load.get(*class).and_then(BTreeSet::first) {
+                self.least.insert((*load, *class));
+                self.least_of.insert(*class, *load);
+            }
+        }
+    }
+
+    /// Who has least of those that read the topic.
+    fn least(&self) -> Option<Load> {
+        self.least.first().map(|(load, _)| *load)
     }
 
     fn weigh(&mut self, at: usize, change: impl FnOnce(usize) -> usize) {
-        if let Some(load) = self.loads.get_mut(at) {
-            self.by_load.remove(&(*load, at));
-            *load = change(*load);
-            self.by_load.insert((*load, at));
+        let Some(load) = self.loads.get_mut(at) else { return };
+        let before = (*load, at);
+        *load = change(*load);
+        let after = (*load, at);
+        for class in self.classes.of(at) {
+            let Some(set) = self.by_load.get_mut(class) else { continue };
+            set.remove(&before);
+            set.insert(after);
+            if let (Some(known), Some(first)) = (self.least_of.get_mut(&class), set.first()) {
+                self.least.remove(&(*known, class));
+                self.least.insert((*first, class));
+                *known = *first;
+            }
         }
     }
 
     fn give(&mut self, at: usize, topic: TopicId, partition: i32) {
         if let Some(target) = self.targets.get_mut(at) {
             target.entry(topic).or_default().insert(partition);
+            self.owners.insert((topic, partition), at);
             self.weigh(at, |load| load + 1);
         }
     }
 
     fn keep(&mut self, at: usize, topic: TopicId, partition: i32) {
-        if self.reads(at, topic) && self.left.remove(&(topic, partition)) {
+        let is_there = u32::try_from(partition).is_ok_and(|p| p < self.classes.partitions(topic));
+        if is_there && !self.owners.contains_key(&(topic, partition)) {
             self.give(at, topic, partition);
         }
     }
 
-    /// Who has least of those that read a topic.
-    fn least(&self, topic: TopicId) -> Option<(usize, usize)> {
-        self.by_load.iter().copied().find(|(_, at)| self.reads(*at, topic))
-    }
-
     fn give_the_rest(&mut self) {
-        for (topic, partition) in std::mem::take(&mut self.left) {
-            if let Some((_, at)) = self.least(topic) {
-                self.give(at, topic, partition);
+        let classes = self.classes;
+        for (topic, count, reading) in classes.topics() {
+            self.turn_to(reading);
+            for partition in 0..i32::try_from(count).unwrap_or(i32::MAX) {
+                if !self.owners.contains_key(&(topic, partition))
+                    && let Some((_, at)) = self.least()
+                {
+                    self.give(at, topic, partition);
+                }
             }
         }
     }
 
     /// Moves what would be better elsewhere; whether anything was.
     fn even_out(&mut self) -> bool {
-        let mut moved = false;
-        for from in 0..self.targets.len() {
-            let all: Vec<(TopicId, i32)> =
-                self.targets.get(from).into_iter().flatten().flat_map(|(t, ps)| ps.iter().map(|p| (*t, *p))).collect();
-            for (topic, partition) in all {
+        let (classes, mut moved) = (self.classes, false);
+        for (topic, count, reading) in classes.topics() {
+            self.turn_to(reading);
+            for partition in 0..i32::try_from(count).unwrap_or(i32::MAX) {
+                let Some(from) = self.owners.get(&(topic, partition)).copied() else { continue };
                 let load = self.loads.get(from).copied().unwrap_or(0);
-                let Some((_, to)) = self.least(topic).filter(|(least, _)| load > least + 1) else { continue };
+                let Some((_, to)) = self.least().filter(|(least, _)| load > least + 1) else { continue };
                 if let Some(parts) = self.targets.get_mut(from).and_then(|t| t.get_mut(&topic)) {
                     parts.remove(&partition);
                 }
@@ -171,5 +220,92 @@ impl<'a> Shares<'a> {
             target.retain(|_, parts| !parts.is_empty());
         }
         moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(n: usize) -> TopicId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        TopicId(id)
+    }
+
+    /// Members that read topics, given by their numbers; some by a pattern that stands for topics, too.
+    fn classes(members: &[(BTreeSet<usize>, Option<BTreeSet<usize>>)], partitions: impl Fn(usize) -> u32) -> Classes {
+        let found = |topics: &BTreeSet<usize>| topics.iter().map(|t| (topic(*t), partitions(*t))).collect();
+        let mut classes = Classes::default();
+        for (names, pattern) in members {
+            let texts = names.iter().map(|t| Arc::from(t.to_string())).collect();
+            let named = classes.named(&texts, || found(names));
+            let matching = pattern.as_ref().map(|topics| classes.matching(&format!("{topics:?}"), || found(topics)));
+            classes.add([Some(named), matching]);
+        }
+        classes
+    }
+
+    #[test]
+    fn every_partition_has_one_reader_and_none_would_be_better_elsewhere() {
+        for seed in 1..300_u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = move |bound: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                (random % bound) as usize
+            };
+            let mut topics = |most| -> BTreeSet<usize> { (0..next(most)).map(|_| next(6)).collect() };
+            let members: Vec<_> =
+                (0..1 + seed as usize % 9).map(|n| (topics(4), (n % 3 == 0).then(|| topics(5)))).collect();
+            let partitions = |t: usize| [1, 2, 5, 9, 0, 17][t];
+            let classes = classes(&members, partitions);
+            let reads = |at: usize, t: usize| {
+                members[at].0.contains(&t) || members[at].1.as_ref().is_some_and(|topics| topics.contains(&t))
+            };
+            let order: Vec<usize> = (0..members.len()).collect();
+            let nothing = vec![Parts::new(); members.len()];
+            let even = uniform(&classes, nothing.iter());
+            for targets in [&even, &range(&classes, &order)] {
+                for t in 0..6 {
+                    let mut all: Vec<i32> = Vec::new();
+                    for (at, target) in targets.iter().enumerate() {
+                        let here = target.get(&topic(t)).into_iter().flatten();
+                        all.extend(here.inspect(|_| assert!(reads(at, t), "{seed}")));
+                    }
+                    all.sort_unstable();
+                    let whole = if order.iter().any(|at| reads(*at, t)) { partitions(t) } else { 0 };
+                    assert_eq!(all, (0..whole as i32).collect::<Vec<_>>(), "{seed}");
+                }
+            }
+            let load = |at: usize| even[at].values().map(BTreeSet::len).sum::<usize>();
+            for (from, to) in order.iter().flat_map(|from| order.iter().map(move |to| (*from, *to))) {
+                let would = (0..6).any(|t| reads(to, t) && even[from].contains_key(&topic(t)));
+                assert!(!would || load(from) <= load(to) + 1, "{seed}: {from} has {}, {to} {}", load(from), load(to));
+            }
+            assert_eq!(uniform(&classes, even.iter()), even, "{seed}: nothing has changed, and something moves");
+        }
+    }
+
+    #[test]
+    fn very_many_members_of_which_each_reads_something_else_are_dealt_out_in_no_time() {
+        let members: Vec<_> = (0..2_000).map(|n| ([n, (n + 1) % 2_000, (n + 2) % 2_000].into(), None)).collect();
+        // Whoever asks each member for each partition does not come to an end.
+        let classes = classes(&members, |_| 20);
+        let targets = uniform(&classes, vec![Parts::new(); 2_000].iter());
+        assert_eq!(targets.iter().flat_map(Parts::values).map(BTreeSet::len).sum::<usize>(), 2_000 * 20);
+        assert!(targets.iter().all(|t| !t.is_empty()));
+    }
+
+    #[test]
+    fn members_with_a_pattern_for_very_many_topics_share_what_is_known_of_them() {
+        let all: BTreeSet<usize> = (0..20_000).collect();
+        let members: Vec<_> = (0..2_000).map(|n| ([n].into(), Some(all.clone()))).collect();
+        let classes = classes(&members, |_| 1);
+        let targets = uniform(&classes, vec![Parts::new(); 2_000].iter());
+        assert!(targets.iter().all(|t| t.len() == 10));
+        let order: Vec<usize> = (0..2_000).collect();
+        assert_eq!(range(&classes, &order).iter().map(Parts::len).sum::<usize>(), 20_000);
     }
 }

@@ -6,6 +6,7 @@
 //! owner has said that it has let go, or is out.
 
 mod assign;
+mod classes;
 mod member;
 mod reconcile;
 #[cfg(test)]
@@ -38,8 +39,10 @@ pub const NAMES_OF_ALL_MAX: usize = 200_000;
 pub const PATTERNS_MAX: usize = 16;
 /// Longest id of a member, bytes.
 pub const MEMBER_ID_BYTES_MAX: usize = 256;
-/// How old what is known of topics may be, milliseconds.
+/// How old what is known of topics may be once they have changed, milliseconds.
 const RESOLVED_FOR_MS: u64 = 1_000;
+/// How old it may be while they have not: who may see them may change as well.
+const UNCHANGED_FOR_MS: u64 = 30_000;
 /// The epoch of who joins, who leaves, and who leaves for a while.
 const JOINS: i32 = 0;
 const LEAVES: i32 = -1;
@@ -63,6 +66,8 @@ pub struct Resolved {
     pub topics: BTreeMap<Arc<str>, (TopicId, u32)>,
     /// The names that match each pattern.
     pub matches: BTreeMap<Box<str>, Vec<Arc<str>>>,
+    /// The version of the list of topics before it was looked.
+    pub version: u64,
 }
 
 /// A group, for those who look.
@@ -93,7 +98,8 @@ pub(super) struct ConsumerGroup {
     /// What is known of the topics that members read, and which names match their patterns.
     topics: BTreeMap<Arc<str>, (TopicId, u32)>,
     matches: BTreeMap<Box<str>, Vec<Arc<str>>>,
-    resolved_at: Option<Millis>,
+    /// When that was found out, and of which version of the list of topics.
+    resolved: Option<(Millis, u64)>,
 }
 
 impl Kept for ConsumerGroup {
@@ -165,9 +171,10 @@ impl ConsumerGroup {
         self.members.is_empty()
     }
 
-    /// What is to be found out before this heartbeat is heard, if anything is.
-    pub fn wants(&self, beat: &Heartbeat, now: Millis) -> Option<Wanted> {
-        let fresh = self.resolved_at.is_some_and(|at| at.plus(RESOLVED_FOR_MS) > now);
+    /// What is to be found out before this heartbeat is heard, if anything is. `version`: of the list of topics.
+    pub fn wants(&self, beat: &Heartbeat, version: u64, now: Millis) -> Option<Wanted> {
+        let lasts = |of: u64| if of == version { UNCHANGED_FOR_MS } else { RESOLVED_FOR_MS };
+        let fresh = self.resolved.is_some_and(|(at, of)| at.plus(lasts(of)) > now);
         if fresh && beat.names.is_none() && beat.pattern.is_none() {
             return None;
         }
@@ -211,7 +218,7 @@ impl ConsumerGroup {
     /// Takes over what is known of topics, no less and no more than was looked for: others may have asked for other
     /// topics in the meantime. Whether anything is new.
     fn learn(&mut self, resolved: Resolved, now: Millis) -> bool {
-        self.resolved_at = Some(now);
+        self.resolved = Some((now, resolved.version));
         let (mut topics, mut matches) = (self.topics.clone(), self.matches.clone());
         topics.retain(|name, _| !resolved.wanted.names.contains(name));
         topics.extend(resolved.topics);
