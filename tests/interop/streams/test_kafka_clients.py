@@ -3,21 +3,18 @@ Java, kcat."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
-import tempfile
 
 import confluent_kafka
 import pytest
 
 from broker import Waypost
+from java_programs import CACHE, PROGRAMS, get, libraries, need
 from topics import KAFKA, make
 
-FOLDER = pathlib.Path(__file__).resolve().parents[1]
-PROGRAMS, CACHE = FOLDER / "programs", FOLDER / ".cache"
 SASL = {"SASL_USER": "ann", "SASL_PASSWORD": "secret"}
 MECHANISMS = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -31,19 +28,6 @@ def nodes():
         strict.cli("users", "add", "ann", "--password", "secret")
         strict.cli("users", "permissions", "set", "ann", ".*", ".*", ".*")
         yield free, strict
-
-
-def need(*programs: str) -> None:
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-
-
-def get(command: list[str], folder: pathlib.Path) -> None:
-    """Fetches what a client needs; without the network there is no test of it."""
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200)
-    if done.returncode != 0:
-        pytest.skip(f"{' '.join(command[:2])} fetches nothing: {(done.stderr or done.stdout)[-300:]}")
 
 
 def run(command: list[str], folder: pathlib.Path, nodes) -> None:
@@ -85,17 +69,8 @@ def test_franz_go(nodes, tmp_path):
 
 
 def test_kafkas_own_client(nodes):
-    need("java", "javac", "mvn")
-    folder, libraries = PROGRAMS / "java-kafka", CACHE / "java-kafka"
-    if not libraries.exists():
-        plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-        CACHE.mkdir(exist_ok=True)
-        part = pathlib.Path(tempfile.mkdtemp(dir=CACHE))
-        get(["mvn", "-q", "-B", plugin, f"-DoutputDirectory={part}"], folder)
-        # Another worker may have been faster.
-        with contextlib.suppress(OSError):
-            part.rename(libraries)
-    run(["java", "-cp", f"{libraries}/*", "Main.java"], folder, nodes)
+    folder = PROGRAMS / "java-kafka"
+    run(["java", "-cp", f"{libraries('java-kafka')}/*", "Main.java"], folder, nodes)
 
 
 @pytest.fixture(scope="module")

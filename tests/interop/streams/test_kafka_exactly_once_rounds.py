@@ -1,0 +1,196 @@
+"""Consume, transform, produce in transactions while the server is killed: each input is in both outputs once, and what one
+transaction wrote is there as a whole or not at all."""
+
+import collections
+import random
+import threading
+import time
+
+import confluent_kafka
+import pytest
+from confluent_kafka import KafkaException, TopicPartition
+
+from broker import Waypost
+from topics import KAFKA, make, until
+
+pytestmark = pytest.mark.ours("the server is killed")
+
+PARTITIONS = 4
+SINKS = ("left", "right")
+# Clients that find a server again soon after it was killed.
+SOON = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200, "retry.backoff.ms": 20}
+
+
+class Transformer(threading.Thread):
+    """One member of the group: what it takes it writes to both sinks, in a transaction with its offsets. Some it aborts."""
+
+    def __init__(self, node: Waypost, name: str):
+        super().__init__(daemon=True)
+        self.server, self.label, self.going = {"bootstrap.servers": node.kafka} | SOON, name, True
+        self.transactions, self.failure, self.producer = 0, None, None
+        self.random = random.Random(name)
+        group = {"group.id": "transformers", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+        group |= {"isolation.level": "read_committed", "session.timeout.ms": 6000, "heartbeat.interval.ms": 300}
+        self.consumer = confluent_kafka.Consumer(self.server | group)
+        self.consumer.subscribe(["source"])
+
+    def run(self):
+        try:
+            while self.going:
+                self.turn()
+        except Exception as failure:
+            self.failure = failure
+        finally:
+            self.consumer.close()
+
+    def turn(self):
+        if self.producer is None:
+            self.producer = confluent_kafka.Producer(self.server | {"transactional.id": self.label, "linger.ms": 0})
+            self.until_done(lambda: self.producer.init_transactions(30))
+        taken = [one for one in self.consumer.consume(50, 0.1) if not one.error()]
+        if not taken:
+            return
+        self.transactions += 1
+        try:
+            self.producer.begin_transaction()
+            for one in taken:
+                value = f"{self.label}-{self.transactions}:{len(taken)}:{one.value().decode()}".encode()
+                for sink in SINKS:
+                    self.producer.produce(sink, value, partition=self.random.randrange(2))
+            following = [TopicPartition("source", p, o) for p, o in self.positions(taken).items()]
+            metadata = self.consumer.consumer_group_metadata()
+            self.until_done(lambda: self.producer.send_offsets_to_transaction(following, metadata, 30))
+            if self.random.random() < 0.1:
+                self.back()
+            else:
+                self.until_done(lambda: self.producer.commit_transaction(30))
+        except KafkaException as failure:
+            if failure.args[0].fatal():
+                # Nothing but a new producer helps, whose start aborts what was open.
+                self.producer = None
+                self.rewind()
+            elif failure.args[0].txn_requires_abort():
+                self.back()
+            else:
+                raise
+
+    @staticmethod
+    def positions(taken) -> dict[int, int]:
+        return {one.partition(): one.offset() + 1 for one in taken}
+
+    @staticmethod
+    def until_done(action):
+        """As librdkafka wants it: what may be tried again is."""
+        while True:
+            try:
+                return action()
+            except KafkaException as failure:
+                if not failure.args[0].retriable():
+                    raise
+
+    def back(self):
+        self.until_done(lambda: self.producer.abort_transaction(30))
+        self.rewind()
+
+    def rewind(self):
+        """To what is committed."""
+        while self.going:
+            try:
+                for one in self.consumer.committed(self.consumer.assignment(), 30):
+                    self.consumer.seek(TopicPartition(one.topic, one.partition, max(one.offset, 0)))
+                return
+            except KafkaException as failure:
+                # Killed once more, or the partition went to the other one.
+                if not failure.args[0].retriable() and failure.args[0].code() >= 0:
+                    return
+
+
+def committed(node: Waypost, sink: str) -> list[bytes]:
+    """All that is committed in a sink."""
+    settings = {"bootstrap.servers": node.kafka, "group.id": "look", "isolation.level": "read_committed"}
+    consumer = confluent_kafka.Consumer(settings | {"enable.partition.eof": True, "enable.auto.commit": False})
+    consumer.assign([TopicPartition(sink, n, 0) for n in range(2)])
+    values, ended = [], set()
+    while len(ended) < 2:
+        message = consumer.poll(30)
+        assert message is not None, f"no end of {sink}"
+        if message.error():
+            assert message.error().code() == confluent_kafka.KafkaError._PARTITION_EOF, message.error()
+            ended.add(message.partition())
+        else:
+            values.append(message.value())
+    consumer.close()
+    return values
+
+
+def check_whole(values: list[bytes]) -> None:
+    """What a transaction wrote is all there."""
+    found, sizes = collections.Counter(), {}
+    for value in values:
+        transaction, size, _ = value.split(b":")
+        found[transaction] += 1
+        sizes[transaction] = int(size)
+    torn = [one for one in found if found[one] != sizes[one]]
+    assert not torn, f"parts of transactions: {torn[:3]}"
+
+
+def check_all(node: Waypost, sent: int) -> None:
+    """Everything that was sent is in both sinks once, of the same transactions."""
+    sinks = {}
+
+    def complete() -> bool:
+        sinks.update({sink: committed(node, sink) for sink in SINKS})
+        return all(len(values) >= sent for values in sinks.values())
+
+    until(complete, timeout=60)
+    for sink, values in sinks.items():
+        check_whole(values)
+        numbers = sorted(int(value.split(b":")[2]) for value in values)
+        twice = [n for n, times in collections.Counter(numbers).items() if times > 1]
+        assert not twice, f"twice in {sink}: {twice[:5]}"
+        assert numbers == list(range(sent)), f"lost on the way to {sink}"
+    assert sorted(sinks["left"]) == sorted(sinks["right"])
+
+
+def rounds(count: int) -> None:
+    with Waypost.running(*KAFKA) as node:
+        make(node, "source", PARTITIONS)
+        for sink in SINKS:
+            make(node, sink, 2)
+        writer = confluent_kafka.Producer({"bootstrap.servers": node.kafka, "enable.idempotence": True, "linger.ms": 5} | SOON)
+        members = [Transformer(node, name) for name in ("one", "two")]
+        for member in members:
+            member.start()
+        sent = 0
+        for _ in range(count):
+            ends = time.monotonic() + random.uniform(0.5, 2)
+            while time.monotonic() < ends:
+                for _ in range(20):
+                    writer.produce("source", b"%d" % sent, partition=sent % PARTITIONS)
+                    sent += 1
+                writer.poll(0.02)
+            node.kill()
+            node.start()
+            # What is there at once, with transactions that were on their way.
+            for sink in SINKS:
+                check_whole(committed(node, sink))
+            assert writer.flush(60) == 0
+            check_all(node, sent)
+            assert not any(member.failure for member in members), [member.failure for member in members]
+        for member in members:
+            member.going = False
+        for member in members:
+            member.join(60)
+        assert not any(member.failure for member in members), [member.failure for member in members]
+        assert all(member.transactions > 0 for member in members), "one of them did nothing"
+
+
+@pytest.mark.timeout(240)
+def test_a_few_rounds():
+    rounds(3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_many_rounds():
+    rounds(50)
