@@ -76,7 +76,10 @@ pub const APIS: &[Api] = &[
     api(36, "SaslAuthenticate", 0, 0, 2, 2),
     api(37, "CreatePartitions", 0, 0, 3, 2),
     api(42, "DeleteGroups", 0, 0, 2, 2),
+    api(43, "ElectLeaders", 0, 0, 2, 2),
     api(44, "IncrementalAlterConfigs", 0, 0, 1, 1),
+    api(45, "AlterPartitionReassignments", 0, 0, 1, 0),
+    api(46, "ListPartitionReassignments", 0, 0, 0, 0),
     api(47, "OffsetDelete", 0, 0, 0, NEVER),
     api(48, "DescribeClientQuotas", 0, 0, 1, 1),
     api(49, "AlterClientQuotas", 0, 0, 1, 1),
@@ -88,6 +91,7 @@ pub const APIS: &[Api] = &[
     api(66, "ListTransactions", 0, 0, 2, 0),
     api(68, "ConsumerGroupHeartbeat", 0, 0, 1, 0),
     api(69, "ConsumerGroupDescribe", 0, 0, 1, 0),
+    api(74, "ListConfigResources", 0, 0, 1, 0),
     api(75, "DescribeTopicPartitions", 0, 0, 0, 0),
 ];
 

@@ -55,6 +55,10 @@ const fn setting(name: &'static str, kind: Kind, default: &'static str, rule: Ru
     Setting { name, kind, default, about, rule }
 }
 
+const BATCHES_STAY: &str = "Batches stay as their producers compressed them.";
+const NO_REPLICAS: &str = "There is one replica, and nothing is copied.";
+const NO_TIERS: &str = "There is no other place for old records.";
+
 /// All of them, by name.
 pub const SETTINGS: &[Setting] = &[
     setting(
@@ -64,13 +68,10 @@ pub const SETTINGS: &[Setting] = &[
         Rule::ListOf(&["compact", "delete"]),
         "What becomes of old records: `delete` removes what retention does not keep, `compact` what a later record of the same key replaces.",
     ),
-    setting(
-        "compression.type",
-        Kind::String,
-        "producer",
-        Rule::Fixed,
-        "Batches stay as their producers compressed them.",
-    ),
+    setting("compression.gzip.level", Kind::Int, "-1", Rule::Fixed, BATCHES_STAY),
+    setting("compression.lz4.level", Kind::Int, "9", Rule::Fixed, BATCHES_STAY),
+    setting("compression.type", Kind::String, "producer", Rule::Fixed, BATCHES_STAY),
+    setting("compression.zstd.level", Kind::Int, "3", Rule::Fixed, BATCHES_STAY),
     setting(
         "delete.retention.ms",
         Kind::Long,
@@ -106,7 +107,11 @@ pub const SETTINGS: &[Setting] = &[
         Rule::Fixed,
         "One sync commits for all topics; see `durability`.",
     ),
+    setting("follower.replication.throttled.replicas", Kind::List, "", Rule::Fixed, NO_REPLICAS),
     setting("index.interval.bytes", Kind::Int, "4096", Rule::Fixed, "Every batch is in the index."),
+    setting("leader.replication.throttled.replicas", Kind::List, "", Rule::Fixed, NO_REPLICAS),
+    setting("local.retention.bytes", Kind::Long, "-2", Rule::Fixed, NO_TIERS),
+    setting("local.retention.ms", Kind::Long, "-2", Rule::Fixed, NO_TIERS),
     setting(
         "max.compaction.lag.ms",
         Kind::Long,
@@ -164,6 +169,9 @@ pub const SETTINGS: &[Setting] = &[
         Rule::Fixed,
         "Files are shared by all topics, and always preallocated.",
     ),
+    setting("remote.log.copy.disable", Kind::Boolean, "false", Rule::Fixed, NO_TIERS),
+    setting("remote.log.delete.on.disable", Kind::Boolean, "false", Rule::Fixed, NO_TIERS),
+    setting("remote.storage.enable", Kind::Boolean, "false", Rule::Fixed, NO_TIERS),
     setting(
         "retention.bytes",
         Kind::Long,

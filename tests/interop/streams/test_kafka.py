@@ -216,3 +216,24 @@ def test_sasl_plain(server, name):
     assert "_AUTHENTICATION" in refused(**sasl, **{"sasl.password": "wrong"})
     # Without any: cut off at the first request that matters.
     assert refused()
+
+
+def test_one_replica_that_leads_and_what_has_a_configuration(node, name):
+    topic = name("t")
+    produce(node, topic, 1)
+    client = kafka.KafkaAdminClient(bootstrap_servers=node.kafka)
+    here, missing = kafka.TopicPartition(topic, 0), kafka.TopicPartition(topic, 7)
+    elected = client.elect_leaders(0, {topic: [0, 7]}, raise_errors=False)
+    [of_topic] = elected.replica_election_results
+    codes = {one.partition_id: one.error_code for one in of_topic.partition_result}
+    assert codes == {0: kafka.errors.ElectionNotNeededError.errno, 7: kafka.errors.UnknownTopicOrPartitionError.errno}
+    unknown = kafka.errors.UnknownTopicOrPartitionError
+    assert client.alter_partition_reassignments({here: [0], missing: [0]}) == {here: None, missing: unknown}
+    for replicas, refused in (([1], "InvalidReplicaAssignmentError"), ([0, 1], "InvalidReplicaAssignmentError")):
+        assert client.alter_partition_reassignments({here: replicas})[here].__name__ == refused
+    assert client.alter_partition_reassignments({here: None})[here].__name__ == "NoReassignmentInProgressError"
+    assert client.list_partition_reassignments() == {}
+    listed = client.list_config_resources()
+    assert topic in listed["TOPIC"] and listed["BROKER"] == ["0"]
+    assert client.list_config_resources(["GROUP", "CLIENT_METRICS"]) == {}
+    client.close()

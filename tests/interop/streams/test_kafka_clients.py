@@ -1,5 +1,5 @@
-"""Kafka's clients of other languages, where their tools are found: kafkajs, @platformatic/kafka, franz-go, Kafka's own for
-Java, kcat."""
+"""Kafka's clients of other languages, where their tools are found: kafkajs, @platformatic/kafka, franz-go, sarama,
+kafka-go, Kafka's own for Java, kcat."""
 
 from __future__ import annotations
 
@@ -59,9 +59,11 @@ def test_platformatic(nodes):
     run([str(folder / "node_modules/.bin/node"), "main.js"], folder, nodes)
 
 
-def test_franz_go(nodes, tmp_path):
+@pytest.mark.parametrize("clients", ["go-kafka", "go-kafka-apps"])
+def test_go(nodes, tmp_path, clients):
+    """franz-go; sarama and kafka-go."""
     need("go")
-    folder, program = PROGRAMS / "go-kafka", tmp_path / "client"
+    folder, program = PROGRAMS / clients, tmp_path / "client"
     get(["go", "mod", "download"], folder)
     built = subprocess.run(["go", "build", "-o", program, "."], cwd=folder, capture_output=True, text=True, timeout=280)
     assert built.returncode == 0, built.stderr

@@ -268,8 +268,16 @@ def test_what_only_administrators_may(node, name, user):
     made = rules.create_acls([acl(who, ACLOperation.ALL, "kafka-cluster", ResourceType.CLUSTER)])
     assert made["failed"] == [refused]
     # Not by librdkafka, which does not survive the refusal.
-    with pytest.raises(refused):
-        rules.describe_user_scram_credentials([who])
+    partition = kafka.TopicPartition("any", 0)
+    for call in (
+        lambda: rules.describe_user_scram_credentials([who]),
+        lambda: rules.elect_leaders(0, {"any": [0]}),
+        lambda: rules.alter_partition_reassignments({partition: [0]}),
+        lambda: rules.list_partition_reassignments(),
+        lambda: rules.list_config_resources(["TOPIC"]),
+    ):
+        with pytest.raises(refused):
+            call()
     rules.close()
     client = administrator(node)
     client.create_acls([acl(who, ACLOperation.DESCRIBE, "kafka-cluster", ResourceType.CLUSTER)])

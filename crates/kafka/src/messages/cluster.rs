@@ -245,6 +245,47 @@ message! {
         partition_result: Vec<PartitionResult>, 0;
     }
 
+    /// Versions 0 and 1.
+    pub struct AlterPartitionReassignmentsRequest: flexible 0 {
+        timeout_ms: i32, 0 = 60000;
+        allow_replication_factor_change: bool, 1 = true;
+        topics: Vec<ReassignableTopic>, 0;
+    }
+
+    /// Versions 0 and 1.
+    pub struct ReassignableTopic: flexible 0 {
+        name: Box<str>, 0;
+        partitions: Vec<ReassignablePartition>, 0;
+    }
+
+    /// Versions 0 and 1.
+    pub struct ReassignablePartition: flexible 0 {
+        partition_index: i32, 0;
+        replicas: Option<Vec<i32>>, 0;
+    }
+
+    /// Versions 0 and 1.
+    pub struct AlterPartitionReassignmentsResponse: flexible 0 {
+        throttle_time_ms: i32, 0;
+        allow_replication_factor_change: bool, 1 = true;
+        error_code: i16, 0;
+        error_message: Option<Box<str>>, 0 = Some("".into());
+        responses: Vec<ReassignableTopicResponse>, 0;
+    }
+
+    /// Versions 0 and 1.
+    pub struct ReassignablePartitionResponse: flexible 0 {
+        partition_index: i32, 0;
+        error_code: i16, 0;
+        error_message: Option<Box<str>>, 0 = Some("".into());
+    }
+
+    /// Versions 0 and 1.
+    pub struct ReassignableTopicResponse: flexible 0 {
+        name: Box<str>, 0;
+        partitions: Vec<ReassignablePartitionResponse>, 0;
+    }
+
     /// Version 0.
     pub struct ListPartitionReassignmentsRequest: flexible 0 {
         timeout_ms: i32, 0 = 60000;

@@ -81,6 +81,8 @@ messages! {
     cluster DescribeLogDirsResponse 1 4;
     cluster ElectLeadersRequest 0 2;
     cluster ElectLeadersResponse 0 2;
+    cluster AlterPartitionReassignmentsRequest 0 1;
+    cluster AlterPartitionReassignmentsResponse 0 1;
     cluster ListPartitionReassignmentsRequest 0 0;
     cluster ListPartitionReassignmentsResponse 0 0;
     records ListOffsetsRequest 1 10;

@@ -14,6 +14,9 @@ use super::{Answer, Ask, NODE_ID, Session, codes};
 /// Kinds of resources.
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
+const BROKER_LOGGER: i8 = 8;
+const CLIENT_METRICS: i8 = 16;
+const GROUP: i8 = 32;
 /// Where a value comes from.
 const SET_FOR_THE_TOPIC: i8 = 1;
 const SET_AT_THE_START: i8 = 4;
@@ -23,6 +26,13 @@ const SET: i8 = 0;
 const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
+
+/// How fast a broker may copy what replicas need.
+const REPLICATION_THROTTLES: [&str; 3] = [
+    "leader.replication.throttled.rate",
+    "follower.replication.throttled.rate",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+];
 
 type Refused = (i16, String);
 
@@ -110,9 +120,7 @@ impl Session {
         if !self.may_cluster(AclOperation::DescribeConfigs) {
             return Err((codes::CLUSTER_AUTHORIZATION_FAILED, "not permitted".to_owned()));
         }
-        if !r.resource_name.is_empty() && *r.resource_name != *NODE_ID.to_string() {
-            return Err((codes::INVALID_REQUEST, format!("there is no broker `{}`", r.resource_name)));
-        }
+        known_broker(&r.resource_name)?;
         let kafka = &self.node.config.kafka;
         let all = [
             ("auto.create.topics.enable", kafka.auto_create_topics.to_string(), Kind::Boolean),
@@ -137,6 +145,32 @@ impl Session {
         Ok(shown.collect())
     }
 
+    /// What has a configuration: topics and the broker. Groups and the telemetry of clients have none here, so there is none of
+    /// them to be listed.
+    pub(super) fn list_config_resources(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
+        let request: ListConfigResourcesRequest = ask.read()?;
+        let mut response = ListConfigResourcesResponse::default();
+        let known = |kind: &i8| [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP].contains(kind);
+        if !self.may_cluster(AclOperation::DescribeConfigs) {
+            response.error_code = codes::CLUSTER_AUTHORIZATION_FAILED;
+        } else if !request.resource_types.iter().all(known) {
+            response.error_code = codes::UNSUPPORTED_VERSION;
+        } else {
+            // The first version lists the telemetry of clients only.
+            let all = ask.version > 0 && request.resource_types.is_empty();
+            let wanted = |kind: i8| all || request.resource_types.contains(&kind);
+            let resource = |name: &str, resource_type| ConfigResource { resource_name: name.into(), resource_type };
+            if wanted(TOPIC) {
+                let topics = self.streams().topics(&self.vhost);
+                response.config_resources.extend(topics.iter().map(|t| resource(&t.name, TOPIC)));
+            }
+            if wanted(BROKER) {
+                response.config_resources.push(resource(&NODE_ID.to_string(), BROKER));
+            }
+        }
+        Ok(ask.now(&response))
+    }
+
     /// The old way: what is not named goes back to its default.
     pub(super) fn alter_configs(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: AlterConfigsRequest = ask.read()?;
@@ -157,6 +191,11 @@ impl Session {
         let request: IncrementalAlterConfigsRequest = ask.read()?;
         let mut lsn = None;
         let mut one = |r: &AlterConfigsResource| {
+            if r.resource_type == BROKER && r.configs.iter().all(takes_back_throttle) {
+                let (error_code, error_message) = outcome(self.may_alter_broker(&r.resource_name));
+                let (resource_type, resource_name) = (r.resource_type, r.resource_name.clone());
+                return AlterConfigsResourceResponse { error_code, error_message, resource_type, resource_name };
+            }
             let changed = self.change(r.resource_type, &r.resource_name, request.validate_only, &mut lsn, |config| {
                 let changes = changes(config, &r.configs)?;
                 config.with(changes.iter().map(|(name, value)| (&**name, value.as_deref())))
@@ -167,6 +206,13 @@ impl Session {
         };
         let responses = request.resources.iter().map(&mut one).collect();
         Ok(ask.after(lsn, &IncrementalAlterConfigsResponse { responses, ..Default::default() }))
+    }
+
+    fn may_alter_broker(&self, name: &str) -> Result<(), Refused> {
+        if !self.may_cluster(AclOperation::AlterConfigs) {
+            return Err((codes::CLUSTER_AUTHORIZATION_FAILED, "not permitted".to_owned()));
+        }
+        known_broker(name)
     }
 
     fn change(
@@ -193,6 +239,20 @@ impl Session {
         *lsn = (*lsn).max(Some(written));
         Ok(())
     }
+}
+
+/// Whether limits of replication are to go. There are none, so they are gone: the tool that moves replicas takes back at its end
+/// what it may have set.
+fn takes_back_throttle(c: &AlterableConfig) -> bool {
+    c.config_operation == DELETE && REPLICATION_THROTTLES.contains(&&*c.name)
+}
+
+/// Without a name, all brokers are meant.
+fn known_broker(name: &str) -> Result<(), Refused> {
+    if name.is_empty() || *name == *NODE_ID.to_string() {
+        return Ok(());
+    }
+    Err((codes::INVALID_REQUEST, format!("there is no broker `{name}`")))
 }
 
 fn unknown(name: &str) -> Refused {

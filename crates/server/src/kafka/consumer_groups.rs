@@ -103,7 +103,7 @@ impl Session {
         let request: ConsumerGroupDescribeRequest = ask.read()?;
         let mut portion = Portion::new(&self.node.kafka_room);
         let mut one = |name: &str| {
-            let failed = |error_code, message: Option<&str>| DescribedConsumerGroup {
+            let failed = |error_code, message: Option<String>| DescribedConsumerGroup {
                 error_code,
                 error_message: message.map(Into::into),
                 group_id: name.into(),
@@ -120,9 +120,11 @@ impl Session {
                 (codes::NONE, Err(TooLong(bytes))) => {
                     failed(portion.add(bytes).err().unwrap_or(codes::COORDINATOR_LOAD_IN_PROGRESS), None)
                 }
-                (codes::NONE, Ok(None)) => {
-                    failed(codes::GROUP_ID_NOT_FOUND, Some("there is no such group of the newer protocol"))
-                }
+                // Tools that ask for groups of either protocol show these words if there is none.
+                (codes::NONE, Ok(None)) => failed(
+                    codes::GROUP_ID_NOT_FOUND,
+                    Some(format!("there is no group `{name}` with members of the newer protocol")),
+                ),
                 (refused, _) => failed(refused, None),
             }
         };

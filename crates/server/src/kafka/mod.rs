@@ -15,6 +15,7 @@ mod groups;
 mod hint;
 mod lookup;
 mod offsets;
+mod placement;
 mod portion;
 mod produce;
 mod quotas;
@@ -349,7 +350,10 @@ impl Session {
             36 => self.sasl_authenticate(ask),
             37 => self.create_partitions(ask),
             42 => self.delete_groups(ask),
+            43 => self.elect_leaders(ask),
             44 => self.incremental_alter_configs(ask),
+            45 => self.alter_reassignments(ask),
+            46 => self.list_reassignments(ask),
             47 => self.offset_delete(ask),
             48 => self.describe_quotas(ask),
             49 => self.alter_quotas(ask),
@@ -361,6 +365,7 @@ impl Session {
             66 => self.list_transactions(ask),
             68 => self.consumer_group_heartbeat(ask),
             69 => self.consumer_group_describe(ask),
+            74 => self.list_config_resources(ask),
             75 => self.describe_topic_partitions(ask),
             _ => Err(Malformed::Value("an API that was not advertised")),
         }
@@ -370,7 +375,7 @@ impl Session {
 /// The APIs that are answered.
 const ANSWERED: &[i16] = &[
     0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30, 31, 32, 33, 35,
-    36, 37, 42, 44, 47, 48, 49, 50, 51, 60, 61, 65, 66, 68, 69, 75,
+    36, 37, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 60, 61, 65, 66, 68, 69, 74, 75,
 ];
 
 #[cfg(test)]
