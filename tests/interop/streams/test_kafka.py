@@ -229,11 +229,11 @@ def test_one_replica_that_leads_and_what_has_a_configuration(node, name):
     assert codes == {0: kafka.errors.ElectionNotNeededError.errno, 7: kafka.errors.UnknownTopicOrPartitionError.errno}
     unknown = kafka.errors.UnknownTopicOrPartitionError
     assert client.alter_partition_reassignments({here: [0], missing: [0]}) == {here: None, missing: unknown}
-    for replicas, refused in (([1], "InvalidReplicaAssignmentError"), ([0, 1], "InvalidReplicaAssignmentError")):
-        assert client.alter_partition_reassignments({here: replicas})[here].__name__ == refused
+    for replicas in ([1], [0, 1]):
+        assert client.alter_partition_reassignments({here: replicas})[here].__name__ == "InvalidReplicationAssignmentError"
     assert client.alter_partition_reassignments({here: None})[here].__name__ == "NoReassignmentInProgressError"
     assert client.list_partition_reassignments() == {}
     listed = client.list_config_resources()
-    assert topic in listed["TOPIC"] and listed["BROKER"] == ["0"]
+    assert topic in listed["topic"] and listed["broker"] == ["0"]
     assert client.list_config_resources(["GROUP", "CLIENT_METRICS"]) == {}
     client.close()
