@@ -1,4 +1,5 @@
-"""Kafka Connect, distributed: its worker keeps its state in topics, copies files into topics and back, exactly once where it can."""
+"""Kafka Connect, distributed: its worker keeps its state in topics, copies files into topics and back, exactly once where it can;
+MirrorMaker, which is built on it."""
 
 from __future__ import annotations
 
@@ -13,12 +14,30 @@ from confluent_kafka import TopicPartition
 
 from broker import Waypost
 from java_programs import JAVA, libraries
-from topics import KAFKA, config_of, until
+from topics import KAFKA, config_of, make, produce, records, until
 
 pytestmark = [pytest.mark.ours("Kafka"), pytest.mark.timeout(240)]
 
 SOURCE = {"connector.class": "FileStreamSource", "exactly.once.support": "required", "transaction.boundary": "poll"}
 SINK = {"connector.class": "FileStreamSink", "consumer.override.isolation.level": "read_committed"}
+
+
+def started(said: pathlib.Path, program: str, properties: pathlib.Path) -> subprocess.Popen:
+    java = [*JAVA, "-cp", f"{libraries('java-kafka-apps')}/*", program, str(properties)]
+    with said.open("a") as log:
+        return subprocess.Popen(java, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(40)
+    finally:
+        process.kill()
+
+
+def write(path: pathlib.Path, properties: dict[str, str]) -> None:
+    path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
 
 
 class Worker:
@@ -44,21 +63,15 @@ class Worker:
         for what in ("config", "offset", "status"):
             properties |= {f"{what}.storage.topic": f"connect-{what}", f"{what}.storage.replication.factor": "1"}
         self.properties = folder / "worker.properties"
-        self.properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        write(self.properties, properties)
 
     def __enter__(self) -> "Worker":
-        java = [*JAVA, "-cp", f"{libraries('java-kafka-apps')}/*", "org.apache.kafka.connect.cli.ConnectDistributed"]
-        with self.said.open("a") as said:
-            self.process = subprocess.Popen([*java, str(self.properties)], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        self.process = started(self.said, "org.apache.kafka.connect.cli.ConnectDistributed", self.properties)
         until(self.ready, timeout=90)
         return self
 
     def __exit__(self, *_) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(40)
-        finally:
-            self.process.kill()
+        end(self.process)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, self.said.read_text()[-4000:]
@@ -161,3 +174,46 @@ def test_lines_are_copied_exactly_once_while_the_server_is_killed(tmp_path):
             until(lambda: len(committed(node, "lines")) >= len(lines), timeout=60)
             assert committed(node, "lines") == lines, f"round {n}"
             assert worker.states("source") == {"RUNNING"}
+
+
+def test_mirrormaker_copies_topics_their_configuration_and_where_groups_are(tmp_path):
+    with Waypost.running(*KAFKA) as near, Waypost.running(*KAFKA) as far:
+        make(near, "orders", 2, retention_ms="123456")
+        produce(near, "orders", *(b"%d" % n for n in range(10)))
+        make(near, "table", cleanup_policy="compact")
+        produce(near, "table", b"value", key=b"key")
+        settings = {"bootstrap.servers": near.kafka, "group.id": "reader", "enable.auto.commit": False}
+        consumer = confluent_kafka.Consumer(settings)
+        ends = [TopicPartition("orders", n, consumer.get_watermark_offsets(TopicPartition("orders", n))[1]) for n in (0, 1)]
+        consumer.commit(offsets=ends, asynchronous=False)
+        consumer.close()
+        properties = {
+            "clusters": "near,far",
+            "near.bootstrap.servers": near.kafka,
+            "far.bootstrap.servers": far.kafka,
+            "near->far.enabled": "true",
+            "sync.group.offsets.enabled": "true",
+            # Where a group is, to the record.
+            "offset.lag.max": "0",
+            "plugin.discovery": "service_load",
+            "exactly.once.source.support": "enabled",
+        }
+        properties |= {f"{what}.interval.seconds": "1" for what in ("emit.checkpoints", "sync.group.offsets")}
+        made = ("", "checkpoints.topic.", "heartbeats.topic.", "offset-syncs.topic.", "offset.storage.", "status.storage.", "config.storage.")
+        properties |= {f"{what}replication.factor": "1" for what in made}
+        write(tmp_path / "mirror.properties", properties)
+        process = started(tmp_path / "said", "org.apache.kafka.connect.mirror.MirrorMaker", tmp_path / "mirror.properties")
+        try:
+            look = confluent_kafka.Consumer({"bootstrap.servers": far.kafka, "group.id": "reader"})
+            until(lambda: {"near.orders", "near.table"} <= look.list_topics(timeout=10).topics.keys(), timeout=90)
+            assert sorted(int(one.value) for one in records(far, "near.orders", 10)) == list(range(10))
+            [of_table] = records(far, "near.table", 1)
+            assert (of_table.key, of_table.value) == (b"key", b"value")
+            until(lambda: config_of(far, "near.orders")["retention.ms"] == "123456")
+            assert config_of(far, "near.table")["cleanup.policy"] == "compact"
+            there = [TopicPartition("near.orders", one.partition) for one in ends]
+            expected = [one.offset for one in ends]
+            until(lambda: [one.offset for one in look.committed(there, timeout=10)] == expected, timeout=60)
+            look.close()
+        finally:
+            end(process)

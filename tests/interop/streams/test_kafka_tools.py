@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 
+import confluent_kafka
 import pytest
 
 from broker import Waypost
@@ -229,7 +230,18 @@ def test_transactions(kafka, name):
     [producer] = table(kafka("transactions", f"describe-producers --topic {topic} --partition 0"))
     assert producer[3] == "9" and producer[5] == "None"
     assert table(kafka("transactions", f"find-hanging --topic {topic}")) == []
-    kafka("transactions", f"forceTerminateTransaction --transactionalId {transactional_id}")
+    # One that is open is ended by force, and its producer fenced.
+    held = name("held")
+    open_one = confluent_kafka.Producer({"bootstrap.servers": kafka.node.kafka, "transactional.id": held})
+    open_one.init_transactions(20)
+    open_one.begin_transaction()
+    open_one.produce(topic, b"open")
+    assert open_one.flush(20) == 0
+    assert "Ongoing" in kafka("transactions", "list")
+    kafka("transactions", f"forceTerminateTransaction --transactionalId {held}")
+    assert "Ongoing" not in kafka("transactions", "list")
+    with pytest.raises(confluent_kafka.KafkaException):
+        open_one.commit_transaction(20)
 
 
 def test_the_cluster_and_what_it_has_no_need_of(kafka, name, tmp_path):
