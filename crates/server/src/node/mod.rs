@@ -236,6 +236,7 @@ async fn live(
     tasks.spawn(registry::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(streams::regroup(Arc::clone(node), stopping.clone()));
     tasks.spawn(streams::run(Arc::clone(node), stopping.clone()));
+    tasks.spawn(streams::compact(Arc::clone(node), stopping.clone()));
     tasks.spawn(streams::expire(Arc::clone(node), stopping.clone()));
     tasks.spawn(crate::streams::forwarders::run(Arc::clone(node), stopping.clone()));
     tasks.spawn(config_center::run(Arc::clone(node), stopping.clone()));

@@ -34,28 +34,37 @@ pub(super) fn open(
     streams.map(Arc::new).map_err(|e| ServeError::Storage { path, why: e.to_string() })
 }
 
-/// Runs until `stop` says so.
-pub(super) async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
+/// Looks after what is kept, until `stop` says so.
+pub(super) async fn run(node: Arc<Node>, stop: watch::Receiver<bool>) {
+    every_tick(stop, move |_| {
+        node.kafka_buffers.trim();
+        node.streams.maintain(node.clock.now());
+    })
+    .await;
+}
+
+/// Compacts what is due, until `stop` says so: by itself, since a large partition takes its time, and retention does not wait.
+pub(super) async fn compact(node: Arc<Node>, stop: watch::Receiver<bool>) {
+    every_tick(stop, move |stop| {
+        node.streams.compact(node.clock.now(), &|| *stop.borrow(), |topic, fault| {
+            tracing::warn!(topic = &*topic.name, vhost = &*topic.vhost, %fault, "not compacted");
+        });
+    })
+    .await;
+}
+
+async fn every_tick(mut stop: watch::Receiver<bool>, work: impl Fn(&watch::Receiver<bool>) + Clone + Send + 'static) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stopped(&mut stop) => return,
             _ = tick.tick() => {
-                let (node, stop) = (Arc::clone(&node), stop.clone());
-                let _ = tokio::task::spawn_blocking(move || maintain(&node, &stop)).await;
+                let (work, stop) = (work.clone(), stop.clone());
+                let _ = tokio::task::spawn_blocking(move || work(&stop)).await;
             }
         }
     }
-}
-
-fn maintain(node: &Node, stop: &watch::Receiver<bool>) {
-    let now = node.clock.now();
-    node.kafka_buffers.trim();
-    node.streams.maintain(now);
-    node.streams.compact(now, &|| *stop.borrow(), |topic, fault| {
-        tracing::warn!(topic = &*topic.name, vhost = &*topic.vhost, %fault, "not compacted");
-    });
 }
 
 /// Has groups and transactions do what is due, until `stop` says so.

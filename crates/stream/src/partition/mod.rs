@@ -40,10 +40,16 @@ use index::Index;
 pub(crate) use journal::Part;
 use journal::{enqueue, recover, settle};
 pub(crate) use packed::NO_PROPERTIES;
-use producers::{Checked, Producers};
-use tail::Tail;
-pub use tail::Tails;
+use producers::{Checked, Crowd, Producers};
+use tail::{Tail, Tails};
 use transactions::Transactions;
+
+/// What partitions of a node count together: what they keep in memory has limits for all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    tails: Tails,
+    producers: Crowd,
+}
 
 /// Why a batch is not appended. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -214,8 +220,9 @@ impl Partition {
     }
 
     /// Counts what it keeps in memory with what others keep.
-    pub fn share_tails(&mut self, tails: &Tails) {
-        self.tail.share(tails);
+    pub fn share(&mut self, shared: &Shared) {
+        self.tail.share(&shared.tails);
+        self.producers.share(&shared.producers);
     }
 
     /// The queue of the journal that holds the batches.

@@ -1,6 +1,8 @@
 //! Idempotent producers: what each has written last, so that a batch that is sent again is not written again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use waypost_model::Millis;
 
@@ -10,6 +12,8 @@ use crate::batch::Batch;
 const WINDOW: usize = 5;
 /// Producers that are remembered; beyond, the one that has been silent longest goes.
 const PRODUCERS_MAX: usize = 10_000;
+/// The same of all partitions that share it, counted in each; beyond, those of whoever has a new one go. About 256 MiB.
+const ALL_PRODUCERS_MAX: usize = 1_000_000;
 /// The id of those who do not ask for idempotence.
 const NOBODY: i64 = -1;
 
@@ -74,7 +78,18 @@ pub(super) struct Written {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Producers {
-    pub all: BTreeMap<i64, Producer>,
+    all: BTreeMap<i64, Producer>,
+    crowd: Crowd,
+}
+
+/// How many producers the partitions remember that share it.
+#[derive(Clone, Debug, Default)]
+pub struct Crowd(Arc<AtomicUsize>);
+
+impl Drop for Producers {
+    fn drop(&mut self) {
+        self.crowd.0.fetch_sub(self.all.len(), Ordering::Relaxed);
+    }
 }
 
 /// Sequences begin anew behind the largest.
@@ -138,10 +153,30 @@ impl Producers {
         self.enter(id, epoch, now);
     }
 
+    /// Counts them among those of others.
+    pub fn share(&mut self, crowd: &Crowd) {
+        crowd.0.fetch_add(self.all.len(), Ordering::Relaxed);
+        self.crowd.0.fetch_sub(self.all.len(), Ordering::Relaxed);
+        self.crowd = crowd.clone();
+    }
+
+    pub fn all(&self) -> &BTreeMap<i64, Producer> {
+        &self.all
+    }
+
+    /// One that was written down.
+    pub fn restore(&mut self, id: i64, producer: Producer) {
+        let before = self.all.insert(id, producer);
+        self.crowd.0.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
+    }
+
     fn enter(&mut self, id: i64, epoch: i16, now: Millis) -> &mut Producer {
-        if self.all.len() >= PRODUCERS_MAX && !self.all.contains_key(&id) {
-            let silent = self.all.iter().min_by_key(|(_, p)| p.last_time).map(|(id, _)| *id);
-            silent.and_then(|id| self.all.remove(&id));
+        if !self.all.contains_key(&id) {
+            let crowded = self.crowd.0.load(Ordering::Relaxed) >= ALL_PRODUCERS_MAX;
+            if crowded || self.all.len() >= PRODUCERS_MAX {
+                self.forget_the_most_silent();
+            }
+            self.crowd.0.fetch_add(1, Ordering::Relaxed);
         }
         let producer =
             self.all.entry(id).or_insert_with(|| Producer { epoch, last_time: now, written: VecDeque::new() });
@@ -153,8 +188,17 @@ impl Producers {
         producer
     }
 
+    fn forget_the_most_silent(&mut self) {
+        let silent = self.all.iter().min_by_key(|(_, p)| p.last_time).map(|(id, _)| *id);
+        if silent.is_some_and(|id| self.all.remove(&id).is_some()) {
+            self.crowd.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     pub fn expire(&mut self, before: Millis, busy: impl Fn(i64) -> bool) {
+        let all = self.all.len();
         self.all.retain(|id, p| p.last_time >= before || busy(*id));
+        self.crowd.0.fetch_sub(all - self.all.len(), Ordering::Relaxed);
     }
 
     pub fn list(&self, open_since: impl Fn(i64) -> Option<u64>) -> Vec<ProducerInfo> {
@@ -166,5 +210,37 @@ impl Producers {
             transaction_start: open_since(*id),
         };
         self.all.iter().map(info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_what_all_remember_the_most_silent_of_the_partition_goes_for_a_new_one() {
+        let crowd = Crowd::default();
+        let [mut first, mut second] = [Producers::default(), Producers::default()];
+        first.marked(1, 0, Millis(1));
+        first.share(&crowd);
+        second.share(&crowd);
+        let others = ALL_PRODUCERS_MAX - 3;
+        crowd.0.fetch_add(others, Ordering::Relaxed);
+        let counted = |crowd: &Crowd| crowd.0.load(Ordering::Relaxed) - others;
+        first.marked(2, 0, Millis(3));
+        first.marked(1, 0, Millis(4));
+        second.marked(1, 0, Millis(2));
+        assert_eq!(counted(&crowd), 3);
+        // No more room: who is known goes on, and who is new takes the place of another one, if there is one.
+        first.marked(2, 1, Millis(3));
+        first.marked(3, 0, Millis(5));
+        assert_eq!((first.all().keys().copied().collect::<Vec<_>>(), counted(&crowd)), (vec![1, 3], 3));
+        let mut third = Producers::default();
+        third.share(&crowd);
+        third.marked(9, 0, Millis(6));
+        assert_eq!((third.all().len(), counted(&crowd)), (1, 4));
+        third.expire(Millis(7), |_| false);
+        drop(first);
+        assert_eq!(counted(&crowd), 1);
     }
 }

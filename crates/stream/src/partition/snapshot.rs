@@ -27,8 +27,8 @@ impl Partition {
     /// be told before anything else is changed.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let mut w = Writer::default().number(FORMAT).number(self.end).number(self.producers.all.len() as u64);
-        for (id, p) in &self.producers.all {
+        let mut w = Writer::default().number(FORMAT).number(self.end).number(self.producers.all().len() as u64);
+        for (id, p) in self.producers.all() {
             w = w.number(*id as u64).number(p.epoch as u64).number(p.last_time.0).number(p.written.len() as u64);
             for batch in &p.written {
                 w = w.number(batch.first as u64).number(batch.last as u64).number(batch.offset);
@@ -81,7 +81,7 @@ impl Partition {
                 let (first, last, offset) = (r.number()? as i32, r.number()? as i32, r.number()?);
                 producer.written.push_back(Written { first, last, offset });
             }
-            self.producers.all.insert(id, producer);
+            self.producers.restore(id, producer);
         }
         for _ in 0..r.count(16)? {
             let id = r.number()? as i64;

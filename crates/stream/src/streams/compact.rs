@@ -4,7 +4,7 @@
 //! before its end again and writes what is left to a new queue, which takes the old one's place in one append. What has
 //! more keys than a pass may note is compacted in several passes. The last batch of the log never goes as a whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
@@ -72,9 +72,27 @@ impl Latest {
     }
 }
 
-fn is_aborted(batch: &Batch<'_>, aborted: &[Aborted]) -> bool {
-    let (base, id) = (batch.base_offset().unsigned_abs(), batch.producer_id());
-    batch.is_transactional() && aborted.iter().any(|a| a.producer_id == id && (a.first..=a.last).contains(&base))
+/// Aborted transactions by their producers: there may be as many of them as batches, and each batch is looked for. Those of
+/// one producer do not overlap; the last offset of each by its first.
+struct AbortedBy(BTreeMap<i64, BTreeMap<u64, u64>>);
+
+impl AbortedBy {
+    fn new(all: &[Aborted]) -> AbortedBy {
+        let mut by: BTreeMap<i64, BTreeMap<u64, u64>> = BTreeMap::new();
+        for a in all {
+            by.entry(a.producer_id).or_default().insert(a.first, a.last);
+        }
+        AbortedBy(by)
+    }
+
+    fn has(&self, batch: &Batch<'_>) -> bool {
+        batch.is_transactional() && self.covers(batch.producer_id(), batch.base_offset().unsigned_abs())
+    }
+
+    fn covers(&self, producer_id: i64, offset: u64) -> bool {
+        let before = self.0.get(&producer_id).and_then(|all| all.range(..=offset).next_back());
+        before.is_some_and(|(_, last)| offset <= *last)
+    }
 }
 
 /// One pass over one partition.
@@ -83,6 +101,7 @@ struct Pass<'a> {
     stopping: &'a dyn Fn() -> bool,
     cell: &'a Cell,
     plan: Plan,
+    aborted: AbortedBy,
     latest: Latest,
     /// Records without a value that are seen for the first time may go from then on.
     horizon: i64,
@@ -131,6 +150,7 @@ impl Streams {
             streams: self,
             stopping,
             cell,
+            aborted: AbortedBy::new(&plan.aborted),
             plan,
             latest: Latest::new(self.seed),
             horizon: at(now.0.saturating_add(retention)),
@@ -180,7 +200,7 @@ impl Pass<'_> {
             self.goes_on()?;
             let (messages, from) = self.load(entry, queue)?;
             let batch = Batch::split(messages.body(from)).map_err(invalid)?.0;
-            if batch.is_control() || is_aborted(&batch, &self.plan.aborted) {
+            if batch.is_control() || self.aborted.has(&batch) {
                 continue;
             }
             // What cannot be read stays as it is, and replaces nothing. Read twice, since all records of a batch that
@@ -229,7 +249,7 @@ impl Pass<'_> {
         let is_end = entry.last + 1 >= self.plan.end;
         let gone = match batch.is_control() {
             true => batch.max_timestamp() < self.markers_before,
-            false => is_aborted(&batch, &self.plan.aborted),
+            false => self.aborted.has(&batch),
         };
         if gone && !is_end {
             return Ok(None);
@@ -274,4 +294,18 @@ impl Pass<'_> {
 
 fn invalid(e: crate::batch::BatchError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_aborted_is_found_between_its_first_record_and_its_marker() {
+        let of = |producer_id, first, last| Aborted { producer_id, first, last };
+        let by = AbortedBy::new(&[of(1, 5, 9), of(2, 6, 20), of(1, 12, 12)]);
+        let covered = |id: i64| (0..30).filter(|offset| by.covers(id, *offset)).collect::<Vec<u64>>();
+        assert_eq!(covered(1), [5, 6, 7, 8, 9, 12]);
+        assert_eq!((covered(2), covered(3)), ((6..=20).collect(), vec![]));
+    }
 }

@@ -45,7 +45,7 @@ pub use topic::{Retention, Topic, TopicId};
 
 use crate::batch::Batch;
 use crate::config::{ConfigFault, TopicConfig};
-use crate::partition::{AppendFault, Appended, Packed, Tails};
+use crate::partition::{AppendFault, Appended, Packed, Shared};
 use coordinator::Transactions;
 use offsets::Offsets;
 use producer_ids::ProducerIds;
@@ -107,7 +107,7 @@ pub struct Streams {
     busy: Mutex<Vec<Arc<Cell>>>,
     waits_for: AtomicU64,
     /// What partitions keep in memory.
-    tails: Tails,
+    shared: Shared,
     /// Where the ids of topics come from: different at each start.
     seed: [u8; 16],
 }
@@ -295,7 +295,7 @@ impl Streams {
         let queue = |at: u64| QueueId(open::QUEUES_FROM + queues + at);
         let cell = |at| {
             let cell = Cell::new(queue(at), Arc::clone(&self.route));
-            cell.with(|p| p.share_tails(&self.tails));
+            cell.with(|p| p.share(&self.shared));
             Arc::new(cell)
         };
         (0..u64::from(count)).map(cell).collect()

@@ -221,12 +221,14 @@ impl Streams {
         let mut ops: Vec<Op> = offsets.iter().map(op).collect();
         let at = |(topic, partition, _): &(Arc<str>, i32, Committed)| (Arc::clone(topic), *partition);
         let places: Vec<Key> = offsets.iter().map(at).collect();
-        ops.extend(places.iter().flat_map(|at| all.pending.overtaking(vhost, group, at)));
+        let overtakes = all.pending.knows(&name);
+        let overtaken = places.iter().filter(|_| overtakes);
+        ops.extend(overtaken.clone().flat_map(|at| all.pending.overtaking(vhost, group, at)));
         let standing = all.standings.after(&name, committer);
         ops.extend(standing.map(|standing| standing.op(&name)));
         let lsn = self.journal.append(ops)?;
         let Offsets { pending, tally, .. } = &mut *all;
-        places.iter().for_each(|at| pending.overtaken(vhost, group, at, tally));
+        overtaken.for_each(|at| pending.overtaken(vhost, group, at, tally));
         standing.into_iter().for_each(|standing| all.standings.set(&name, standing));
         for (topic, partition, committed) in offsets {
             all.insert(&name, (topic, partition), committed);

@@ -14,7 +14,7 @@ use super::{Cell, Streams, Topic, TopicId, Topics, keep};
 use crate::batch::Batch;
 use crate::codec::{Malformed, Reader};
 use crate::config::TopicConfig;
-use crate::partition::{Compacted, Partition, Tails};
+use crate::partition::{Compacted, Partition, Shared};
 
 /// The queues of partitions have numbers from here on: the broker's own do not come this far, and the configuration
 /// center's end before.
@@ -134,12 +134,12 @@ impl Streams {
         let definitions = std::mem::take(&mut share.definitions);
         let mut notes = Notes::read(&definitions)?;
         let route: Arc<Route> = Arc::default();
-        let tails = Tails::default();
+        let shared = Shared::default();
         let mut topics = Topics { queues: notes.queues, ..Topics::default() };
         for (key, value) in std::mem::take(&mut notes.topics) {
             let topic = Arc::new(read_topic((key, value), &mut share, &mut notes, &route, &*bodies)?);
             topics.partitions += topic.partitions().len() as u64;
-            topic.partitions().iter().for_each(|c| c.with(|p| p.share_tails(&tails)));
+            topic.partitions().iter().for_each(|c| c.with(|p| p.share(&shared)));
             let queues = |c: &Arc<Cell>| c.with(|p| p.compacted()).map_or(c.queue(), |l| l.queue.max(c.queue()));
             let numbers = topic.partitions().iter().map(|c| queues(c).0 - QUEUES_FROM + 1).max();
             topics.queues = topics.queues.max(numbers.unwrap_or(0));
@@ -167,7 +167,7 @@ impl Streams {
             looked_through: AtomicU64::new(0),
             busy: Mutex::default(),
             waits_for: AtomicU64::new(u64::MAX),
-            tails,
+            shared,
             seed,
         })
     }

@@ -236,11 +236,13 @@ mod tests {
     /// Members that read topics, given by their numbers; some by a pattern that stands for topics, too.
     fn classes(members: &[(BTreeSet<usize>, Option<BTreeSet<usize>>)], partitions: impl Fn(usize) -> u32) -> Classes {
         let found = |topics: &BTreeSet<usize>| topics.iter().map(|t| (topic(*t), partitions(*t))).collect();
+        let hash = |topics: &BTreeSet<usize>| topics.iter().fold(7_usize, |h, t| h.wrapping_mul(31).wrapping_add(*t));
+        let hashed = |topics: &BTreeSet<usize>| hash(topics).to_string();
         let mut classes = Classes::default();
         for (names, pattern) in members {
             let texts = names.iter().map(|t| Arc::from(t.to_string())).collect();
             let named = classes.named(&texts, || found(names));
-            let matching = pattern.as_ref().map(|topics| classes.matching(&format!("{topics:?}"), || found(topics)));
+            let matching = pattern.as_ref().map(|topics| classes.matching(&hashed(topics), || found(topics)));
             classes.add([Some(named), matching]);
         }
         classes

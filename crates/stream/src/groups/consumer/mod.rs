@@ -43,6 +43,10 @@ pub const MEMBER_ID_BYTES_MAX: usize = 256;
 const RESOLVED_FOR_MS: u64 = 1_000;
 /// How old it may be while they have not: who may see them may change as well.
 const UNCHANGED_FOR_MS: u64 = 30_000;
+/// A group of more partitions deals them out at most once in so many milliseconds as it has [`PARTITIONS_PER_MS`]: some ten
+/// times as long as that takes.
+const MANY_PARTITIONS: u64 = 10_000;
+const PARTITIONS_PER_MS: u64 = 64;
 /// The epoch of who joins, who leaves, and who leaves for a while.
 const JOINS: i32 = 0;
 const LEAVES: i32 = -1;
@@ -98,6 +102,8 @@ pub(super) struct ConsumerGroup {
     /// What is known of the topics that members read, and which names match their patterns.
     topics: BTreeMap<Arc<str>, (TopicId, u32)>,
     matches: BTreeMap<Box<str>, Vec<Arc<str>>>,
+    /// When partitions were last dealt out.
+    dealt_at: Option<Millis>,
     /// When that was found out, and of which version of the list of topics.
     resolved: Option<(Millis, u64)>,
 }
@@ -204,8 +210,9 @@ impl ConsumerGroup {
         if changed || moved {
             self.epoch = self.epoch.saturating_add(1);
         }
-        if self.epoch > self.target_epoch {
+        if self.epoch > self.target_epoch && self.may_deal_out(now) {
             self.deal_out();
+            self.dealt_at = Some(now);
         }
         let before = self.members.get(&id).map(|m| m.assigned.clone());
         self.reconcile(&id, beat.owned.as_ref(), now);
@@ -213,6 +220,14 @@ impl ConsumerGroup {
         // Who tells what it has may not have heard the last answer.
         let tells = beat.owned.is_some() || before.as_ref() != Some(&member.assigned);
         Ok(Beaten { epoch: member.epoch, assignment: tells.then(|| member.assigned.clone()), member_id: id })
+    }
+
+    /// Whether it is time to deal out. A group of very many partitions does so for several changes at once, so that members
+    /// that come and go do not keep everybody from getting on.
+    fn may_deal_out(&self, now: Millis) -> bool {
+        let partitions: u64 = self.topics.values().map(|(_, count)| u64::from(*count)).sum();
+        let pause = if partitions > MANY_PARTITIONS { partitions / PARTITIONS_PER_MS } else { 0 };
+        self.dealt_at.is_none_or(|at| at.plus(pause) <= now)
     }
 
     /// Takes over what is known of topics, no less and no more than was looked for: others may have asked for other

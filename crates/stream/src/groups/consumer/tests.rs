@@ -197,6 +197,20 @@ fn topics_that_grow_and_come_are_dealt_out() {
 }
 
 #[test]
+fn very_many_partitions_are_dealt_out_for_several_changes_at_once() {
+    let w = World::new(64_000);
+    let parts = |told: (i32, Option<Vec<i32>>)| told.1.map_or(0, |parts| parts.len());
+    assert_eq!(parts(w.told(joins("a"), 0)), 64_000);
+    // Two come; the first one is dealt out for when the time has come, with the second one.
+    assert_eq!((parts(w.told(joins("b"), 1)), parts(w.told(joins("c"), 2))), (0, 0));
+    assert_eq!(w.view().state, "Assigning");
+    w.says(beat("b", 1), 999).unwrap();
+    assert_eq!(w.view().epoch - w.view().target_epoch, 2);
+    assert_eq!(w.told(beat("a", 1), 1_000).1.map(|parts| parts.len()), Some(21_334));
+    assert_eq!(w.view().target_epoch, w.view().epoch);
+}
+
+#[test]
 fn kinds_do_not_mix() {
     let w = World::new(2);
     let classic = |id: &str, ms| {
