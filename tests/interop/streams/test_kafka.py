@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import admin as librdkafka
 
 from broker import Waypost
-from topics import KAFKA, until
+from topics import KAFKA, make, until
 
 
 def produce(node: Waypost, topic: str, count: int, **options) -> list[int]:
@@ -216,6 +216,52 @@ def test_sasl_plain(server, name):
     assert "_AUTHENTICATION" in refused(**sasl, **{"sasl.password": "wrong"})
     # Without any: cut off at the first request that matters.
     assert refused()
+
+
+def test_members_of_a_group_go_on_after_a_kill(server, name):
+    """Nobody joins again, and what was in hand can be committed."""
+    node = server(*KAFKA)
+    node.start()
+    topic, rebalanced = make(node, name("t"), 2), []
+    settings = {"group.id": "g", "auto.offset.reset": "earliest", "enable.auto.commit": False, "reconnect.backoff.max.ms": 200}
+    members = [confluent_kafka.Consumer({"bootstrap.servers": node.kafka} | settings) for _ in range(2)]
+    for n, member in enumerate(members):
+        heard = {what: lambda *_, n=n, what=what: rebalanced.append((n, what)) for what in ("on_revoke", "on_lost")}
+        member.subscribe([topic], **heard)
+
+    def share() -> bool:
+        for member in members:
+            member.poll(0.05)
+        return all(len(member.assignment()) == 1 for member in members)
+
+    until(share)
+    rebalanced.clear()
+    for round_ in range(3):
+        for partition in (0, 1):
+            producer = confluent_kafka.Producer({"bootstrap.servers": node.kafka})
+            producer.produce(topic, b"%d" % round_, partition=partition)
+            assert producer.flush(20) == 0
+        taken = [until(lambda member=member: member.poll(0.2)) for member in members]
+        assert [one.value() for one in taken] == [b"%d" % round_] * 2
+        node.kill()
+        node.start()
+        for member, message in zip(members, taken):
+            assert until(lambda: committed_by(member, message))
+        assert not rebalanced
+    assert all(len(member.assignment()) == 1 for member in members)
+    for member in members:
+        member.close()
+
+
+def committed_by(member: confluent_kafka.Consumer, message) -> bool:
+    """Commits; what is refused otherwise than by a lost connection fails the test."""
+    try:
+        member.commit(message=message, asynchronous=False)
+    except confluent_kafka.KafkaException as failure:
+        # Nobody was there to be asked.
+        assert failure.args[0].code() < 0 or failure.args[0].retriable(), failure
+        return False
+    return True
 
 
 def test_one_replica_that_leads_and_what_has_a_configuration(node, name):

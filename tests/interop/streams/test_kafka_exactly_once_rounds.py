@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 
 from broker import Waypost
-from topics import KAFKA, make, until
+from topics import KAFKA, make
 
 pytestmark = pytest.mark.ours("the server is killed")
 
@@ -29,7 +29,7 @@ class Transformer(threading.Thread):
     def __init__(self, node: Waypost, name: str):
         super().__init__(daemon=True)
         self.server, self.label, self.going = {"bootstrap.servers": node.kafka} | SOON, name, True
-        self.transactions, self.failure, self.producer = 0, None, None
+        self.transactions, self.failure, self.producer, self.doing = 0, None, None, "nothing"
         self.random = random.Random(name)
         group = {"group.id": "transformers", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
         group |= {"isolation.level": "read_committed", "session.timeout.ms": 6000, "heartbeat.interval.ms": 300}
@@ -47,8 +47,7 @@ class Transformer(threading.Thread):
 
     def turn(self):
         if self.producer is None:
-            self.producer = confluent_kafka.Producer(self.server | {"transactional.id": self.label, "linger.ms": 0})
-            self.until_done(lambda: self.producer.init_transactions(30))
+            self.begin_anew()
         taken = [one for one in self.consumer.consume(50, 0.1) if not one.error()]
         if not taken:
             return
@@ -61,50 +60,58 @@ class Transformer(threading.Thread):
                     self.producer.produce(sink, value, partition=self.random.randrange(2))
             following = [TopicPartition("source", p, o) for p, o in self.positions(taken).items()]
             metadata = self.consumer.consumer_group_metadata()
-            self.until_done(lambda: self.producer.send_offsets_to_transaction(following, metadata, 30))
+            self.until_done("sends offsets", lambda: self.producer.send_offsets_to_transaction(following, metadata, 30))
             if self.random.random() < 0.1:
                 self.back()
             else:
-                self.until_done(lambda: self.producer.commit_transaction(30))
+                self.until_done("commits", lambda: self.producer.commit_transaction(30))
         except KafkaException as failure:
             if failure.args[0].fatal():
                 # Nothing but a new producer helps, whose start aborts what was open.
-                self.producer = None
+                self.begin_anew()
                 self.rewind()
             elif failure.args[0].txn_requires_abort():
                 self.back()
             else:
                 raise
 
+    def begin_anew(self):
+        self.producer = confluent_kafka.Producer(self.server | {"transactional.id": self.label, "linger.ms": 0})
+        self.until_done("begins", lambda: self.producer.init_transactions(30))
+
     @staticmethod
     def positions(taken) -> dict[int, int]:
         return {one.partition(): one.offset() + 1 for one in taken}
 
-    @staticmethod
-    def until_done(action):
+    def until_done(self, what: str, action):
         """As librdkafka wants it: what may be tried again is."""
         while True:
+            self.doing = what
             try:
-                return action()
+                action()
+                self.doing = "consumes"
+                return
             except KafkaException as failure:
                 if not failure.args[0].retriable():
                     raise
 
     def back(self):
-        self.until_done(lambda: self.producer.abort_transaction(30))
+        self.until_done("aborts", lambda: self.producer.abort_transaction(30))
         self.rewind()
 
     def rewind(self):
         """To what is committed."""
+        self.doing = "rewinds"
         while self.going:
             try:
                 for one in self.consumer.committed(self.consumer.assignment(), 30):
                     self.consumer.seek(TopicPartition(one.topic, one.partition, max(one.offset, 0)))
+                self.doing = "consumes"
                 return
             except KafkaException as failure:
                 # Killed once more, or the partition went to the other one.
                 if not failure.args[0].retriable() and failure.args[0].code() >= 0:
-                    return
+                    raise
 
 
 def committed(node: Waypost, sink: str) -> list[bytes]:
@@ -143,15 +150,13 @@ def check_whole(node: Waypost, sink: str) -> None:
     assert not parts, f"parts of transactions: {sorted(parts)[:3]}"
 
 
-def check_all(node: Waypost, sent: int) -> None:
+def check_all(node: Waypost, sent: int, members: list[Transformer]) -> None:
     """Everything that was sent is in both sinks once, of the same transactions."""
-    sinks = {}
-
-    def complete() -> bool:
-        sinks.update({sink: committed(node, sink) for sink in SINKS})
-        return all(len(values) >= sent for values in sinks.values())
-
-    until(complete, timeout=60)
+    sinks, deadline = {}, time.monotonic() + 90
+    while any(len(sinks.get(sink, [])) < sent for sink in SINKS):
+        what = {sink: len(values) for sink, values in sinks.items()} | {one.label: (one.doing, one.failure) for one in members}
+        assert time.monotonic() < deadline, f"{sent} were sent, and there are {what}"
+        sinks = {sink: committed(node, sink) for sink in SINKS}
     for sink, values in sinks.items():
         assert not torn(values)
         numbers = sorted(int(value.split(b":")[2]) for value in values)
@@ -184,7 +189,7 @@ def rounds(count: int) -> None:
             for sink in SINKS:
                 check_whole(node, sink)
             assert writer.flush(60) == 0
-            check_all(node, sent)
+            check_all(node, sent, members)
             assert not any(member.failure for member in members), [member.failure for member in members]
         for member in members:
             member.going = False

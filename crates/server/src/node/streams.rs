@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use waypost_model::journal::{BodyStore, Journal, Recovered};
-use waypost_stream::groups::Ticked;
+use waypost_stream::groups::{Groups, Ticked};
 use waypost_stream::streams::{Expiry, Share, Streams};
 
-use super::{Node, machine};
+use super::{Clock, Node, machine};
 use crate::config::Config;
 use crate::error::ServeError;
 
@@ -32,6 +32,12 @@ pub(super) fn open(
     let streams = Streams::open(Arc::clone(journal), Arc::clone(bodies), share, seed);
     let path = config.server.data_dir.clone();
     streams.map(Arc::new).map_err(|e| ServeError::Storage { path, why: e.to_string() })
+}
+
+/// The groups that had members when the last node stopped.
+pub(super) fn groups(config: &Config, streams: &Streams, clock: Clock) -> Result<Groups, ServeError> {
+    let path = config.server.data_dir.clone();
+    streams.groups(clock.now().0, clock.now()).map_err(|e| ServeError::Storage { path, why: e.to_string() })
 }
 
 /// Looks after what is kept, until `stop` says so.

@@ -1,12 +1,13 @@
 //! One group: empty, preparing (members join), completing (the leader deals out), stable.
 
 mod going;
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use waypost_model::Millis;
 
-use super::answers::{Awaited, Joined, Synced, pair};
+use super::answers::{Awaited, Joined, Slot, Synced, pair};
 use super::book::Kept;
 use super::member::{Join, Member, Sync};
 use super::{GATHER_MS, GroupFault, MEMBERS_MAX};
@@ -60,6 +61,8 @@ pub(super) struct Group {
     until: Option<Millis>,
     /// It begins, and waits for more to come.
     gathering: bool,
+    /// What members are to be told as soon as it is kept.
+    told: Vec<(Slot<Synced>, Synced)>,
 }
 
 impl Kept for Group {
@@ -417,9 +420,18 @@ impl Group {
         self.until = None;
         for member in self.members.values_mut() {
             if let Some(slot) = member.syncing.take() {
-                slot.answer(Synced { assignment: member.assignment.clone(), ..synced.clone() });
+                self.told.push((slot, Synced { assignment: member.assignment.clone(), ..synced.clone() }));
             }
         }
+    }
+
+    /// Tells members what they are to read.
+    pub fn tell(&mut self) {
+        self.told.drain(..).for_each(|(slot, synced)| slot.answer(synced));
+    }
+
+    pub fn is_member(&self, id: &str) -> bool {
+        self.members.contains_key(id)
     }
 
     pub fn heartbeat(

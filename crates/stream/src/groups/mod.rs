@@ -2,14 +2,15 @@
 //! the partitions, all are told; in the newer one ([`ConsumerGroupView`]) the server deals out. Whoever is silent for too long
 //! is out. A group is of one kind while it has members.
 //!
-//! Groups live in memory: after a restart their members join again. What they have committed is durable, see
-//! [`crate::streams::Streams::commit`].
+//! Classic groups are kept, so that a restart is nothing to their members; those of the newer protocol live in memory and their
+//! members join again. What they have committed is durable, see [`crate::streams::Streams::commit`].
 
 mod answers;
 mod book;
 mod consumer;
 mod consumers;
 mod group;
+mod keeper;
 mod member;
 mod room;
 mod subscriptions;
@@ -35,6 +36,8 @@ pub use views::{Described, Kind, Listed, MemberSeen, Summary, TooLong};
 use book::{Book, Kept, Name};
 use consumer::ConsumerGroup;
 use group::Group;
+use keeper::Keeper;
+pub(crate) use keeper::Recalled;
 
 /// Most groups of a node.
 pub const GROUPS_MAX: usize = 100_000;
@@ -137,6 +140,7 @@ struct Inner {
     groups: Book<Group>,
     /// Those of the newer protocol.
     consumers: Book<ConsumerGroup>,
+    keeper: Keeper,
     /// How many ids were given out.
     ids: u64,
     seed: u64,
@@ -240,7 +244,15 @@ impl Groups {
             return Awaited::ready(Joined::failed(GroupFault::GroupFull, join.member_id));
         }
         let new_id = inner.new_id(&join.who);
-        inner.groups.change(&key, now, |known| known.join(join, new_id, now))
+        let Inner { groups, keeper, .. } = &mut *inner;
+        groups.change(&key, now, |known| {
+            let joined = known.join(join, new_id.clone(), now);
+            if known.state() == State::Stable && known.is_member(&new_id) {
+                // An instance that goes on under another id, in the same generation.
+                keeper.keep(&key, known);
+            }
+            joined
+        })
     }
 
     /// A member asks what it is to read; the leader tells what everybody is to read.
@@ -251,13 +263,16 @@ impl Groups {
             return failed(GroupFault::GroupFull);
         }
         let key = name(vhost, group);
-        let Some(known) = inner.groups.get_mut(&key) else {
+        let Inner { groups, keeper, .. } = &mut *inner;
+        let Some(known) = groups.get_mut(&key) else {
             return failed(if group.is_empty() { GroupFault::InvalidGroup } else { GroupFault::UnknownMember });
         };
         let before = known.state();
         let synced = known.sync(sync, now);
         if known.state() != before {
-            inner.groups.settle(&key, now);
+            keeper.keep(&key, known);
+            known.tell();
+            groups.settle(&key, now);
         }
         synced
     }
@@ -379,6 +394,7 @@ impl Groups {
             None => Err(GroupFault::UnknownGroup),
             Some(State::Empty) => {
                 inner.groups.forget(&key);
+                inner.keeper.forget(&key);
                 Ok(())
             }
             Some(_) => Err(GroupFault::NotEmpty),
@@ -388,9 +404,10 @@ impl Groups {
     /// Does what is due, and tells when to call again.
     pub fn tick(&self, now: Millis) -> Ticked {
         let mut inner = self.lock();
-        let Inner { groups, consumers, .. } = &mut *inner;
+        let Inner { groups, consumers, keeper, .. } = &mut *inner;
         let mut changed = BTreeSet::new();
         groups.tick(now, &mut changed);
+        changed.iter().filter(|name| !groups.has_members(name)).for_each(|name| keeper.forget(name));
         consumers.tick(now, &mut changed);
         #[cfg(test)]
         {

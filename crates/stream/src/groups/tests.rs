@@ -406,3 +406,19 @@ fn random_histories() {
         }
     }
 }
+
+#[test]
+fn what_was_kept_is_read_as_a_whole_or_not_at_all() {
+    let groups = groups();
+    groups.stable(2);
+    let kept = groups.lock().groups.get(&name("/", G)).unwrap().to_keep().unwrap();
+    let again = Group::recalled(&kept, T).unwrap();
+    assert_eq!(again.to_keep().unwrap(), kept);
+    assert!((0..kept.len()).all(|cut| Group::recalled(&kept[..cut], T).is_err()));
+    assert!(Group::recalled(&[&kept[..], &[0]].concat(), T).is_err());
+    for at in 0..kept.len() {
+        let mut damaged = kept.to_vec();
+        damaged[at] = 0xff;
+        let _ = Group::recalled(&damaged, T);
+    }
+}

@@ -21,6 +21,7 @@ pub(super) const ABORTED: u8 = 0xd6;
 pub(super) const TRANSACTION: u8 = 0xd8;
 pub(super) const PENDING_OFFSET: u8 = 0xd9;
 pub(super) const GROUP: u8 = 0xda;
+pub(super) const MEMBERS: u8 = 0xdb;
 pub(super) const FORMAT: u64 = 1;
 /// Of an offset with a time of its own at which it ends.
 pub(super) const FORMAT_ENDING: u64 = 2;

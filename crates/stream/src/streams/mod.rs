@@ -14,6 +14,8 @@ mod expiry;
 mod expiry_tests;
 #[cfg(test)]
 mod gate_tests;
+#[cfg(test)]
+mod group_tests;
 mod keep;
 mod names;
 mod offsets;
@@ -45,6 +47,7 @@ pub use topic::{Retention, Topic, TopicId};
 
 use crate::batch::Batch;
 use crate::config::{ConfigFault, TopicConfig};
+use crate::groups::Recalled;
 use crate::partition::{AppendFault, Appended, Packed, Shared};
 use coordinator::Transactions;
 use offsets::Offsets;
@@ -98,6 +101,8 @@ pub struct Streams {
     version: AtomicU64,
     offsets: Mutex<Offsets>,
     /// How many offsets have expired since the start.
+    /// Taken once, after the start.
+    kept_groups: Mutex<Vec<Recalled>>,
     offsets_expired: AtomicU64,
     producer_ids: Mutex<ProducerIds>,
     transactions: Mutex<Transactions>,

@@ -5,15 +5,16 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered, RecoveredRun};
-use waypost_model::{QueueId, Route, Seq};
+use waypost_model::{Millis, QueueId, Route, Seq};
 
 use super::coordinator::Transactions;
 use super::offsets::Offsets;
 use super::producer_ids::ProducerIds;
-use super::{Cell, Streams, Topic, TopicId, Topics, keep};
+use super::{Cell, Streams, Topic, TopicId, Topics, keep, lock};
 use crate::batch::Batch;
 use crate::codec::{Malformed, Reader};
 use crate::config::TopicConfig;
+use crate::groups::{Groups, Recalled};
 use crate::partition::{Compacted, Partition, Shared};
 
 /// The queues of partitions have numbers from here on: the broker's own do not come this far, and the configuration
@@ -76,6 +77,7 @@ struct Notes<'a> {
     stale: Vec<Op>,
     compacted: BTreeMap<QueueId, Compacted>,
     offsets: Offsets,
+    groups: Vec<Recalled>,
     transactions: Transactions,
     producer_ids: u64,
     queues: u64,
@@ -105,6 +107,7 @@ impl<'a> Notes<'a> {
                 Some(&keep::OFFSET) => notes.offsets.recover(key, value)?,
                 Some(&keep::PENDING_OFFSET) => notes.offsets.recover_pending(key, value)?,
                 Some(&keep::GROUP) => notes.offsets.standings.recover(key, value)?,
+                Some(&keep::MEMBERS) => notes.groups.push(Recalled::read(key, value)?),
                 Some(&keep::TRANSACTION) => notes.transactions.recover(key, value)?,
                 Some(&keep::NUMBERS) => {
                     let mut reader = Reader(value);
@@ -161,6 +164,7 @@ impl Streams {
             topics: RwLock::new(topics),
             version: AtomicU64::new(0),
             offsets: Mutex::new(notes.offsets),
+            kept_groups: Mutex::new(notes.groups),
             offsets_expired: AtomicU64::new(0),
             producer_ids: Mutex::new(producer_ids),
             transactions: Mutex::new(notes.transactions),
@@ -170,6 +174,15 @@ impl Streams {
             shared,
             seed,
         })
+    }
+
+    /// The groups that had members when the node stopped; called once. `seed`: different at each start.
+    ///
+    /// # Errors
+    /// [`OpenError::Definition`].
+    pub fn groups(&self, seed: u64, now: Millis) -> Result<Groups, OpenError> {
+        let kept = std::mem::take(&mut *lock(&self.kept_groups));
+        Ok(Groups::recall(seed, Arc::clone(&self.journal), keep::MEMBERS, kept, now)?)
     }
 
     /// Where batches are read.

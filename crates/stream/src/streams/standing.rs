@@ -1,5 +1,5 @@
 //! Whether groups that have offsets have members, or since when not: what is kept of a group expires so long after its last
-//! member has gone. It is a definition, since groups live in memory: a node that restarts once a week would keep everything.
+//! member has gone. It is a definition, since not all groups outlive a restart: a node that restarts once a week would keep everything.
 //!
 //! A group without one never had members: somebody keeps offsets under its name. Where the definition says that there are
 //! members, and after a start there are none, they have been gone since that was seen, as far as anybody knows; so a
