@@ -6,6 +6,8 @@ use super::room::{Held, Room};
 
 /// Bytes of an answer, beside the first thing that it tells of.
 const BYTES_MAX: usize = 16 << 20;
+/// An answer that is no longer needs no room: whoever asks for little is told it, however much others hold.
+const FREE_BYTES: usize = 1 << 20;
 /// Bytes of the first thing, and of a list that cannot be told in parts: below what clients take by default (librdkafka's
 /// `receive.message.max.bytes` is 100 MB).
 pub(super) const WHOLE_BYTES_MAX: usize = 64 << 20;
@@ -35,7 +37,7 @@ impl Portion {
         if bytes > WHOLE_BYTES_MAX {
             return Err(codes::GROUP_MAX_SIZE_REACHED);
         }
-        if bytes > self.left() || !self.held.grow(bytes) {
+        if bytes > self.left() || !self.hold(bytes) {
             return Err(codes::COORDINATOR_LOAD_IN_PROGRESS);
         }
         self.used += bytes;
@@ -48,11 +50,16 @@ impl Portion {
     /// The code for what does not fit now, for which clients ask again.
     pub(super) fn add_whole(&mut self, bytes: usize) -> Result<(), i16> {
         let fits = self.used == 0 || bytes <= self.left();
-        if !fits || !self.held.grow(bytes) {
+        if !fits || !self.hold(bytes) {
             return Err(codes::COORDINATOR_LOAD_IN_PROGRESS);
         }
         self.used += bytes;
         Ok(())
+    }
+
+    fn hold(&mut self, bytes: usize) -> bool {
+        let more = (self.used + bytes).saturating_sub(FREE_BYTES + self.held.bytes());
+        more == 0 || self.held.grow(more)
     }
 
     /// What is held of the room.
@@ -65,20 +72,26 @@ impl Portion {
 mod tests {
     use super::*;
 
+    const LATER: i16 = codes::COORDINATOR_LOAD_IN_PROGRESS;
+
+    fn held_in_all() -> usize {
+        Room::default().take(usize::MAX).bytes()
+    }
+
     #[test]
     fn the_first_is_told_whole_and_others_as_far_as_they_fit() {
         let room = Room::default();
         let mut portion = Portion::new(&room);
         assert_eq!(portion.add(WHOLE_BYTES_MAX + 1), Err(codes::GROUP_MAX_SIZE_REACHED));
         assert_eq!(portion.add(WHOLE_BYTES_MAX), Ok(()));
-        assert_eq!(portion.add(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+        assert_eq!(portion.add(1), Err(LATER));
         let mut portion = Portion::new(&room);
         assert_eq!((portion.add(1), portion.add(BYTES_MAX - 1)), (Ok(()), Ok(())));
-        assert_eq!(portion.add(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+        assert_eq!(portion.add(1), Err(LATER));
         drop(portion.held());
         let mut portion = Portion::new(&room);
         assert_eq!(portion.add_whole(2 * WHOLE_BYTES_MAX), Ok(()));
-        assert_eq!(portion.add_whole(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+        assert_eq!(portion.add_whole(1), Err(LATER));
     }
 
     #[test]
@@ -86,8 +99,11 @@ mod tests {
         let room = Room::default();
         let mut held = room.take(usize::MAX);
         let mut portion = Portion::new(&room);
-        assert_eq!(portion.add(1), Err(codes::COORDINATOR_LOAD_IN_PROGRESS));
+        // Little is told all the same.
+        assert_eq!((portion.add(1), portion.add_whole(FREE_BYTES - 1)), (Ok(()), Ok(())));
+        assert_eq!((portion.add(1), portion.add_whole(1)), (Err(LATER), Err(LATER)));
         held.settle(0);
-        assert_eq!(portion.add(1), Ok(()));
+        assert_eq!((portion.add(1), portion.add_whole(2)), (Ok(()), Ok(())));
+        assert_eq!(room.take(usize::MAX).bytes(), held_in_all() - 3);
     }
 }
