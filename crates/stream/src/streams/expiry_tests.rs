@@ -9,6 +9,7 @@ use crate::groups::{Change, Committer, Groups, Join, Leaving, Sync as Syncing, W
 use crate::partition::Marker;
 
 const KEPT_MS: u64 = 100_000;
+const SESSION_MS: u64 = 1_000_000;
 
 fn at(ms: u64) -> Millis {
     NOW.plus(ms)
@@ -54,7 +55,7 @@ fn join(topics: &[&str]) -> Join {
         member_id: "".into(),
         instance: None,
         who: Who::default(),
-        session_timeout_ms: 1_000_000,
+        session_timeout_ms: SESSION_MS as i32,
         rebalance_timeout_ms: 1_000,
         protocol_type: "consumer".into(),
         protocols: vec![("range".into(), said)],
@@ -147,6 +148,24 @@ fn a_group_that_was_cut_off_with_the_node_counts_as_empty_from_when_that_is_seen
     node.sync();
     let node = node.killed();
     assert_eq!((node.expires(&groups, 51 * KEPT_MS - 1), node.expires(&groups, 51 * KEPT_MS)), (0, 1));
+}
+
+#[test]
+fn members_that_do_not_come_back_after_a_restart_have_gone_when_their_time_is_over() {
+    let node = Node::new();
+    let groups = node.streams.groups(1, at(0)).unwrap();
+    let _member = reader(&groups, "g", &["a"], 0);
+    node.commits("g", "a", 300, Committer::Group);
+    node.sync();
+    let node = node.killed();
+    let groups = node.streams.groups(2, at(5 * KEPT_MS)).unwrap();
+    let ticks = |ms| node.streams.note_members(&groups.tick(at(ms)).changed, at(ms)).unwrap();
+    ticks(5 * KEPT_MS);
+    assert_eq!((node.expires(&groups, 7 * KEPT_MS), node.streams.gone_since("/", "g")), (0, None));
+    let out = 5 * KEPT_MS + SESSION_MS;
+    ticks(out);
+    assert_eq!(node.streams.gone_since("/", "g"), Some(at(out)));
+    assert_eq!((node.expires(&groups, out + KEPT_MS - 1), node.expires(&groups, out + KEPT_MS)), (0, 1));
 }
 
 #[test]

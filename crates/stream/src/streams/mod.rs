@@ -100,9 +100,9 @@ pub struct Streams {
     /// How often topics were made, grown or deleted since the start.
     version: AtomicU64,
     offsets: Mutex<Offsets>,
-    /// How many offsets have expired since the start.
     /// Taken once, after the start.
     kept_groups: Mutex<Vec<Recalled>>,
+    /// How many offsets have expired since the start.
     offsets_expired: AtomicU64,
     producer_ids: Mutex<ProducerIds>,
     transactions: Mutex<Transactions>,
