@@ -40,6 +40,9 @@ TOOLS = {
     "verifiable-producer": "org.apache.kafka.tools.VerifiableProducer",
 }
 
+# The first of them waits until the libraries are fetched.
+pytestmark = [pytest.mark.ours("Kafka"), pytest.mark.timeout(300)]
+
 
 class Shell:
     """Runs tools against a server, one after the other."""
