@@ -1,6 +1,7 @@
 """Kafka: what consumer groups have committed expires when nobody needs it any more, and not before."""
 
 import json
+import struct
 import time
 
 import confluent_kafka
@@ -12,11 +13,13 @@ from confluent_kafka import admin as librdkafka
 from kafka.structs import OffsetAndMetadata
 
 from broker import Waypost
+from test_kafka_hostile import Peer
 from topics import KAFKA, api, make, produce, until
 
 pytestmark = pytest.mark.ours("Kafka")
 
 KEPT = 4
+UNKNOWN_TOPIC, GROUP_ID_NOT_FOUND, GROUP_SUBSCRIBED_TO_TOPIC = 3, 69, 86
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,37 @@ def test_a_group_at_work_keeps_what_it_reads(node, name, protocol):
     assert groups(node)[group]["members"] == 1
     consumer.close()
     until(lambda: group not in groups(node))
+
+
+def delete_offsets(node: Waypost, group: str, *topics: str) -> int | list[int]:
+    """OffsetDelete of the first partition of each topic: the group's code, or one for each topic."""
+    text = lambda t: struct.pack(">h", len(t)) + t.encode()
+    body = text(group) + struct.pack(">i", len(topics))
+    body += b"".join(text(topic) + struct.pack(">ii", 1, 0) for topic in topics)
+    frame = struct.pack(">hhih", 47, 0, 7, -1) + body
+    answer = Peer(node).ask(struct.pack(">i", len(frame)) + frame)
+    code, told = struct.unpack(">h", answer[4:6])[0], answer[14:]
+    codes = []
+    while told:
+        (length,) = struct.unpack(">h", told[:2])
+        codes.append(struct.unpack(">h", told[2 + length + 8 : 2 + length + 10])[0])
+        told = told[2 + length + 10 :]
+    return code or codes
+
+
+def test_offsets_of_topics_that_members_read_are_not_deleted(node, name):
+    read, left, group = make(node, name("read")), make(node, name("left")), name("g")
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": node.kafka, "group.id": group})
+    consumer.subscribe([read])
+    until(lambda: consumer.poll(0.1) or consumer.assignment())
+    offsets = [TopicPartition(read, 0, 0), TopicPartition(left, 0, 0)]
+    consumer.commit(offsets=offsets, asynchronous=False)
+    assert delete_offsets(node, group, read, left, "none") == [GROUP_SUBSCRIBED_TO_TOPIC, 0, UNKNOWN_TOPIC]
+    assert committed(node, group) == {read: 0}
+    consumer.close()
+    until(lambda: groups(node)[group]["members"] == 0)
+    assert delete_offsets(node, group, read) == [0]
+    assert delete_offsets(node, group, read) == GROUP_ID_NOT_FOUND
 
 
 def test_who_keeps_offsets_without_a_group_commits_in_time(node, name):

@@ -61,6 +61,7 @@ pub(super) const GROUP_MAX_SIZE_REACHED: i16 = 81;
 pub(super) const FENCED_INSTANCE_ID: i16 = 82;
 pub(super) const ELECTION_NOT_NEEDED: i16 = 84;
 pub(super) const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
+pub(super) const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
 pub(super) const INVALID_RECORD: i16 = 87;
 pub(super) const UNSTABLE_OFFSET_COMMIT: i16 = 88;
 pub(super) const PRODUCER_FENCED: i16 = 90;

@@ -238,29 +238,48 @@ impl Session {
 
     pub(super) fn offset_delete(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: OffsetDeleteRequest = ask.read()?;
-        let error_code = self.group_code_for(AclOperation::Delete, &request.group_id);
+        let group = &*request.group_id;
+        let mut error_code = self.group_code_for(AclOperation::Delete, group);
+        let has_members = self.node.groups.has_members(&self.vhost, group);
+        if error_code == codes::NONE && !has_members && !self.streams().has_committed(&self.vhost, group) {
+            error_code = codes::GROUP_ID_NOT_FOUND;
+        }
         if error_code != codes::NONE {
             return Ok(ask.now(&OffsetDeleteResponse { error_code, ..OffsetDeleteResponse::default() }));
         }
-        let named = |t: &OffsetDeleteRequestTopic| {
+        let names: BTreeSet<Arc<str>> = request.topics.iter().map(|t| Arc::from(&*t.name)).collect();
+        let unread = self.node.groups.unread(&self.vhost, group, names);
+        let named: Vec<(&OffsetDeleteRequestTopic, i16)> =
+            request.topics.iter().map(|t| (t, self.delete_code(&t.name, &unread))).collect();
+        let goes = named.iter().filter(|(_, code)| *code == codes::NONE).flat_map(|(t, _)| {
             let topic: Arc<str> = Arc::from(&*t.name);
-            t.partitions.iter().map(move |p| (Arc::clone(&topic), p.partition_index)).collect::<Vec<_>>()
-        };
-        let only: Vec<(Arc<str>, i32)> = request.topics.iter().flat_map(named).collect();
-        let (code, lsn) = match self.streams().forget_offsets(&self.vhost, &request.group_id, Some(&only)) {
+            t.partitions.iter().map(move |p| (Arc::clone(&topic), p.partition_index))
+        });
+        let goes: Vec<(Arc<str>, i32)> = goes.collect();
+        let (fault, lsn) = match self.streams().forget_offsets(&self.vhost, group, Some(&goes)) {
             Ok(lsn) => (codes::NONE, lsn),
             Err(fault) => (codes::of_offsets(&fault), None),
         };
-        let one = |p: &OffsetDeleteRequestPartition| OffsetDeleteResponsePartition {
-            partition_index: p.partition_index,
-            error_code: code,
-        };
-        let topics = request.topics.iter().map(|t| OffsetDeleteResponseTopic {
-            name: t.name.clone(),
-            partitions: t.partitions.iter().map(one).collect(),
+        let topics = named.into_iter().map(|(t, code)| {
+            let error_code = if code == codes::NONE { fault } else { code };
+            let one = |p: &OffsetDeleteRequestPartition| OffsetDeleteResponsePartition {
+                partition_index: p.partition_index,
+                error_code,
+            };
+            OffsetDeleteResponseTopic { name: t.name.clone(), partitions: t.partitions.iter().map(one).collect() }
         });
         let topics = topics.collect();
         Ok(ask.after(lsn, &OffsetDeleteResponse { topics, ..OffsetDeleteResponse::default() }))
+    }
+
+    /// Why a group's offsets in a topic are not deleted; `unread`: the topics that no member of it reads.
+    fn delete_code(&self, topic: &str, unread: &BTreeSet<Arc<str>>) -> i16 {
+        match () {
+            () if !self.may(Access::Read, topic) => codes::TOPIC_AUTHORIZATION_FAILED,
+            () if self.topic(topic).is_none() => codes::UNKNOWN_TOPIC_OR_PARTITION,
+            () if !unread.contains(topic) => codes::GROUP_SUBSCRIBED_TO_TOPIC,
+            () => codes::NONE,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Answers that tell of many things one by one, as much as fits: what is asked for in one request may be everything that
 //! groups hold. What does not fit is to be asked for again, which clients do by themselves.
 
+use waypost_stream::groups::GROUP_BYTES_MAX;
+
 use super::codes;
 use super::room::{Held, Room};
 
@@ -8,9 +10,9 @@ use super::room::{Held, Room};
 const BYTES_MAX: usize = 16 << 20;
 /// An answer that is no longer needs no room: whoever asks for little is told it, however much others hold.
 const FREE_BYTES: usize = 1 << 20;
-/// Bytes of the first thing, and of a list that cannot be told in parts: below what clients take by default (librdkafka's
-/// `receive.message.max.bytes` is 100 MB).
-pub(super) const WHOLE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of the first thing, which all that the members of a group may say fits in, and of a list that cannot be told in parts:
+/// below what clients take by default (librdkafka's `receive.message.max.bytes` is 100 MB).
+pub(super) const WHOLE_BYTES_MAX: usize = 80 << 20;
 
 /// See the module.
 pub(super) struct Portion {
@@ -67,6 +69,8 @@ impl Portion {
         self.held
     }
 }
+
+const _: () = assert!(WHOLE_BYTES_MAX > GROUP_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {

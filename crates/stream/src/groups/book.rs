@@ -53,6 +53,11 @@ impl<G: Kept> Book<G> {
         self.bytes
     }
 
+    /// The same of one group.
+    pub fn bytes_of(&self, name: &Name) -> usize {
+        self.groups.get(name).map_or(0, |e| e.bytes)
+    }
+
     pub fn get(&self, name: &Name) -> Option<&G> {
         self.groups.get(name).map(|e| &e.group)
     }

@@ -57,7 +57,7 @@ impl Groups {
         }
         let before = inner.consumers.get(&key).map_or(0, |g| g.bytes_of(&beat.member_id));
         let told = inner.consumers.get(&key).is_none_or(|g| g.is_told_by(&beat));
-        if beat.epoch >= 0 && (beat.names.is_some() || beat.epoch == 0) && !inner.has_room(beat.bytes(), before) {
+        if beat.epoch >= 0 && (beat.names.is_some() || beat.epoch == 0) && !inner.has_room(&key, beat.bytes(), before) {
             return Err(GroupFault::GroupFull);
         }
         let new_id = inner.new_id(&beat.who);

@@ -30,7 +30,7 @@ pub use consumer::{
 pub use answers::{Awaited, Joined, Synced};
 pub use group::State;
 pub use member::{Join, Leaving, MemberView, Sync, Who};
-pub use room::{ALL_BYTES_MAX, MEMBER_BYTES_MAX};
+pub use room::{ALL_BYTES_MAX, GROUP_BYTES_MAX, MEMBER_BYTES_MAX};
 pub use views::{Described, Kind, Listed, MemberSeen, Summary, TooLong};
 
 use book::{Book, Kept, Name};
@@ -240,7 +240,7 @@ impl Groups {
             return Awaited::ready(Joined::failed(GroupFault::TooManyGroups, join.member_id));
         }
         let before = known.map_or(0, |g| g.bytes_of(&join.member_id));
-        if !inner.has_room(join.bytes(), before) {
+        if !inner.has_room(&key, join.bytes(), before) {
             return Awaited::ready(Joined::failed(GroupFault::GroupFull, join.member_id));
         }
         let new_id = inner.new_id(&join.who);
@@ -259,10 +259,10 @@ impl Groups {
     pub fn sync(&self, vhost: &str, group: &str, sync: Sync, now: Millis) -> Awaited<Synced> {
         let failed = |fault| Awaited::ready(Synced::failed(fault));
         let mut inner = self.lock();
-        if !inner.has_room(sync.bytes(), 0) {
+        let key = name(vhost, group);
+        if !inner.has_room(&key, sync.bytes(), 0) {
             return failed(GroupFault::GroupFull);
         }
-        let key = name(vhost, group);
         let Inner { groups, keeper, .. } = &mut *inner;
         let Some(known) = groups.get_mut(&key) else {
             return failed(if group.is_empty() { GroupFault::InvalidGroup } else { GroupFault::UnknownMember });

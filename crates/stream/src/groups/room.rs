@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
+use super::book::Name;
 use super::consumer::Heartbeat;
 use super::member::{Join, Member, Sync, Who};
 use super::{GroupFault, Inner};
 
 /// Longest that a member may say of itself, bytes: ids, protocols with what belongs to them, names of topics.
 pub const MEMBER_BYTES_MAX: usize = 1 << 20;
+/// What all members of a group say together, and what is dealt out to them, bytes: the leader of a classic group is told it in one
+/// answer, and so is whoever has it described.
+pub const GROUP_BYTES_MAX: usize = 64 << 20;
 /// What all members of a node say together, and what is dealt out to those of the classic protocol, bytes.
 pub const ALL_BYTES_MAX: usize = 256 << 20;
 /// What a member takes beside that, about.
@@ -64,10 +68,12 @@ pub(super) fn of_consumer<'a>(who: &Who, texts: [Option<&str>; 3], names: impl I
 }
 
 impl Inner {
-    /// Whether there is room for what somebody says, who said so much before.
-    pub(super) fn has_room(&self, said: usize, before: usize) -> bool {
+    /// Whether there is room for what somebody in a group says, who said so much before.
+    pub(super) fn has_room(&self, group: &Name, said: usize, before: usize) -> bool {
         let more = said.saturating_sub(before);
-        more == 0 || self.groups.bytes() + self.consumers.bytes() + more <= ALL_BYTES_MAX
+        let of_group = self.groups.bytes_of(group) + self.consumers.bytes_of(group);
+        let all = self.groups.bytes() + self.consumers.bytes();
+        more == 0 || (of_group + more <= GROUP_BYTES_MAX && all + more <= ALL_BYTES_MAX)
     }
 
     /// The id of a new member.

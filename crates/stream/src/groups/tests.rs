@@ -341,6 +341,17 @@ fn what_is_too_long_to_be_described_is_not_copied() {
     assert_eq!((groups.summary("/", G), groups.summary("/", "none")), (Some(summary), None));
 }
 
+#[test]
+fn what_the_members_of_a_group_say_has_a_limit_of_its_own() {
+    let (groups, fault) = (groups(), |joined: Awaited<Joined>| joined.take().and_then(|j| j.fault));
+    let large = Join { protocols: vec![("range".into(), vec![7; MEMBER_BYTES_MAX - 1_000])], ..join("") };
+    for _ in 0..GROUP_BYTES_MAX / MEMBER_BYTES_MAX {
+        assert_eq!(fault(groups.joins(large.clone(), 0)), None);
+    }
+    assert_eq!(fault(groups.joins(large.clone(), 0)), Some(GroupFault::GroupFull));
+    assert_eq!(fault(groups.join("/", "another", large, at(0))), None);
+}
+
 fn new_consumer() -> Heartbeat {
     Heartbeat { owned: Some(Parts::new()), rebalance_timeout_ms: Some(1000), ..Heartbeat::default() }
 }
