@@ -11,6 +11,7 @@ use waypost_storage::{Engine, fault::FaultDisk};
 
 use super::tests::{ANYBODY, NOW, Node, open_over};
 use super::*;
+use crate::groups::Committer;
 use crate::partition::Isolation;
 
 /// An engine behind a gate.
@@ -123,4 +124,25 @@ fn a_chunk_that_could_not_be_removed_is_removed_before_those_behind_it() {
     assert_eq!(cell.with(|p| p.aborted(0, u64::MAX)).len(), 3000 - 2048);
     let span = cell.with(|p| p.read(4096, 1, Isolation::ReadCommitted)).unwrap();
     assert_eq!(cell.with(|p| p.aborted(4096, span.upto)).len(), 1);
+}
+
+#[test]
+fn a_topic_that_could_not_be_deleted_keeps_what_groups_have_committed() {
+    let (node, gate) = open_gated(FaultDisk::new(1));
+    node.topic("t", 1);
+    let committed = Committed { offset: 1, leader_epoch: -1, metadata: "".into(), at: NOW, ends: None };
+    let offsets = vec![("t".into(), 0, committed.clone())];
+    node.streams.commit("/", "g", offsets, Committer::Standalone).unwrap();
+    let who = node.streams.init_producer("/", "id", 60_000, None, NOW).unwrap().0;
+    node.streams.add_group("/", "id", who, "g", NOW).unwrap();
+    let group = ("g", Committer::Standalone);
+    node.streams.commit_with("/", "id", who, group, vec![("t".into(), 0, committed.clone())]).unwrap();
+    gate.full.store(true, Ordering::SeqCst);
+    assert!(node.streams.delete("/", "t").is_err());
+    assert_eq!(node.streams.committed("/", "g", "t", 0), Some(committed));
+    assert!(node.streams.is_unstable("/", "g", "t", 0));
+    gate.full.store(false, Ordering::SeqCst);
+    node.streams.delete("/", "t").unwrap();
+    assert_eq!((node.streams.all_committed("/", "g").len(), node.streams.offsets_kept()), (0, 0));
+    assert!(!node.streams.is_unstable("/", "g", "t", 0));
 }

@@ -231,12 +231,16 @@ impl Streams {
         let key = (Arc::from(vhost), Arc::from(name));
         let topic = topics.by_name.get(&key).cloned().ok_or_else(|| TopicFault::Unknown(name.into()))?;
         let mut ops = keep::no_topic(&topic);
-        ops.extend(lock(&self.offsets).forget_topic(vhost, name));
+        // Held until the journal has it: what is committed meanwhile comes behind.
+        let mut offsets = lock(&self.offsets);
+        ops.extend(offsets.forgetting_topic(&key.0, &key.1));
         // Nothing else may remember the highest number.
         let ids = lock(&self.producer_ids);
         ops.push(keep::numbers(ids.reserved, topics.queues));
         let lsn = self.journal.append(ops)?;
         drop(ids);
+        offsets.forget_topic(&key.0, &key.1);
+        drop(offsets);
         topics.by_name.remove(&key);
         topics.by_id.remove(&topic.id);
         self.note_change();

@@ -96,11 +96,26 @@ pub(super) fn read_value(value: &[u8]) -> Result<Committed, Malformed> {
     v.end().map(|()| Committed { offset, leader_epoch, metadata, at, ends })
 }
 
-/// Takes out what is of a topic.
+/// What is of a topic.
+pub(super) fn of_topic<'a, V>(
+    all: &'a BTreeMap<Key, V>,
+    topic: &Arc<str>,
+) -> impl Iterator<Item = (&'a Key, &'a V)> + use<'a, V> {
+    all.range((Arc::clone(topic), i32::MIN)..=(Arc::clone(topic), i32::MAX))
+}
+
+/// Takes it out.
 pub(super) fn take_topic<V>(all: &mut BTreeMap<Key, V>, topic: &Arc<str>) -> Vec<(Key, V)> {
-    let here = (Arc::clone(topic), i32::MIN)..=(Arc::clone(topic), i32::MAX);
-    let keys: Vec<Key> = all.range(here).map(|(key, _)| key.clone()).collect();
+    let keys: Vec<Key> = of_topic(all, topic).map(|(key, _)| key.clone()).collect();
     keys.into_iter().filter_map(|key| all.remove_entry(&key)).collect()
+}
+
+/// The groups of a vhost.
+pub(super) fn of_vhost<'a, V>(
+    groups: &'a BTreeMap<Name, V>,
+    vhost: &'a Arc<str>,
+) -> impl Iterator<Item = (&'a Name, &'a V)> {
+    groups.range((Arc::clone(vhost), Arc::from(""))..).take_while(move |((v, _), _)| v == vhost)
 }
 
 fn gone(vhost: &str, group: &str, (topic, partition): &Key) -> Op {
@@ -144,19 +159,24 @@ impl Offsets {
         self.tally.has_room(more, bytes.saturating_sub(before))
     }
 
-    pub fn forget_topic(&mut self, vhost: &str, topic: &str) -> Vec<Op> {
-        let (vhost, topic): (Arc<str>, Arc<str>) = (vhost.into(), topic.into());
-        let (mut ops, mut empty) = (Vec::new(), Vec::new());
-        let from = (Arc::clone(&vhost), Arc::from(""));
-        for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| *v == vhost) {
-            let taken = take_topic(offsets, &topic);
+    /// What the journal is to be told when a topic goes.
+    pub fn forgetting_topic(&self, vhost: &Arc<str>, topic: &Arc<str>) -> Vec<Op> {
+        let here = of_vhost(&self.groups, vhost)
+            .flat_map(|((_, group), all)| of_topic(all, topic).map(move |(key, _)| gone(vhost, group, key)));
+        here.chain(self.pending.forgetting_topic(vhost, topic)).collect()
+    }
+
+    /// The journal has taken it.
+    pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>) {
+        let mut empty = Vec::new();
+        let from = (Arc::clone(vhost), Arc::from(""));
+        for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
+            let taken = take_topic(offsets, topic);
             taken.iter().for_each(|(key, committed)| self.tally.remove(bytes_of(&name.1, key, committed)));
-            ops.extend(taken.iter().map(|(key, _)| gone(&vhost, &name.1, key)));
             empty.extend(offsets.is_empty().then(|| name.clone()));
         }
         empty.iter().for_each(|name| drop(self.groups.remove(name)));
-        ops.extend(self.pending.forget_topic(&vhost, &topic, &mut self.tally));
-        ops
+        self.pending.forget_topic(vhost, topic, &mut self.tally);
     }
 
     /// Whether anything is kept for a group.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use waypost_model::Lsn;
 use waypost_model::journal::{Journal, Op};
 
-use super::offsets::{Committed, Key, METADATA_MAX, Name, Offsets, key, read_value, take_topic, value};
+use super::offsets::{
+    Committed, Key, METADATA_MAX, Name, Offsets, key, of_topic, of_vhost, read_value, take_topic, value,
+};
 use super::tally::{Tally, bytes_of};
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
@@ -107,21 +109,27 @@ impl Pending {
         puts.into_iter().for_each(|puts| overtake(puts, u64::MAX, tally));
     }
 
-    pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>, tally: &mut Tally) -> Vec<Op> {
-        let (mut ops, mut empty) = (Vec::new(), Vec::new());
+    /// What the journal is to be told when a topic goes.
+    pub fn forgetting_topic<'a>(&'a self, vhost: &'a Arc<str>, topic: &'a Arc<str>) -> impl Iterator<Item = Op> + 'a {
+        let here = of_vhost(&self.groups, vhost).flat_map(move |((_, group), all)| {
+            of_topic(all, topic).flat_map(move |((topic, partition), by)| {
+                by.keys().map(move |id| pending_key(vhost, id, group, topic, *partition))
+            })
+        });
+        here.map(|key| Op::Define { key, value: None })
+    }
+
+    /// The journal has taken it.
+    pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>, tally: &mut Tally) {
+        let mut empty = Vec::new();
         let from = (Arc::clone(vhost), Arc::from(""));
         for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
             for (at, by) in take_topic(offsets, topic) {
-                for (id, put) in by {
-                    tally.remove(bytes_of(&name.1, &at, &put.committed));
-                    let key = pending_key(vhost, &id, &name.1, &at.0, at.1);
-                    ops.push(Op::Define { key, value: None });
-                }
+                by.values().for_each(|put| tally.remove(bytes_of(&name.1, &at, &put.committed)));
             }
             empty.extend(offsets.is_empty().then(|| name.clone()));
         }
         empty.iter().for_each(|name| drop(self.groups.remove(name)));
-        ops
     }
 }
 
