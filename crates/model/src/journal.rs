@@ -222,6 +222,17 @@ pub trait BodyStore: Send + Sync {
         Ok(bodies)
     }
 
+    /// Those first of them that the disk need not be asked for.
+    fn bodies_at_hand(&self, _places: &[(QueueId, Seq)]) -> Vec<LoadedBody> {
+        Vec::new()
+    }
+
+    /// Reads some of them, the first ones, for whoever will ask for them next, and says how many are at hand now. None if there
+    /// is no room, or nothing to be gained.
+    fn read_ahead(&self, _places: &[(QueueId, Seq)]) -> usize {
+        0
+    }
+
     /// A spilled range, whole.
     ///
     /// # Errors

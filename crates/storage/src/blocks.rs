@@ -8,7 +8,8 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::sync::Arc;
 
-use crate::disk::{BLOCK, Disk, DiskFile, first_block, read_exact, write_all};
+use crate::disk::{BLOCK, Disk, DiskFile, read_exact, write_all};
+use crate::pages::Pages;
 use crate::segment::SegmentId;
 
 /// What one write past the cache takes; a longer frame is written in several.
@@ -83,7 +84,7 @@ impl Blocks {
                 let (now, later) = part.split_at(part.len().min(room));
                 part = later;
                 Some(now)
-            });
+            })?;
             if piece.is_empty() {
                 return Ok(());
             }
@@ -117,19 +118,20 @@ fn last(parts: &[&[u8]], n: usize) -> Vec<u8> {
     found
 }
 
-/// Room for bytes that are written past the cache, which must lie at a block's boundary in memory too. Used again, so that its
-/// pages are there.
+/// Room for bytes that are written past the cache. Used again, so that its pages are there.
 #[derive(Default)]
-struct Piece(Vec<u8>);
+struct Piece(Option<Pages>);
 
 impl Piece {
     /// Takes what there is, as far as it fits.
-    fn fill<'a>(&mut self, mut next: impl FnMut(usize) -> Option<&'a [u8]>) -> &[u8] {
-        if self.0.is_empty() {
-            self.0 = vec![0; PIECE_BYTES + BLOCK];
-        }
-        let from = first_block(&self.0);
-        let room = &mut self.0[from..from + PIECE_BYTES];
+    ///
+    /// # Errors
+    /// The system has no memory.
+    fn fill<'a>(&mut self, mut next: impl FnMut(usize) -> Option<&'a [u8]>) -> io::Result<&[u8]> {
+        let room = match &mut self.0 {
+            Some(room) => room,
+            none => none.insert(Pages::new(PIECE_BYTES)?),
+        };
         let mut len = 0;
         while len < room.len()
             && let Some(bytes) = next(room.len() - len)
@@ -137,7 +139,7 @@ impl Piece {
             room[len..len + bytes.len()].copy_from_slice(bytes);
             len += bytes.len();
         }
-        &room[..len]
+        Ok(&room[..len])
     }
 }
 

@@ -13,13 +13,6 @@ pub mod real;
 /// memory.
 pub const BLOCK: usize = 4096;
 
-/// Where the first whole block of some room begins.
-#[must_use]
-pub fn first_block(room: &[u8]) -> usize {
-    let at = room.as_ptr().addr();
-    at.next_multiple_of(BLOCK) - at
-}
-
 /// A directory that belongs to one engine.
 pub trait Disk: Send + Sync {
     /// Opens a file for reading and writing.

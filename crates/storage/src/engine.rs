@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use waypost_model::journal::{AppendError, BodyStore, Journal, Loaded, LoadedBody, Op, Recovered, SpillRef};
-use waypost_model::{Batch, Lsn, QueueId, Seq};
+use waypost_model::journal::{AppendError, Journal, Op, Recovered, SpillRef};
+use waypost_model::{Batch, Lsn};
 
 use crate::cache::ChunkCache;
 use crate::checkpoint::CheckpointHead;
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     active: AtomicU32,
     /// The last segment that was made of a new file, whose blocks are only reserved; 0 for none.
     pub fresh: AtomicU32,
-    scratch: Scratch,
+    pub scratch: Scratch,
     stopped: AtomicBool,
     on_stop: Mutex<Option<StopHook>>,
     pub maintenance_due: (Mutex<bool>, Condvar),
@@ -136,7 +136,7 @@ impl Shared {
 
 /// The local engine. Dropping it without [`Engine::close`] leaves what a crash would leave.
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     cut_bytes: u64,
 }
@@ -206,11 +206,6 @@ impl Engine {
     /// Says whom to tell, once, when an I/O error has stopped the store. The text names what failed.
     pub fn on_stop(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
         *lock(&self.shared.on_stop) = Some(Box::new(hook));
-    }
-
-    #[cfg(test)]
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
     }
 
     /// One step of the committer, for those who drive the engine themselves.
@@ -464,33 +459,5 @@ impl Journal for Engine {
 
     fn release_spill(&self, at: SpillRef) {
         self.shared.scratch.release(&*self.shared.disk, at);
-    }
-}
-
-impl BodyStore for Engine {
-    fn load(&self, queue: QueueId, first: Seq, count: u32) -> io::Result<Loaded> {
-        let s = &self.shared;
-        s.metrics.loads.fetch_add(1, Relaxed);
-        let mut found = s.index.locate(queue, first);
-        if found.is_none() && self.durable() < s.inbox.last() && s.inbox.wait_committed(|| self.durable()) {
-            found = s.index.locate(queue, first);
-        }
-        let (range, segment) = found.ok_or(io::ErrorKind::NotFound)?;
-        let batch = s.read_chunk(&range, &segment)?;
-        let from = range.entry + (first.0 - range.first) as u32;
-        let to = from + count.max(1).min((range.end() - first.0) as u32);
-        if to as usize > batch.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is shorter than its table says"));
-        }
-        Ok(Loaded { batch, from, to })
-    }
-
-    fn load_bodies(&self, places: &[(QueueId, Seq)]) -> io::Result<Vec<LoadedBody>> {
-        self.shared.metrics.loads.fetch_add(places.len() as u64, Relaxed);
-        self.shared.load_bodies(places)
-    }
-
-    fn load_spilled(&self, at: SpillRef) -> io::Result<Arc<Batch>> {
-        self.shared.scratch.load(at)
     }
 }

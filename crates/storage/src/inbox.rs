@@ -10,15 +10,13 @@ use waypost_model::Lsn;
 use waypost_model::journal::{AppendError, Op};
 
 use crate::encoder::Pending;
+use crate::patience::{GATHERED_BYTES_MAX, Patience};
 use crate::sync::{lock, wait};
 
 /// What an operation is charged beside its bytes: about what it takes on disk and in memory.
 const OP_BYTES: u64 = 64;
 const TARGET_BYTES: u64 = 24;
 const SLOT_BYTES: u64 = 8;
-
-/// So much is not held back: a larger commit gains little, and the disk could be writing already.
-const HELD_BYTES_MAX: u64 = 512 << 10;
 
 /// What an append asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,6 +78,8 @@ struct State {
     /// Whether a thread takes from the queue, so that waiting for it makes sense.
     attached: bool,
     asleep: bool,
+    /// It sleeps over something that is due, and only for a moment.
+    dozing: bool,
     stopped: bool,
     /// It stopped since another writer owns the log.
     fenced: bool,
@@ -92,12 +92,19 @@ struct State {
     telling: bool,
     waiting_room: u32,
     waiting_done: u32,
+    /// What is due waits for more.
+    patience: Patience,
 }
 
 impl State {
     /// Why nothing is taken any more.
     fn refusal(&self) -> AppendError {
         if self.fenced { AppendError::Fenced } else { AppendError::Stopped }
+    }
+
+    /// Whether the committer is to be woken, since something is due.
+    fn is_overslept(&self) -> bool {
+        self.asleep && self.urgent && !(self.dozing && self.patience.wants_more(self.bytes))
     }
 }
 
@@ -196,7 +203,7 @@ impl Inbox {
 
     fn added(&self, mut s: MutexGuard<'_, State>, weight: &Weight) {
         s.bytes += weight.bytes;
-        s.urgent |= weight.urgent && (!weight.held || s.bytes >= HELD_BYTES_MAX);
+        s.urgent |= weight.urgent && (!weight.held || s.bytes >= GATHERED_BYTES_MAX);
         let first_lazy = !s.urgent && !weight.held && s.lazy_since.is_none();
         if weight.held {
             self.held.store(true, Ordering::Relaxed);
@@ -205,7 +212,8 @@ impl Inbox {
             s.lazy_since = Some(Instant::now());
         }
         // A sleeper must learn of the first lazy append too: it begins to count the time then.
-        let wake = s.asleep && (s.urgent || first_lazy || s.bytes >= self.lazy_bytes_max);
+        let is_much = first_lazy || s.bytes >= self.lazy_bytes_max;
+        let wake = if s.urgent { s.is_overslept() } else { s.asleep && is_much };
         drop(s);
         if wake {
             self.work.notify_one();
@@ -220,7 +228,7 @@ impl Inbox {
         }
         let mut s = lock(&self.state);
         s.urgent |= !s.queue.is_empty();
-        let wake = s.asleep && s.urgent;
+        let wake = s.is_overslept();
         drop(s);
         if wake {
             self.work.notify_one();
@@ -244,6 +252,7 @@ impl Inbox {
             }
         }
         s.bytes -= taken;
+        s.patience.taken(taken, Instant::now());
         if s.queue.is_empty() {
             s.urgent = false;
             s.lazy_since = None;
@@ -268,13 +277,18 @@ impl Inbox {
             let waited = s.lazy_since.map(|t| t.elapsed());
             let due = waited.is_some_and(|w| w >= self.lazy) || s.bytes >= self.lazy_bytes_max;
             let ready = !blocked && matches!(s.queue.front(), Some((Slot::Filled(_), _)));
+            let mut rest = waited.filter(|_| ready).map(|w| self.lazy.saturating_sub(w));
             if ready && (s.urgent || due) {
-                return true;
+                let bytes = s.bytes;
+                rest = s.patience.rest(bytes, Instant::now());
+                if rest.is_none() {
+                    return true;
+                }
+                s.dozing = true;
             }
             s.asleep = true;
-            let rest = waited.filter(|_| ready).map(|w| self.lazy.saturating_sub(w));
             s = wait(&self.work, s, rest);
-            s.asleep = false;
+            (s.asleep, s.dozing) = (false, false);
         }
     }
 
@@ -363,6 +377,10 @@ impl Inbox {
     pub fn set_telling(&self, telling: bool) {
         let mut s = lock(&self.state);
         s.telling = telling;
+        if !telling {
+            let bytes = s.bytes;
+            s.patience.told(bytes, Instant::now());
+        }
         let wake = telling && s.waiting_room > 0;
         drop(s);
         if wake {
@@ -410,7 +428,7 @@ mod tests {
         let inbox = Inbox::new(1 << 20, 1 << 20, 10);
         let hold = || {
             let (ops, weight) = define();
-            inbox.append(ops, Weight { held: true, bytes: HELD_BYTES_MAX / 4, ..weight }).unwrap()
+            inbox.append(ops, Weight { held: true, bytes: GATHERED_BYTES_MAX / 4, ..weight }).unwrap()
         };
         inbox.hurry();
         assert!(!is_due(&inbox), "nothing is there");
@@ -427,6 +445,41 @@ mod tests {
         assert!(!is_due(&inbox));
         hold();
         assert!(is_due(&inbox), "it is much");
+    }
+
+    #[test]
+    fn what_comes_after_a_large_commit_wakes_the_committer_however_little_it_is() {
+        let inbox = Inbox::new(1 << 30, 1 << 20, 10);
+        let large = 100 << 10;
+        let append = |bytes| {
+            let (ops, weight) = define();
+            inbox.append(ops, Weight { bytes, ..weight }).unwrap();
+        };
+        std::thread::scope(|threads| {
+            let (due, is_due) = std::sync::mpsc::channel();
+            let inbox = &inbox;
+            threads.spawn(move || {
+                while inbox.wait_work(false) {
+                    let mut taken = Vec::new();
+                    inbox.take(1 << 20, &mut taken);
+                    // Longer than whoever waits for company waits.
+                    std::thread::sleep(Duration::from_millis(2));
+                    inbox.set_telling(true);
+                    inbox.set_telling(false);
+                    due.send(taken.len()).unwrap();
+                }
+            });
+            for bytes in [large, 10, 10, large, large, 10] {
+                append(bytes);
+                let taken = is_due.recv_timeout(Duration::from_secs(20));
+                if taken != Ok(1) {
+                    inbox.close();
+                }
+                assert_eq!(taken, Ok(1));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            inbox.close();
+        });
     }
 
     #[test]

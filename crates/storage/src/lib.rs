@@ -12,6 +12,7 @@
 
 mod answers;
 mod blocks;
+mod bodies;
 mod cache;
 mod checkpoint;
 mod chunk;
@@ -34,7 +35,9 @@ mod index;
 pub mod log;
 mod maintain;
 mod metrics;
+mod pages;
 mod parallel;
+mod patience;
 mod ranges;
 mod recovery;
 mod restore;

@@ -1,66 +1,135 @@
-//! Reading many messages at once: chunks that lie close together are one read, past the system's cache, into a buffer that is
-//! used again. Reading a log from front to back costs no more than the disk's own copy so. What is read a second time comes
-//! through the system's cache, which keeps it for the third: finding pages for what nobody will read again costs several times
-//! as much as reading it.
+//! Spans of segments as they were read: past the system's cache, into buffers that are used again. Reading a log from front to
+//! back costs no more than the disk's own copy so. What is read a second time comes through the system's cache, which keeps it
+//! for the third: finding pages for what nobody will read again costs several times as much as reading it.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use waypost_model::Slot;
-use waypost_model::journal::LoadedBody;
-use waypost_model::{QueueId, Seq};
-
-use crate::chunk::{self, CHUNK_ENTRIES_MAX};
-use crate::disk::{BLOCK, Disk, first_block, read_most};
-use crate::engine::Shared;
-use crate::frame::ALIGN;
-use crate::ranges::Range;
+use crate::disk::{BLOCK, Disk, read_most};
+use crate::pages::Pages;
 use crate::segment::{Segment, SegmentId};
 use crate::sync::lock;
 
-/// The longest span, but for a single larger chunk.
-const SPAN_BYTES_MAX: u64 = 1 << 20;
-/// What is less is read chunk by chunk, through the caches.
-const SPAN_BYTES_MIN: u64 = 128 << 10;
-/// Bytes of others that are read along rather than read around.
-const GAP_BYTES_MAX: u64 = 32 << 10;
+/// The longest span that somebody waits for, but for a single larger chunk.
+pub const SPAN_BYTES_MAX: u64 = 1 << 20;
+/// The longest span that is read ahead: the fewer there are, the fewer threads are woken for them.
+pub const AHEAD_BYTES_MAX: u64 = 4 << 20;
 /// Spans that are kept, for others who read the same a little later.
-const KEPT_MAX: usize = 8;
+pub const KEPT_MAX: usize = 8;
+/// The same of those that were read ahead.
+pub const AHEAD_KEPT_MAX: usize = 8;
+/// Of those, how many may be through: the fewer, the warmer the buffers.
+pub const PASSED_MAX: usize = 1;
+/// Spans that were read ahead, with those that are kept no more and whose bytes somebody is still being sent.
+pub const AHEAD_MAX: usize = 2 * AHEAD_KEPT_MAX;
+/// Once so many have found no room for theirs, one that nobody comes for goes.
+pub const REFUSED_MAX: u32 = 64;
 /// Buffers that wait to be used again.
-const FREE_MAX: usize = 8;
-const BUFFER_BYTES: usize = SPAN_BYTES_MAX as usize + 3 * BLOCK;
+pub const FREE_MAX: usize = 4;
+/// How long buffers are that serve again, for what is asked for and for what is read ahead.
+const BUFFER_BYTES: [usize; 2] = [SPAN_BYTES_MAX as usize + 2 * BLOCK, AHEAD_BYTES_MAX as usize + 2 * BLOCK];
+
+/// Why something is read, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Somebody waits for it.
+    Now,
+    /// The same, who cannot wait for the disk.
+    AtHand,
+    /// Somebody will probably ask for it.
+    Ahead,
+}
 
 /// Bytes of a segment as they were read; not checked.
 struct Span {
-    segment: SegmentId,
+    segment: Arc<Segment>,
     at: u64,
     bytes: Arc<Buffer>,
     /// The system keeps it as well.
     cached: bool,
+    stage: Stage,
 }
 
-/// Whole blocks at a block's boundary in memory.
-struct Buffer {
-    bytes: Vec<u8>,
-    from: usize,
+/// How far a span is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It was read ahead, and nobody has come yet.
+    New,
+    Begun,
+    /// Somebody has had the last of it.
+    Passed,
+}
+
+impl Span {
+    fn end(&self) -> u64 {
+        self.at + self.bytes.len()
+    }
+
+    fn has(&self, segment: SegmentId, at: u64, end: u64) -> bool {
+        self.segment.id == segment && self.at <= at && end <= self.end()
+    }
+}
+
+/// Whole blocks.
+pub struct Buffer {
+    pages: Option<Pages>,
     len: usize,
-    free: Arc<Free>,
+    shared: Arc<Shared>,
+    ahead: bool,
 }
 
-type Free = Mutex<Vec<Vec<u8>>>;
+/// What the buffers know of each other.
+#[derive(Default)]
+struct Shared {
+    /// By [`BUFFER_BYTES`]. The one that came last is taken first: its bytes may still be near the processor.
+    free: [Mutex<Vec<Pages>>; BUFFER_BYTES.len()],
+    /// Those that were read ahead.
+    ahead: AtomicUsize,
+}
+
+impl Buffer {
+    /// Room for so many bytes.
+    fn new(shared: &Arc<Shared>, len: usize, ahead: bool) -> io::Result<Buffer> {
+        let size = BUFFER_BYTES.iter().position(|bytes| *bytes >= len);
+        let free = size.and_then(|size| lock(shared.free.get(size)?).pop());
+        let needed = size.and_then(|size| BUFFER_BYTES.get(size)).map_or(len, |bytes| *bytes);
+        let pages = free.map_or_else(|| Pages::new(needed), Ok)?;
+        if ahead {
+            shared.ahead.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Buffer { pages: Some(pages), len, shared: Arc::clone(shared), ahead })
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        self.pages.as_mut().and_then(|pages| pages.get_mut(..self.len)).unwrap_or_default()
+    }
+
+    /// How many bytes it holds.
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+}
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        self.bytes.get(self.from..self.from + self.len).unwrap_or_default()
+        self.pages.as_ref().and_then(|pages| pages.get(..self.len)).unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = lock(&self.free);
-        if self.bytes.len() == BUFFER_BYTES && free.len() < FREE_MAX {
-            free.push(std::mem::take(&mut self.bytes));
+        if self.ahead {
+            self.shared.ahead.fetch_sub(1, Ordering::Relaxed);
+        }
+        let Some(pages) = self.pages.take() else { return };
+        let size = BUFFER_BYTES.iter().position(|bytes| *bytes == pages.len());
+        if let Some(free) = size.and_then(|size| self.shared.free.get(size)) {
+            let mut free = lock(free);
+            if free.len() < FREE_MAX {
+                free.push(pages);
+            }
         }
     }
 }
@@ -68,51 +137,138 @@ impl Drop for Buffer {
 /// Spans that were read lately, and room for the next ones.
 #[derive(Default)]
 pub struct Spans {
-    free: Arc<Free>,
-    kept: Mutex<VecDeque<Span>>,
+    shared: Arc<Shared>,
+    kept: Mutex<Kept>,
+}
+
+/// The newest first.
+#[derive(Default)]
+struct Kept {
+    asked_for: VecDeque<Span>,
+    ahead: VecDeque<Span>,
+    /// How many found no room among those, since one went.
+    refused: u32,
+}
+
+impl Kept {
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Span> {
+        self.asked_for.iter_mut().chain(&mut self.ahead)
+    }
+
+    /// Of what the system keeps as well, only the last is kept here: the buffers of the others serve again while they are warm.
+    fn add(&mut self, span: Span) {
+        self.asked_for.retain(|s| !(span.cached && s.cached));
+        self.asked_for.truncate(KEPT_MAX - 1);
+        self.asked_for.push_front(span);
+    }
+
+    fn add_ahead(&mut self, span: Span) {
+        self.make_room_ahead();
+        self.ahead.truncate(AHEAD_KEPT_MAX - 1);
+        self.ahead.push_front(span);
+    }
+
+    /// Whether there is room for one that is read ahead: somebody may still come for the others.
+    fn make_room_ahead(&mut self) -> bool {
+        let mut passed = 0;
+        self.ahead.retain(|s| {
+            passed += usize::from(s.stage == Stage::Passed);
+            s.stage != Stage::Passed || passed <= PASSED_MAX
+        });
+        if self.ahead.len() < AHEAD_KEPT_MAX {
+            return true;
+        }
+        self.refused += 1;
+        let goes = self.ahead.iter().rposition(|s| s.stage == Stage::Passed);
+        let goes = goes.or_else(|| (self.refused >= REFUSED_MAX).then_some(AHEAD_KEPT_MAX - 1));
+        if let Some(goes) = goes {
+            self.ahead.remove(goes);
+            self.refused = 0;
+        }
+        goes.is_some()
+    }
 }
 
 impl Spans {
-    /// A span that has all of these bytes.
-    fn with(&self, segment: SegmentId, at: u64, end: u64) -> Option<(u64, Arc<Buffer>)> {
-        let has = |s: &&Span| s.segment == segment && s.at <= at && end <= s.at + s.bytes.len as u64;
-        lock(&self.kept).iter().find(has).map(|s| (s.at, Arc::clone(&s.bytes)))
+    /// A span that has all of these bytes, and where it begins.
+    pub fn with(&self, segment: SegmentId, at: u64, end: u64) -> Option<(u64, Arc<Buffer>)> {
+        let mut kept = lock(&self.kept);
+        let span = kept.iter_mut().find(|s| s.has(segment, at, end))?;
+        if span.stage == Stage::New {
+            span.segment.note_read(span.at, span.end());
+            span.stage = Stage::Begun;
+        }
+        Some((span.at, Arc::clone(&span.bytes)))
     }
 
-    /// Reads the blocks that hold these bytes. Commits of less than `direct_bytes_min` bytes were written through the system's
-    /// cache.
-    fn read(
+    /// Takes note that somebody has had the last of the span that ends there.
+    pub fn pass(&self, segment: SegmentId, end: u64) {
+        let mut kept = lock(&self.kept);
+        kept.ahead
+            .iter_mut()
+            .filter(|s| s.segment.id == segment && s.end() == end)
+            .for_each(|s| s.stage = Stage::Passed);
+    }
+
+    /// Whether there is a span that has all of these bytes.
+    pub fn has(&self, segment: SegmentId, at: u64, end: u64) -> bool {
+        lock(&self.kept).iter_mut().any(|s| s.has(segment, at, end))
+    }
+
+    /// Whether more may be read ahead.
+    pub fn may_read_ahead(&self) -> bool {
+        self.shared.ahead.load(Ordering::Relaxed) < AHEAD_MAX && lock(&self.kept).make_room_ahead()
+    }
+
+    /// Reads the blocks that hold these bytes, and keeps them. Commits of less than `direct_bytes_min` bytes were written
+    /// through the system's cache.
+    ///
+    /// # Errors
+    /// Any I/O error; `WouldBlock` if the disk would have to be waited for.
+    pub fn read(
         &self,
         disk: &dyn Disk,
         direct_bytes_min: u64,
-        segment: &Segment,
+        segment: &Arc<Segment>,
         (at, end): (u64, u64),
+        why: Reading,
     ) -> io::Result<(u64, Arc<Buffer>)> {
         let at = at / BLOCK as u64 * BLOCK as u64;
+        if why == Reading::AtHand && !segment.was_read(at, end) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let len = (end - at).next_multiple_of(BLOCK as u64) as usize;
-        let needed = len + BLOCK;
-        let free = lock(&self.free).pop().filter(|b| b.len() >= needed);
-        let mut bytes = free.unwrap_or_else(|| vec![0; needed.max(BUFFER_BYTES)]);
-        let from = first_block(&bytes);
-        let into = &mut bytes[from..from + len];
-        let (len, cached) = fill(disk, direct_bytes_min, segment, (at, end), into)?;
-        if at + (len as u64) < end {
+        let mut bytes = Buffer::new(&self.shared, len, why == Reading::Ahead)?;
+        let (read, cached) = fill(disk, direct_bytes_min, segment, (at, end), (bytes.room(), why))?;
+        if at + (read as u64) < end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        segment.note_read(at, end);
+        if why != Reading::Ahead {
+            segment.note_read(at, end);
+        }
         // The log may end in the last block, and go on there: what lies behind is not what it will be.
-        let len = (end - at) as usize;
-        let bytes = Arc::new(Buffer { bytes, from, len, free: Arc::clone(&self.free) });
-        self.keep(Span { segment: segment.id, at, bytes: Arc::clone(&bytes), cached });
+        bytes.len = (end - at) as usize;
+        let bytes = Arc::new(bytes);
+        let stage = if why == Reading::Ahead { Stage::New } else { Stage::Begun };
+        let span = Span { segment: Arc::clone(segment), at, bytes: Arc::clone(&bytes), cached, stage };
+        let mut kept = lock(&self.kept);
+        if why == Reading::Ahead {
+            kept.add_ahead(span)
+        } else {
+            kept.add(span)
+        }
         Ok((at, bytes))
     }
 
-    /// Of what the system keeps only the last: the buffers of the others serve again while they are warm.
-    fn keep(&self, span: Span) {
-        let mut kept = lock(&self.kept);
-        kept.retain(|s| !(span.cached && s.cached));
-        kept.truncate(KEPT_MAX - 1);
-        kept.push_front(span);
+    /// How many are kept, how many of those that were read ahead, and how many buffers wait.
+    #[cfg(test)]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let kept = lock(&self.kept);
+        (
+            kept.asked_for.len(),
+            kept.ahead.len(),
+            self.shared.free.iter().map(|free| lock(free).len()).max().unwrap_or(0),
+        )
     }
 }
 
@@ -122,10 +278,14 @@ fn fill(
     direct_bytes_min: u64,
     segment: &Segment,
     (at, end): (u64, u64),
-    into: &mut [u8],
+    (into, why): (&mut [u8], Reading),
 ) -> io::Result<(usize, bool)> {
     if segment.was_read(at, end) {
-        return Ok((read_most(&*segment.file, at, into)?, true));
+        return match why {
+            Reading::AtHand if segment.file.read_cached(at, into) => Ok((into.len(), true)),
+            Reading::AtHand => Err(io::ErrorKind::WouldBlock.into()),
+            Reading::Now | Reading::Ahead => Ok((read_most(&*segment.file, at, into)?, true)),
+        };
     }
     if segment.commits_are_below(direct_bytes_min) && segment.file.read_cached(at, into) {
         return Ok((into.len(), true));
@@ -135,239 +295,5 @@ fn fill(
         Some(Err(e)) if e.kind() != io::ErrorKind::InvalidInput => Err(e),
         // Whole blocks are not what this disk wants, or it has no such thing.
         _ => Ok((read_most(&*segment.file, at, into)?, false)),
-    }
-}
-
-/// Where a message lies.
-struct Found {
-    range: Range,
-    segment: Arc<Segment>,
-    entry: u32,
-}
-
-impl Found {
-    fn at(&self) -> u64 {
-        u64::from(self.range.offset) * ALIGN
-    }
-
-    fn end(&self) -> u64 {
-        self.at() + u64::from(self.range.len)
-    }
-}
-
-/// The chunk that was looked at last: where it begins in which segment, and its messages.
-type Opened = Option<((SegmentId, u64), Vec<Slot>)>;
-
-impl Shared {
-    /// The bodies of these messages, of as many as can be read one after the other.
-    ///
-    /// # Errors
-    /// Why the first cannot be read.
-    pub fn load_bodies(&self, places: &[(QueueId, Seq)]) -> io::Result<Vec<LoadedBody>> {
-        let found: Vec<Found> = places.iter().map_while(|(queue, place)| self.find(*queue, *place)).collect();
-        let (mut bodies, mut opened, mut next) = (Vec::with_capacity(found.len()), None, 0);
-        if found.is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let mut span: Option<(SegmentId, u64, u64, Arc<Buffer>)> = None;
-        while let Some(at) = found.get(next) {
-            let has =
-                |s: &&(SegmentId, u64, u64, Arc<Buffer>)| s.0 == at.segment.id && s.1 <= at.at() && at.end() <= s.2;
-            let body = match span.as_ref().filter(has) {
-                Some((_, from, _, bytes)) => body(at, *from, bytes, &mut opened),
-                None => match self.span(&found[next..]) {
-                    Ok(Some((from, bytes))) => {
-                        let body = body(at, from, &bytes, &mut opened);
-                        span = Some((at.segment.id, from, from + bytes.len as u64, bytes));
-                        body
-                    }
-                    Ok(None) => self.single(at),
-                    Err(e) => Err(e),
-                },
-            };
-            match body {
-                Ok(body) => bodies.push(body),
-                Err(e) if bodies.is_empty() => return Err(e),
-                Err(_) => break,
-            }
-            next += 1;
-        }
-        Ok(bodies)
-    }
-
-    fn find(&self, queue: QueueId, place: Seq) -> Option<Found> {
-        let (range, segment) = self.index.locate(queue, place)?;
-        let entry = range.entry + (place.0 - range.first) as u32;
-        Some(Found { range, segment, entry })
-    }
-
-    /// Bytes that begin with the first of these, at least; `None` if they are too few to be read together.
-    fn span(&self, found: &[Found]) -> io::Result<Option<(u64, Arc<Buffer>)>> {
-        let Some(first) = found.first() else { return Ok(None) };
-        if let Some(kept) = self.spans.with(first.segment.id, first.at(), first.end()) {
-            return Ok(Some(kept));
-        }
-        let mut end = first.end();
-        for next in found {
-            let follows =
-                next.segment.id == first.segment.id && next.at() >= first.at() && next.at() <= end + GAP_BYTES_MAX;
-            if !follows || next.end() - first.at() > SPAN_BYTES_MAX {
-                break;
-            }
-            end = end.max(next.end());
-        }
-        if end - first.at() < SPAN_BYTES_MIN {
-            return Ok(None);
-        }
-        self.spans.read(&*self.disk, self.cfg.direct_bytes_min, &first.segment, (first.at(), end)).map(Some)
-    }
-
-    fn single(&self, found: &Found) -> io::Result<LoadedBody> {
-        let batch = self.read_chunk(&found.range, &found.segment)?;
-        if found.entry as usize >= batch.len() {
-            return Err(damaged(found, "fewer messages than its table says"));
-        }
-        Ok(LoadedBody::of(&batch, found.entry))
-    }
-}
-
-fn damaged(found: &Found, what: &str) -> io::Error {
-    let what = format!("{} is damaged at offset {}: {what}", found.segment.id, found.at());
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-/// Checks the chunk, unless that was just done, and finds the message in it.
-fn body(found: &Found, from: u64, bytes: &Arc<Buffer>, opened: &mut Opened) -> io::Result<LoadedBody> {
-    let key = (found.segment.id, found.at());
-    let start = (found.at() - from) as usize;
-    if opened.as_ref().is_none_or(|(k, _)| *k != key) {
-        let all: &[u8] = (**bytes).as_ref();
-        let chunk = all.get(start..start + found.range.len as usize).unwrap_or_default();
-        if !chunk::is_intact(chunk, chunk::seed(found.segment.id.0, found.at())) {
-            return Err(damaged(found, "a chunk's checksum is wrong"));
-        }
-        let slots = chunk::slots(chunk, CHUNK_ENTRIES_MAX).map_err(|e| damaged(found, e.0))?;
-        *opened = Some((key, slots));
-    }
-    let slot = opened.as_ref().and_then(|(_, slots)| slots.get(found.entry as usize));
-    let slot = slot.ok_or_else(|| damaged(found, "fewer messages than its table says"))?;
-    let body = start + slot.body as usize;
-    let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::clone(bytes) as _;
-    Ok(LoadedBody::new(bytes, body..body + slot.body_len as usize))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::EngineConfig;
-    use crate::disk::fault::FaultDisk;
-    use crate::engine::Engine;
-    use waypost_model::journal::{BodyStore, Enqueue, Journal, Op};
-    use waypost_model::{Attrs, Batch, Millis, Route};
-
-    const BODY: usize = 30_000;
-
-    fn enqueue(queue: u64, place: u64, body: &[u8]) -> Op {
-        Op::Enqueue(Enqueue {
-            targets: Box::new([(QueueId(queue), Seq(place))]),
-            batch: Arc::new(Batch::single(&[0, 0], body)),
-            from: 0,
-            to: 1,
-            route: Arc::new(Route::new("", "")),
-            attrs: Attrs::default(),
-            at: Millis(1),
-        })
-    }
-
-    fn body(place: u64) -> Vec<u8> {
-        vec![(place as u8).wrapping_add(1); BODY + place as usize]
-    }
-
-    /// Messages of queue 7, with some of queue 8 in between, over several segments.
-    fn store(disk: &FaultDisk, messages: u64) -> Engine {
-        let cfg = EngineConfig { segment_bytes: 2 << 20, ..EngineConfig::small() };
-        let (e, _) = Engine::open(Arc::new(disk.clone()), cfg).unwrap();
-        for place in 0..messages {
-            e.append(vec![enqueue(7, place, &body(place))]).unwrap();
-            e.append(vec![enqueue(8, place, &[9; 20])]).unwrap();
-            if place % 3 == 0 {
-                let _ = e.commit_once();
-                e.maintain_once();
-            }
-        }
-        let _ = e.commit_once();
-        e
-    }
-
-    fn places(from: impl IntoIterator<Item = u64>) -> Vec<(QueueId, Seq)> {
-        from.into_iter().map(|p| (QueueId(7), Seq(p))).collect()
-    }
-
-    fn check(e: &Engine, asked: &[(QueueId, Seq)]) {
-        let bodies = e.load_bodies(asked).unwrap();
-        assert_eq!(bodies.len(), asked.len());
-        for ((_, place), loaded) in asked.iter().zip(&bodies) {
-            assert!(loaded.as_ref() == body(place.0), "{place:?}");
-        }
-    }
-
-    #[test]
-    fn many_messages_come_back_as_they_were_whatever_lies_between_them() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 150);
-        check(&e, &places(0..150));
-        // With gaps that are read along, gaps that are read around, and backwards.
-        check(&e, &places((0..150).filter(|p| p % 2 == 0)));
-        check(&e, &places((0..150).filter(|p| p % 10 < 5)));
-        check(&e, &places((0..150).rev()));
-        check(&e, &places([149]));
-        assert!(lock(&e.shared().spans.kept).len() <= KEPT_MAX);
-        assert!(lock(&e.shared().spans.free).len() <= FREE_MAX);
-    }
-
-    #[test]
-    fn what_is_missing_or_damaged_ends_the_list() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 40);
-        assert_eq!(e.load_bodies(&places([1000])).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(e.load_bodies(&places([0, 1, 1000, 2])).unwrap().len(), 2);
-        let found = e.shared().find(QueueId(7), Seq(20)).unwrap();
-        disk.flip_bit(&found.segment.id.file_name(), (found.at() + 500) * 8);
-        // Its neighbours in the chunk are lost with it.
-        let (from, to) = (found.range.first, found.range.end());
-        assert_eq!(e.load_bodies(&places(0..40)).unwrap().len() as u64, from);
-        assert_eq!(e.load_bodies(&places(20..40)).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        check(&e, &places(to..40));
-    }
-
-    #[test]
-    fn what_is_written_behind_a_span_that_was_read_is_read_as_it_is_now() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 0);
-        for round in 0..20 {
-            let from = round * 10;
-            for place in from..from + 9 {
-                e.append(vec![enqueue(7, place, &body(place))]).unwrap();
-            }
-            let _ = e.commit_once();
-            e.maintain_once();
-            check(&e, &places(from..from + 9));
-            // Most of the time in the block in which the last one ended.
-            e.append(vec![enqueue(7, from + 9, b"little")]).unwrap();
-            let _ = e.commit_once();
-            assert_eq!(e.load_bodies(&places([from + 9])).unwrap()[0].as_ref(), b"little", "{round}");
-        }
-    }
-
-    #[test]
-    fn buffers_are_used_again() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 400);
-        for _ in 0..3 {
-            check(&e, &places(0..400));
-        }
-        let spans = &e.shared().spans;
-        let (kept, free) = (lock(&spans.kept).len(), lock(&spans.free).len());
-        assert!(free >= 1 && kept + free <= KEPT_MAX + FREE_MAX, "{kept} {free}");
     }
 }

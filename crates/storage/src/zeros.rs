@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::commit::is_full;
-use crate::disk::{BLOCK, DiskFile, first_block};
+use crate::disk::{BLOCK, DiskFile};
 use crate::engine::Shared;
 use crate::maintain::Maintenance;
+use crate::pages::Pages;
 use crate::segment::SegmentId;
 use crate::sync::lock;
 
@@ -27,7 +28,7 @@ pub struct Zeroed {
     id: SegmentId,
     direct: Arc<dyn DiskFile>,
     at: u64,
-    zeros: Vec<u8>,
+    zeros: Pages,
 }
 
 impl Zeroed {
@@ -37,11 +38,7 @@ impl Zeroed {
         if len == 0 {
             return Ok(false);
         }
-        if self.zeros.is_empty() {
-            self.zeros = vec![0; PIECE_BYTES as usize + BLOCK];
-        }
-        let from = first_block(&self.zeros);
-        let written = self.direct.write_at(self.at, &[IoSlice::new(&self.zeros[from..from + len])])?;
+        let written = self.direct.write_at(self.at, &[IoSlice::new(&self.zeros[..len])])?;
         self.at += (written / BLOCK * BLOCK) as u64;
         Ok(true)
     }
@@ -66,7 +63,8 @@ impl Shared {
             }
             let Some(direct) = self.disk.open_direct(&header.id.file_name()) else { return Ok(false) };
             // The first block has the header, and was written with it.
-            m.zeroed = Some(Zeroed { id: header.id, direct, at: BLOCK as u64, zeros: Vec::new() });
+            let zeros = Pages::new(PIECE_BYTES as usize)?;
+            m.zeroed = Some(Zeroed { id: header.id, direct, at: BLOCK as u64, zeros });
         }
         let Some(zeroed) = &mut m.zeroed else { return Ok(false) };
         match zeroed.go_on(header.capacity) {
@@ -143,11 +141,11 @@ mod tests {
         let disk = FaultDisk::new(3);
         let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
         let next = SegmentId(2);
-        let shared = e.shared();
+        let shared = &e.shared;
         shared.fresh.store(next.0, Relaxed);
         let direct: Arc<dyn DiskFile> =
             Arc::new(Refusing(disk.open(&next.file_name()).unwrap(), io::ErrorKind::StorageFull));
-        let zeroed = Zeroed { id: next, direct, at: BLOCK as u64, zeros: Vec::new() };
+        let zeroed = Zeroed { id: next, direct, at: BLOCK as u64, zeros: Pages::new(PIECE_BYTES as usize).unwrap() };
         lock(&shared.maintenance).zeroed = Some(zeroed);
         assert!(!shared.zero_once() && !e.is_stopped());
         assert!(lock(&shared.maintenance).zeroed.is_none(), "it is not tried again");

@@ -1,6 +1,7 @@
 //! Fetch: batches as they lie in memory or on disk, and waiting for more.
 
 use std::future::{Future, poll_fn};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -8,12 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use waypost_broker::topology::{Access, QuotaKind};
-use waypost_kafka::fetch::{FetchResponse, FetchedPartition, FetchedTopic, Pieces};
+use waypost_kafka::fetch::{FetchResponse, FetchedPartition, Pieces};
 use waypost_kafka::messages::records::{FetchPartition, FetchRequest};
 use waypost_kafka::wire::{Malformed, Uuid};
-use waypost_model::{Batch as Messages, QueueId, Seq};
 use waypost_stream::partition::{Isolation, Piece};
-use waypost_stream::streams::{Cell, Grown, Streams, Topic, TopicId};
+use waypost_stream::streams::{Cell, Grown, Topic, TopicId};
 
 use super::{Answer, Ask, LEADER_EPOCH, Session, codes};
 
@@ -25,28 +25,22 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 const BY_ID: i16 = 13;
 
 /// A topic that was asked for.
-struct Wanted {
-    name: Box<str>,
-    id: Uuid,
+pub(super) struct Wanted {
+    pub name: Box<str>,
+    pub id: Uuid,
     found: Result<Arc<Topic>, i16>,
     partitions: Vec<FetchPartition>,
 }
 
-/// The bytes of a message, without copying them.
-struct Body(Arc<Messages>, u32);
-
-impl AsRef<[u8]> for Body {
-    fn as_ref(&self) -> &[u8] {
-        self.0.body(self.1)
-    }
-}
-
 /// What is found of a partition before its batches are read.
-struct Planned {
-    cell: Option<Arc<Cell>>,
-    batches: Vec<Piece>,
-    bytes: usize,
-    answer: FetchedPartition,
+pub(super) struct Planned {
+    /// None where there are no batches.
+    pub cell: Option<Arc<Cell>>,
+    pub batches: Vec<Piece>,
+    pub bytes: usize,
+    /// From which offset on, and up to which.
+    pub offsets: Range<u64>,
+    pub answer: FetchedPartition,
 }
 
 impl Session {
@@ -91,7 +85,8 @@ impl Session {
                 break (plan, held);
             }
         };
-        let topics = load(Arc::clone(self.streams()), plan, wanted).await;
+        let streams = Arc::clone(self.streams());
+        let topics = self.ahead.load(streams, plan, wanted, isolation).await;
         self.held = Some(held);
         let (session_id, topics) = fetching.finish(topics);
         let records = topics.iter().flat_map(|t| &t.partitions).flat_map(|p| &p.records);
@@ -161,13 +156,14 @@ fn planned(cell: &Arc<Cell>, p: &FetchPartition, room: usize, isolation: Isolati
         let span = u64::try_from(p.fetch_offset).ok().and_then(|at| partition.read(at, room, isolation).ok());
         let Some(span) = span else {
             answer.error_code = codes::OFFSET_OUT_OF_RANGE;
-            return Planned { cell: None, batches: Vec::new(), bytes: 0, answer };
+            return Planned { cell: None, batches: Vec::new(), bytes: 0, offsets: 0..0, answer };
         };
         if isolation == Isolation::ReadCommitted {
             let aborted = partition.aborted(p.fetch_offset.unsigned_abs(), span.upto);
             answer.aborted = Some(aborted.iter().map(|a| (a.producer_id, number(a.first))).collect());
         }
-        Planned { cell: Some(Arc::clone(cell)), batches: span.batches, bytes: span.bytes, answer }
+        let offsets = p.fetch_offset.unsigned_abs()..span.upto;
+        Planned { cell: Some(Arc::clone(cell)), batches: span.batches, bytes: span.bytes, offsets, answer }
     })
 }
 
@@ -181,7 +177,7 @@ fn failed(index: i32, error_code: i16) -> Planned {
         aborted: None,
         records: Vec::new(),
     };
-    Planned { cell: None, batches: Vec::new(), bytes: 0, answer }
+    Planned { cell: None, batches: Vec::new(), bytes: 0, offsets: 0..0, answer }
 }
 
 fn grown(wanted: &[Wanted]) -> Vec<Grown> {
@@ -196,61 +192,4 @@ async fn any(mut all: Vec<Grown>) {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-}
-
-/// Reads what is on disk, where no connection waits for it.
-async fn load(streams: Arc<Streams>, plan: Vec<Vec<Planned>>, wanted: Vec<Wanted>) -> Vec<FetchedTopic> {
-    let on_disk = plan.iter().flatten().flat_map(|p| &p.batches).any(|piece| stored(piece).is_some());
-    let work = move || -> Vec<FetchedTopic> {
-        let topics = wanted.into_iter().zip(plan);
-        let fetched = topics.map(|(topic, plan)| FetchedTopic {
-            name: topic.name,
-            id: topic.id,
-            partitions: plan.into_iter().map(|p| read(&streams, p)).collect(),
-        });
-        fetched.collect()
-    };
-    if on_disk { tokio::task::spawn_blocking(work).await.unwrap_or_default() } else { work() }
-}
-
-fn read(streams: &Streams, planned: Planned) -> FetchedPartition {
-    let Planned { cell, batches, mut answer, .. } = planned;
-    let Some(cell) = cell else { return answer };
-    let mut rest = &batches[..];
-    while let Some((first, behind)) = rest.split_first() {
-        if let Piece::Memory(messages) = first {
-            answer.records.push(Bytes::from_owner(Body(Arc::clone(messages), 0)));
-            rest = behind;
-            continue;
-        }
-        let places: Vec<(QueueId, Seq)> = rest.iter().map_while(stored).collect();
-        match streams.bodies().load_bodies(&places) {
-            Ok(bodies) => {
-                let found = bodies.len();
-                answer.records.extend(bodies.into_iter().map(Bytes::from_owner));
-                rest = rest.get(found..).unwrap_or_default();
-                // The next answer begins with what is missing, and says why it is.
-                if found < places.len() {
-                    break;
-                }
-            }
-            // Retention was faster: what was read before it is still right.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => break,
-            Err(error) => {
-                tracing::error!(%error, queue = cell.queue().0, "a batch cannot be read");
-                if answer.records.is_empty() {
-                    answer.error_code = codes::KAFKA_STORAGE_ERROR;
-                }
-                break;
-            }
-        }
-    }
-    answer
-}
-
-fn stored(piece: &Piece) -> Option<(QueueId, Seq)> {
-    match piece {
-        Piece::Memory(_) => None,
-        Piece::Stored(queue, place) => Some((*queue, *place)),
-    }
 }

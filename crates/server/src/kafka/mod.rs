@@ -13,6 +13,7 @@ mod describe;
 mod fetch;
 mod groups;
 mod hint;
+mod load;
 mod lookup;
 mod offsets;
 mod placement;
@@ -149,6 +150,7 @@ impl KafkaListener {
             session_until: None,
             muted: Duration::ZERO,
             held: None,
+            ahead: load::Ahead::default(),
             loopback,
             remote: remote.ip().to_canonical(),
             host_text: remote.ip().to_canonical().to_string().into(),
@@ -204,6 +206,8 @@ struct Session {
     muted: Duration,
     /// Of the room for answers, what the next one takes.
     held: Option<room::Held>,
+    /// What is read before it is asked for.
+    ahead: load::Ahead,
     loopback: bool,
     remote: std::net::IpAddr,
     /// The same as text, as rules have it.
