@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use waypost_kafka::apis;
 use waypost_kafka::frame::RequestHeader;
 use waypost_kafka::wire::{Malformed, Reader};
@@ -15,6 +15,7 @@ use waypost_model::Lsn;
 use waypost_model::journal::Journal;
 
 use super::answers::Answers;
+use super::pipeline::Pipeline;
 use super::requests::Requests;
 use super::room::Held;
 use super::throttle::held_back;
@@ -51,21 +52,10 @@ struct Out {
 /// Serves a connection until either side ends it.
 pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(socket: S, session: Session) -> io::Result<()> {
     let (reader, writer) = tokio::io::split(socket);
-    let (out, ready) = mpsc::channel(PIPELINE);
+    let out = Pipeline::new(PIPELINE);
     let node = Arc::clone(&session.node);
-    let reading = hurrying(Arc::clone(&node.journal), read_all(reader, out, session));
-    let writing = write_all(writer, ready, node);
-    tokio::pin!(writing, reading);
-    tokio::select! {
-        // Whoever has an answer can go on while the rest is read.
-        biased;
-        written = &mut writing => written,
-        // What is ready is still written.
-        read = &mut reading => {
-            let written = writing.await;
-            read.and(written)
-        }
-    }
+    let reading = hurrying(Arc::clone(&node.journal), read_all(reader, &out, session));
+    out.drive(reading, write_all(writer, &out, node)).await
 }
 
 /// Requests that have come together are carried out together: what they append is waited for once there is no other to read,
@@ -80,7 +70,7 @@ async fn hurrying<F: Future>(journal: Arc<dyn Journal>, work: F) -> F::Output {
     .await
 }
 
-async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut session: Session) -> io::Result<()> {
+async fn read_all(socket: impl AsyncRead + Unpin, out: &Pipeline<Out>, mut session: Session) -> io::Result<()> {
     let max = usize::try_from(session.node.config.kafka.request_max.0).unwrap_or(usize::MAX);
     let Node { kafka_requests: room, kafka_buffers: buffers, .. } = &*session.node;
     let (mut requests, mut frame) = (Requests::new(socket, room.clone(), Arc::clone(buffers)), Vec::new());
@@ -112,9 +102,7 @@ async fn read_all(socket: impl AsyncRead + Unpin, out: mpsc::Sender<Out>, mut se
         let length = pieces.iter().map(Bytes::len).sum::<usize>();
         let share = u32::try_from(length).unwrap_or(u32::MAX).min(PENDING_BYTES_MAX);
         let room = Arc::clone(&room).acquire_many_owned(share).await.ok();
-        if out.send(Out { _room: room, _held: held, after, pieces }).await.is_err() {
-            return Ok(());
-        }
+        out.send(Out { _room: room, _held: held, after, pieces }).await;
         if last {
             // Whatever it says to that, or that it goes, ends the wait.
             let _ = tokio::time::timeout(LAST_WORD, requests.next(&mut frame, STRANGER_BYTES_MAX)).await;
@@ -155,14 +143,10 @@ async fn one(session: &mut Session, frame: &mut Vec<u8>) -> Result<Answer, Malfo
     session.answer(&ask).await
 }
 
-async fn write_all(
-    mut socket: impl AsyncWrite + Unpin,
-    mut ready: mpsc::Receiver<Out>,
-    node: Arc<Node>,
-) -> io::Result<()> {
+async fn write_all(mut socket: impl AsyncWrite + Unpin, ready: &Pipeline<Out>, node: Arc<Node>) -> io::Result<()> {
     let (mut answers, mut rooms, mut next) = (Answers::default(), Vec::new(), None);
     loop {
-        let Some(first) = (if next.is_some() { next.take() } else { ready.recv().await }) else { break };
+        let Some(first) = (if next.is_some() { next.take() } else { ready.receive().await }) else { break };
         if !node.reached(first.after).await {
             return Err(io::Error::new(ErrorKind::TimedOut, "the disk has not confirmed a write in time"));
         }
@@ -175,7 +159,7 @@ async fn write_all(
             rooms.push((_room, _held));
             answers.add(pieces)?;
             if answers.bytes() < TOGETHER_BYTES_MAX {
-                next = ready.try_recv().ok();
+                next = ready.next();
             }
         }
         let written = tokio::time::timeout(STALL, answers.write(&mut socket)).await;

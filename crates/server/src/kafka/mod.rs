@@ -16,6 +16,7 @@ mod hint;
 mod load;
 mod lookup;
 mod offsets;
+mod pipeline;
 mod placement;
 mod portion;
 mod produce;
