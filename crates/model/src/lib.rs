@@ -12,6 +12,7 @@ pub mod address;
 pub mod batch;
 mod buffers;
 pub mod command;
+pub mod date;
 pub mod event;
 pub mod filter;
 pub mod ids;

@@ -12,7 +12,7 @@ use crate::engine::{Engine, Shared};
 use crate::frame::ALIGN;
 use crate::ranges::Range;
 use crate::segment::{Segment, SegmentId};
-use crate::spans::{AHEAD_BYTES_MAX, Buffer, Reading, SPAN_BYTES_MAX};
+use crate::spans::{AHEAD_BYTES_MAX, Part, Reading, SPAN_BYTES_MAX};
 
 /// What is less is read chunk by chunk, through the caches.
 const SPAN_BYTES_MIN: u64 = 128 << 10;
@@ -67,7 +67,7 @@ impl Shared {
         }
         let is_there = self.spans.has(first.segment.id, first.at(), end);
         // Whoever waits for it will learn why it cannot be read.
-        if is_there || self.read_span(first, end, Reading::Ahead).is_ok_and(|span| span.is_some()) { count } else { 0 }
+        if is_there || self.read_part(first, end, Reading::Ahead).is_ok_and(|part| part.is_some()) { count } else { 0 }
     }
 
     fn bodies(&self, places: &[(QueueId, Seq)], why: Reading) -> io::Result<Vec<LoadedBody>> {
@@ -76,25 +76,21 @@ impl Shared {
         if found.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let mut span: Option<(SegmentId, u64, u64, Arc<Buffer>)> = None;
+        let mut part: Option<Part> = None;
         while let Some(at) = found.get(next) {
-            let has =
-                |s: &&(SegmentId, u64, u64, Arc<Buffer>)| s.0 == at.segment.id && s.1 <= at.at() && at.end() <= s.2;
-            let body = match span.as_ref().filter(has) {
-                Some((_, from, _, bytes)) => body(at, *from, bytes, &mut opened),
-                None => match self.span(&found[next..], why) {
-                    Ok(Some((from, bytes))) => {
-                        let body = body(at, from, &bytes, &mut opened);
-                        span = Some((at.segment.id, from, from + bytes.len(), bytes));
-                        body
+            let has = part.take().filter(|part| part.has(at.segment.id, at.at(), at.end()));
+            let body = match has.map_or_else(|| self.part(&found[next..], why), |part| Ok(Some(part))) {
+                Ok(Some(has)) => {
+                    let body = body(at, &has, &mut opened);
+                    if has.end() == at.end() {
+                        self.spans.pass(at.segment.id, at.end());
                     }
-                    Ok(None) => self.single(at, why),
-                    Err(e) => Err(e),
-                },
+                    part = Some(has);
+                    body
+                }
+                Ok(None) => self.single(at, why),
+                Err(e) => Err(e),
             };
-            if span.as_ref().is_some_and(|(segment, _, end, _)| *segment == at.segment.id && *end == at.end()) {
-                self.spans.pass(at.segment.id, at.end());
-            }
             match body {
                 Ok(body) => bodies.push(body),
                 Err(e) if bodies.is_empty() => return Err(e),
@@ -112,15 +108,15 @@ impl Shared {
     }
 
     /// Bytes that begin with the first of these, at least; `None` if they are too few to be read together.
-    fn span(&self, found: &[Found], why: Reading) -> io::Result<Option<(u64, Arc<Buffer>)>> {
+    fn part(&self, found: &[Found], why: Reading) -> io::Result<Option<Part>> {
         let Some(first) = found.first() else { return Ok(None) };
         if let Some(kept) = self.spans.with(first.segment.id, first.at(), first.end()) {
             return Ok(Some(kept));
         }
-        self.read_span(first, extent(first, found, SPAN_BYTES_MAX).0, why)
+        self.read_part(first, extent(first, found, SPAN_BYTES_MAX).0, why)
     }
 
-    fn read_span(&self, first: &Found, end: u64, why: Reading) -> io::Result<Option<(u64, Arc<Buffer>)>> {
+    fn read_part(&self, first: &Found, end: u64, why: Reading) -> io::Result<Option<Part>> {
         if end - first.at() < SPAN_BYTES_MIN {
             return Ok(None);
         }
@@ -161,11 +157,11 @@ fn damaged(found: &Found, what: &str) -> io::Error {
 }
 
 /// Checks the chunk, unless that was just done, and finds the message in it.
-fn body(found: &Found, from: u64, bytes: &Arc<Buffer>, opened: &mut Opened) -> io::Result<LoadedBody> {
+fn body(found: &Found, part: &Part, opened: &mut Opened) -> io::Result<LoadedBody> {
     let key = (found.segment.id, found.at());
-    let start = (found.at() - from) as usize;
+    let start = (found.at() - part.at) as usize;
     if opened.as_ref().is_none_or(|(k, _)| *k != key) {
-        let all: &[u8] = (**bytes).as_ref();
+        let all: &[u8] = (*part.bytes).as_ref();
         let chunk = all.get(start..start + found.range.len as usize).unwrap_or_default();
         if !chunk::is_intact(chunk, chunk::seed(found.segment.id.0, found.at())) {
             return Err(damaged(found, "a chunk's checksum is wrong"));
@@ -176,7 +172,7 @@ fn body(found: &Found, from: u64, bytes: &Arc<Buffer>, opened: &mut Opened) -> i
     let slot = opened.as_ref().and_then(|(_, slots)| slots.get(found.entry as usize));
     let slot = slot.ok_or_else(|| damaged(found, "fewer messages than its table says"))?;
     let body = start + slot.body as usize;
-    let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::clone(bytes) as _;
+    let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::clone(&part.bytes) as _;
     Ok(LoadedBody::new(bytes, body..body + slot.body_len as usize))
 }
 

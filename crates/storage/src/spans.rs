@@ -43,10 +43,30 @@ pub enum Reading {
 }
 
 /// Bytes of a segment as they were read; not checked.
+#[derive(Clone)]
+pub struct Part {
+    segment: SegmentId,
+    /// Where they begin.
+    pub at: u64,
+    pub bytes: Arc<Buffer>,
+}
+
+impl Part {
+    /// One behind the last of them.
+    pub fn end(&self) -> u64 {
+        self.at + self.bytes.len()
+    }
+
+    /// Whether it has all of these.
+    pub fn has(&self, segment: SegmentId, at: u64, end: u64) -> bool {
+        self.segment == segment && self.at <= at && end <= self.end()
+    }
+}
+
+/// A part that is kept.
 struct Span {
     segment: Arc<Segment>,
-    at: u64,
-    bytes: Arc<Buffer>,
+    part: Part,
     /// The system keeps it as well.
     cached: bool,
     stage: Stage,
@@ -60,16 +80,6 @@ enum Stage {
     Begun,
     /// Somebody has had the last of it.
     Passed,
-}
-
-impl Span {
-    fn end(&self) -> u64 {
-        self.at + self.bytes.len()
-    }
-
-    fn has(&self, segment: SegmentId, at: u64, end: u64) -> bool {
-        self.segment.id == segment && self.at <= at && end <= self.end()
-    }
 }
 
 /// Whole blocks.
@@ -92,10 +102,9 @@ struct Shared {
 impl Buffer {
     /// Room for so many bytes.
     fn new(shared: &Arc<Shared>, len: usize, ahead: bool) -> io::Result<Buffer> {
-        let size = BUFFER_BYTES.iter().position(|bytes| *bytes >= len);
-        let free = size.and_then(|size| lock(shared.free.get(size)?).pop());
-        let needed = size.and_then(|size| BUFFER_BYTES.get(size)).map_or(len, |bytes| *bytes);
-        let pages = free.map_or_else(|| Pages::new(needed), Ok)?;
+        let size = BUFFER_BYTES.iter().zip(&shared.free).find(|(bytes, _)| **bytes >= len);
+        let free = size.and_then(|(_, free)| lock(free).pop());
+        let pages = free.map_or_else(|| Pages::new(size.map_or(len, |(bytes, _)| *bytes)), Ok)?;
         if ahead {
             shared.ahead.fetch_add(1, Ordering::Relaxed);
         }
@@ -124,8 +133,8 @@ impl Drop for Buffer {
             self.shared.ahead.fetch_sub(1, Ordering::Relaxed);
         }
         let Some(pages) = self.pages.take() else { return };
-        let size = BUFFER_BYTES.iter().position(|bytes| *bytes == pages.len());
-        if let Some(free) = size.and_then(|size| self.shared.free.get(size)) {
+        let size = BUFFER_BYTES.iter().zip(&self.shared.free).find(|(bytes, _)| **bytes == pages.len());
+        if let Some((_, free)) = size {
             let mut free = lock(free);
             if free.len() < FREE_MAX {
                 free.push(pages);
@@ -162,8 +171,8 @@ impl Kept {
         self.asked_for.push_front(span);
     }
 
+    /// There was room for it when it was looked; others may have come since.
     fn add_ahead(&mut self, span: Span) {
-        self.make_room_ahead();
         self.ahead.truncate(AHEAD_KEPT_MAX - 1);
         self.ahead.push_front(span);
     }
@@ -190,15 +199,15 @@ impl Kept {
 }
 
 impl Spans {
-    /// A span that has all of these bytes, and where it begins.
-    pub fn with(&self, segment: SegmentId, at: u64, end: u64) -> Option<(u64, Arc<Buffer>)> {
+    /// One that has all of these bytes.
+    pub fn with(&self, segment: SegmentId, at: u64, end: u64) -> Option<Part> {
         let mut kept = lock(&self.kept);
-        let span = kept.iter_mut().find(|s| s.has(segment, at, end))?;
+        let span = kept.iter_mut().find(|s| s.part.has(segment, at, end))?;
         if span.stage == Stage::New {
-            span.segment.note_read(span.at, span.end());
+            span.segment.note_read(span.part.at, span.part.end());
             span.stage = Stage::Begun;
         }
-        Some((span.at, Arc::clone(&span.bytes)))
+        Some(span.part.clone())
     }
 
     /// Takes note that somebody has had the last of the span that ends there.
@@ -206,13 +215,13 @@ impl Spans {
         let mut kept = lock(&self.kept);
         kept.ahead
             .iter_mut()
-            .filter(|s| s.segment.id == segment && s.end() == end)
+            .filter(|s| s.part.segment == segment && s.part.end() == end)
             .for_each(|s| s.stage = Stage::Passed);
     }
 
     /// Whether there is a span that has all of these bytes.
     pub fn has(&self, segment: SegmentId, at: u64, end: u64) -> bool {
-        lock(&self.kept).iter_mut().any(|s| s.has(segment, at, end))
+        lock(&self.kept).iter_mut().any(|s| s.part.has(segment, at, end))
     }
 
     /// Whether more may be read ahead.
@@ -232,7 +241,7 @@ impl Spans {
         segment: &Arc<Segment>,
         (at, end): (u64, u64),
         why: Reading,
-    ) -> io::Result<(u64, Arc<Buffer>)> {
+    ) -> io::Result<Part> {
         let at = at / BLOCK as u64 * BLOCK as u64;
         if why == Reading::AtHand && !segment.was_read(at, end) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -248,16 +257,16 @@ impl Spans {
         }
         // The log may end in the last block, and go on there: what lies behind is not what it will be.
         bytes.len = (end - at) as usize;
-        let bytes = Arc::new(bytes);
+        let part = Part { segment: segment.id, at, bytes: Arc::new(bytes) };
         let stage = if why == Reading::Ahead { Stage::New } else { Stage::Begun };
-        let span = Span { segment: Arc::clone(segment), at, bytes: Arc::clone(&bytes), cached, stage };
+        let span = Span { segment: Arc::clone(segment), part: part.clone(), cached, stage };
         let mut kept = lock(&self.kept);
         if why == Reading::Ahead {
             kept.add_ahead(span)
         } else {
             kept.add(span)
         }
-        Ok((at, bytes))
+        Ok(part)
     }
 
     /// How many are kept, how many of those that were read ahead, and how many buffers wait.

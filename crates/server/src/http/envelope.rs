@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use waypost_model::date::rfc3339;
 use waypost_model::props::{DELIVERY_MODE_PERSISTENT, Props, PropsOwned, ShortStr};
 use waypost_model::table::{Table, Value};
 
@@ -268,23 +269,6 @@ fn table(headers: &HeaderMap, deadline: Option<i64>) -> Result<Option<Table>, St
     Ok((!table.is_empty()).then_some(table))
 }
 
-/// Seconds since the Unix epoch as RFC 3339 writes times; `None` for those beyond the year 9999.
-pub(crate) fn rfc3339(seconds: u64) -> Option<String> {
-    let (days, second) = (i64::try_from(seconds / 86_400).ok()?, seconds % 86_400);
-    // Days to civil date, by eras of 400 years that begin on a 1st of March (Hinnant, "chrono-compatible low-level
-    // date algorithms").
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-    (year <= 9999).then(|| format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,13 +376,5 @@ mod tests {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
             assert!(properties(&headers).is_err(), "{name}: {value}");
         }
-    }
-
-    #[test]
-    fn times() {
-        assert_eq!(rfc3339(0).unwrap(), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_782_400).unwrap(), "2000-02-29T00:00:00Z");
-        assert_eq!(rfc3339(4_107_542_399).unwrap(), "2100-02-28T23:59:59Z");
-        assert_eq!(rfc3339(u64::MAX), None);
     }
 }

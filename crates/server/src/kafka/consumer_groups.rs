@@ -117,9 +117,7 @@ impl Session {
                     Ok(()) => self.described_consumers(name, view),
                     Err(code) => failed(code, None),
                 },
-                (codes::NONE, Err(TooLong(bytes))) => {
-                    failed(portion.add(bytes).err().unwrap_or(codes::COORDINATOR_LOAD_IN_PROGRESS), None)
-                }
+                (codes::NONE, Err(TooLong(bytes))) => failed(portion.refusal(bytes), None),
                 // Tools that ask for groups of either protocol show these words if there is none.
                 (codes::NONE, Ok(None)) => failed(
                     codes::GROUP_ID_NOT_FOUND,

@@ -154,7 +154,7 @@ impl Session {
             }
             match self.node.groups.describe(&self.vhost, name, portion.left()) {
                 Ok(Some(Described { view, bytes })) => portion.add(bytes).map_or_else(failed, |()| described(view)),
-                Err(TooLong(bytes)) => failed(portion.add(bytes).err().unwrap_or(codes::COORDINATOR_LOAD_IN_PROGRESS)),
+                Err(TooLong(bytes)) => failed(portion.refusal(bytes)),
                 // One that has only committed offsets is empty; others never were, or are forgotten.
                 Ok(None) => {
                     // Of the newer protocol: another API describes it.

@@ -46,7 +46,12 @@ impl Portion {
         Ok(())
     }
 
-    /// The same, but that the first is told however long it is: whoever asks cannot do without.
+    /// The code for something that was found to be longer than what is left.
+    pub(super) fn refusal(&mut self, bytes: usize) -> i16 {
+        self.add(bytes).err().unwrap_or(codes::COORDINATOR_LOAD_IN_PROGRESS)
+    }
+
+    /// The same as [`Portion::add`], but that the first is told however long it is: whoever asks cannot do without.
     ///
     /// # Errors
     /// The code for what does not fit now, for which clients ask again.

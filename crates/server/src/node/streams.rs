@@ -42,7 +42,7 @@ pub(super) fn groups(config: &Config, streams: &Streams, clock: Clock) -> Result
 
 /// Looks after what is kept, until `stop` says so.
 pub(super) async fn run(node: Arc<Node>, stop: watch::Receiver<bool>) {
-    every_tick(stop, move |_| {
+    every(TICK, Duration::ZERO, stop, move |_| {
         node.kafka_buffers.trim();
         node.streams.maintain(node.clock.now());
     })
@@ -51,7 +51,7 @@ pub(super) async fn run(node: Arc<Node>, stop: watch::Receiver<bool>) {
 
 /// Compacts what is due, until `stop` says so: by itself, since a large partition takes its time, and retention does not wait.
 pub(super) async fn compact(node: Arc<Node>, stop: watch::Receiver<bool>) {
-    every_tick(stop, move |stop| {
+    every(TICK, Duration::ZERO, stop, move |stop| {
         node.streams.compact(node.clock.now(), &|| *stop.borrow(), |topic, fault| {
             tracing::warn!(topic = &*topic.name, vhost = &*topic.vhost, %fault, "not compacted");
         });
@@ -59,8 +59,14 @@ pub(super) async fn compact(node: Arc<Node>, stop: watch::Receiver<bool>) {
     .await;
 }
 
-async fn every_tick(mut stop: watch::Receiver<bool>, work: impl Fn(&watch::Receiver<bool>) + Clone + Send + 'static) {
-    let mut tick = tokio::time::interval(TICK);
+/// Has work done where it may block, with pauses in between, the first time after `first`.
+async fn every(
+    pause: Duration,
+    first: Duration,
+    mut stop: watch::Receiver<bool>,
+    work: impl Fn(&watch::Receiver<bool>) + Clone + Send + 'static,
+) {
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, pause);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -94,17 +100,9 @@ pub(super) async fn regroup(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
 }
 
 /// Has committed offsets expire, until `stop` says so. Who was here when the node stopped has the first pause to come back.
-pub(super) async fn expire(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
+pub(super) async fn expire(node: Arc<Node>, stop: watch::Receiver<bool>) {
     let pause = (node.config.kafka.offsets_retention / 10).clamp(EXPIRY_PAUSE_MIN, EXPIRY_PAUSE_MAX);
-    loop {
-        tokio::select! {
-            () = stopped(&mut stop) => return,
-            () = tokio::time::sleep(pause) => {
-                let (node, stop) = (Arc::clone(&node), stop.clone());
-                let _ = tokio::task::spawn_blocking(move || expire_offsets(&node, &stop)).await;
-            }
-        }
-    }
+    every(pause, pause, stop, move |stop| expire_offsets(&node, stop)).await;
 }
 
 fn expire_offsets(node: &Node, stop: &watch::Receiver<bool>) {

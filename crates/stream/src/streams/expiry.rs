@@ -48,10 +48,7 @@ impl Committed {
 
 impl Expiry<'_> {
     fn is_over(&self, committed: &Committed, standing: Option<Standing>) -> bool {
-        let gone_since = match standing {
-            Some(Standing::GoneSince(at)) => Some(at),
-            Some(Standing::Members) | None => None,
-        };
+        let gone_since = standing.and_then(Standing::gone_since);
         committed.expires_at(gone_since, self.retention_ms) <= self.now
     }
 }
@@ -151,10 +148,7 @@ impl Streams {
     /// Since when a group that has committed has no members; `None`: it has some, or never had any.
     #[must_use]
     pub fn gone_since(&self, vhost: &str, group: &str) -> Option<Millis> {
-        match lock(&self.offsets).standings.of(&(vhost.into(), group.into())) {
-            Some(Standing::GoneSince(at)) => Some(at),
-            Some(Standing::Members) | None => None,
-        }
+        lock(&self.offsets).standings.of(&(vhost.into(), group.into())).and_then(Standing::gone_since)
     }
 }
 

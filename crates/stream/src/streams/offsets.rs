@@ -105,7 +105,7 @@ pub(super) fn of_topic<'a, V>(
 }
 
 /// Takes it out.
-pub(super) fn take_topic<V>(all: &mut BTreeMap<Key, V>, topic: &Arc<str>) -> Vec<(Key, V)> {
+fn take_topic<V>(all: &mut BTreeMap<Key, V>, topic: &Arc<str>) -> Vec<(Key, V)> {
     let keys: Vec<Key> = of_topic(all, topic).map(|(key, _)| key.clone()).collect();
     keys.into_iter().filter_map(|key| all.remove_entry(&key)).collect()
 }
@@ -116,6 +116,22 @@ pub(super) fn of_vhost<'a, V>(
     vhost: &'a Arc<str>,
 ) -> impl Iterator<Item = (&'a Name, &'a V)> {
     groups.range((Arc::clone(vhost), Arc::from(""))..).take_while(move |((v, _), _)| v == vhost)
+}
+
+/// Takes what is of a topic out of the groups of a vhost, and those that have nothing else.
+pub(super) fn take_topic_of_all<V>(
+    groups: &mut BTreeMap<Name, BTreeMap<Key, V>>,
+    vhost: &Arc<str>,
+    topic: &Arc<str>,
+    mut taken: impl FnMut(&Name, &Key, V),
+) {
+    let mut empty = Vec::new();
+    let from = (Arc::clone(vhost), Arc::from(""));
+    for (name, offsets) in groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
+        take_topic(offsets, topic).into_iter().for_each(|(key, of)| taken(name, &key, of));
+        empty.extend(offsets.is_empty().then(|| name.clone()));
+    }
+    empty.iter().for_each(|name| drop(groups.remove(name)));
 }
 
 fn gone(vhost: &str, group: &str, (topic, partition): &Key) -> Op {
@@ -168,14 +184,9 @@ impl Offsets {
 
     /// The journal has taken it.
     pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>) {
-        let mut empty = Vec::new();
-        let from = (Arc::clone(vhost), Arc::from(""));
-        for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
-            let taken = take_topic(offsets, topic);
-            taken.iter().for_each(|(key, committed)| self.tally.remove(bytes_of(&name.1, key, committed)));
-            empty.extend(offsets.is_empty().then(|| name.clone()));
-        }
-        empty.iter().for_each(|name| drop(self.groups.remove(name)));
+        take_topic_of_all(&mut self.groups, vhost, topic, |name, key, committed| {
+            self.tally.remove(bytes_of(&name.1, key, &committed));
+        });
         self.pending.forget_topic(vhost, topic, &mut self.tally);
     }
 
@@ -266,31 +277,35 @@ impl Streams {
     /// All committed offsets of a group: topic, partition, offset.
     #[must_use]
     pub fn all_committed(&self, vhost: &str, group: &str) -> Vec<(Arc<str>, i32, Committed)> {
-        let all = lock(&self.offsets);
-        let known = all.groups.get(&(vhost.into(), group.into()));
-        known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, c.clone())).collect()
+        self.committed_as(vhost, group, Clone::clone)
     }
 
     /// The same without what clients keep with them.
     #[must_use]
     pub fn positions(&self, vhost: &str, group: &str) -> Vec<(Arc<str>, i32, Committed)> {
+        self.committed_as(vhost, group, Committed::without_metadata)
+    }
+
+    fn committed_as(
+        &self,
+        vhost: &str,
+        group: &str,
+        as_told: impl Fn(&Committed) -> Committed,
+    ) -> Vec<(Arc<str>, i32, Committed)> {
         let all = lock(&self.offsets);
         let known = all.groups.get(&(vhost.into(), group.into()));
-        known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, c.without_metadata())).collect()
+        known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, as_told(c))).collect()
     }
 
     /// What the groups of a vhost have committed in a topic, by group and partition, without what clients keep with it.
     #[must_use]
     pub fn positions_in(&self, vhost: &str, topic: &str) -> Vec<(Arc<str>, i32, Committed)> {
-        let (from, topic): (Name, Arc<str>) = ((vhost.into(), "".into()), topic.into());
-        let here = (Arc::clone(&topic), i32::MIN)..=(topic, i32::MAX);
+        let (vhost, topic) = (vhost.into(), topic.into());
         let all = lock(&self.offsets);
-        let groups = all.groups.range(from..).take_while(|((v, _), _)| **v == *vhost);
-        let of = |((_, group), offsets): (&Name, &'_ BTreeMap<Key, Committed>)| {
-            let found = offsets.range(here.clone()).map(|((_, p), c)| (Arc::clone(group), *p, c.without_metadata()));
-            found.collect::<Vec<_>>()
-        };
-        groups.flat_map(of).collect()
+        let found = of_vhost(&all.groups, &vhost).flat_map(|((_, group), offsets)| {
+            of_topic(offsets, &topic).map(|((_, p), c)| (Arc::clone(group), *p, c.without_metadata()))
+        });
+        found.collect()
     }
 
     /// Whether a group has committed anything.
@@ -302,9 +317,7 @@ impl Streams {
     /// The groups of a vhost that have committed anything.
     #[must_use]
     pub fn groups_with_offsets(&self, vhost: &str) -> Vec<Arc<str>> {
-        let all = lock(&self.offsets);
-        let from = (Arc::from(vhost), Arc::from(""));
-        all.groups.range(from..).take_while(|((v, _), _)| **v == *vhost).map(|((_, g), _)| Arc::clone(g)).collect()
+        of_vhost(&lock(&self.offsets).groups, &vhost.into()).map(|((_, group), _)| Arc::clone(group)).collect()
     }
 
     /// Forgets offsets of a group: those of these partitions, or all.

@@ -7,7 +7,7 @@ use waypost_model::Lsn;
 use waypost_model::journal::{Journal, Op};
 
 use super::offsets::{
-    Committed, Key, METADATA_MAX, Name, Offsets, key, of_topic, of_vhost, read_value, take_topic, value,
+    Committed, Key, METADATA_MAX, Name, Offsets, key, of_topic, of_vhost, read_value, take_topic_of_all, value,
 };
 use super::tally::{Tally, bytes_of};
 use super::{Streams, keep, lock};
@@ -121,15 +121,9 @@ impl Pending {
 
     /// The journal has taken it.
     pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>, tally: &mut Tally) {
-        let mut empty = Vec::new();
-        let from = (Arc::clone(vhost), Arc::from(""));
-        for (name, offsets) in self.groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
-            for (at, by) in take_topic(offsets, topic) {
-                by.values().for_each(|put| tally.remove(bytes_of(&name.1, &at, &put.committed)));
-            }
-            empty.extend(offsets.is_empty().then(|| name.clone()));
-        }
-        empty.iter().for_each(|name| drop(self.groups.remove(name)));
+        take_topic_of_all(&mut self.groups, vhost, topic, |name, at, by| {
+            by.values().for_each(|put| tally.remove(bytes_of(&name.1, at, &put.committed)));
+        });
     }
 }
 

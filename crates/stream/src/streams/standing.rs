@@ -40,6 +40,13 @@ impl Standing {
         let value = Writer::default().number(keep::FORMAT).number(since).finish();
         Op::Define { key: key(name), value: Some(value) }
     }
+
+    pub fn gone_since(self) -> Option<Millis> {
+        match self {
+            Standing::Members => None,
+            Standing::GoneSince(at) => Some(at),
+        }
+    }
 }
 
 fn key((vhost, group): &Name) -> Box<[u8]> {

@@ -1,5 +1,4 @@
-//! Lengths of time, as every option takes them: `500ms`, `15s`, `2m`, `1h`, `7d`, or a number of seconds. Times, as people
-//! read them.
+//! Lengths of time, as every option takes them: `500ms`, `15s`, `2m`, `1h`, `7d`, or a number of seconds.
 
 /// The units, in seconds.
 const UNITS: [(&str, f64); 5] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
@@ -39,21 +38,6 @@ pub fn span(text: &str) -> Result<String, String> {
     seconds(text).map(|s| format!("{}ms", (s * 1000.0).ceil()))
 }
 
-/// `2026-01-31T12:00:00Z`, from seconds since the epoch.
-pub fn utc(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date, as in Howard Hinnant's "chrono-compatible low-level date algorithms": years begin in March.
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,13 +57,5 @@ mod tests {
         assert_eq!(whole_seconds::<u32, 1, 3600>("2m"), Ok(120));
         assert!(whole_seconds::<u32, 1, 3600>("0s").is_err() && whole_seconds::<u32, 1, 3600>("1500ms").is_err());
         assert!(whole_seconds::<u32, 1, 3600>("2h").is_err() && positive_seconds("0").is_err());
-    }
-
-    #[test]
-    fn dates() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(utc(951_868_800), "2000-03-01T00:00:00Z");
-        assert_eq!(utc(1_772_323_200), "2026-03-01T00:00:00Z");
     }
 }

@@ -2,11 +2,12 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use waypost_model::date::rfc3339;
 
 use super::{ServerArgs, VhostArgs, VhostFilter};
 use crate::cli::http::ApiPath;
 use crate::cli::present::Format;
-use crate::cli::time::{span, utc};
+use crate::cli::time::span;
 use crate::exit::Failure;
 
 /// What can be done with consumer groups.
@@ -148,8 +149,8 @@ fn path(vhost: &VhostArgs, name: &str) -> ApiPath {
 /// Has milliseconds since 1970 be read as times are.
 fn with_times(rows: &mut Value, name: &str) {
     for row in rows.as_array_mut().into_iter().flatten() {
-        if let Some(ms) = row.get(name).and_then(Value::as_u64) {
-            row[name] = Value::from(utc(ms / 1000));
+        if let Some(time) = row.get(name).and_then(Value::as_u64).and_then(|ms| rfc3339(ms / 1000)) {
+            row[name] = Value::from(time);
         }
     }
 }

@@ -4,11 +4,11 @@ use std::io::Write as _;
 
 use clap::Args;
 use serde_json::Value;
+use waypost_model::date::rfc3339;
 
 use super::values::told;
 use super::{Comment, Target};
 use crate::cli::present::Format;
-use crate::cli::time::utc;
 use crate::exit::Failure;
 
 /// Arguments of `config history`.
@@ -80,7 +80,7 @@ impl History {
 /// Puts the time beside the milliseconds, as people read it (UTC).
 fn with_time(version: &mut Value) {
     let ms = version.get("at").and_then(Value::as_u64).unwrap_or_default();
-    version["time"] = Value::from(utc(ms / 1000));
+    version["time"] = Value::from(rfc3339(ms / 1000));
 }
 
 impl Diff {
