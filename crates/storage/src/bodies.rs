@@ -61,8 +61,8 @@ impl Shared {
         let found: Vec<Found> = places.iter().map_while(|(queue, place)| self.find(*queue, *place)).collect();
         let Some(first) = found.first() else { return 0 };
         let (end, count) = extent(first, &found, AHEAD_BYTES_MAX);
-        // What comes through the system's cache the system reads ahead.
-        if first.segment.was_read(first.at(), end) {
+        // It can be taken from there when somebody comes.
+        if first.segment.was_read(first.at(), end) && first.segment.is_cached(first.at(), end) {
             return 0;
         }
         let is_there = self.spans.has(first.segment.id, first.at(), end);
@@ -343,9 +343,37 @@ mod tests {
         assert!(found.iter().zip(0..).all(|(loaded, place)| loaded.as_ref() == body(place)));
         assert_eq!(e.bodies_at_hand(&asked[ahead - 1..]).len(), 1);
         assert!(e.bodies_at_hand(&asked[ahead..]).is_empty());
-        // What somebody has had is read through the system's cache the next time.
-        assert_eq!(e.read_ahead(&asked[..2]), 0);
         check(&e, &asked);
+    }
+
+    #[test]
+    fn what_was_read_before_goes_into_the_systems_cache_and_is_at_hand_from_then_on() {
+        let disk = FaultDisk::new(5);
+        let e = store(&disk, 1500);
+        let segment = e.shared.find(QueueId(7), Seq(5)).unwrap().segment;
+        // How many messages were read ahead, and how many were at hand.
+        let read_all = || {
+            let (mut at, mut to, mut ahead, mut at_hand) = (0, 0, 0, 0);
+            while at < 1400 {
+                if to < at + 20 {
+                    let count = e.read_ahead(&places(to.max(at)..1500)) as u64;
+                    to = to.max(at) + count;
+                    ahead += count;
+                }
+                at_hand += e.bodies_at_hand(&places(at..at + 10)).len();
+                check(&e, &places(at..at + 10));
+                at += 10;
+            }
+            (ahead, at_hand)
+        };
+        for (cached, reading) in [(false, "first"), (true, "second")] {
+            let (ahead, at_hand) = read_all();
+            assert!(ahead >= 1400 && at_hand > 1300, "{reading}: {ahead} {at_hand}");
+            assert_eq!(segment.is_cached(0, 2_000_000), cached, "{reading}");
+        }
+        // But for the ends of segments, which nobody has read beyond.
+        let (ahead, at_hand) = read_all();
+        assert!(ahead < 300 && at_hand > 1300, "{ahead} {at_hand}");
     }
 
     /// Reads ahead from this message on, and takes the first message if it `comes`; how many are at hand.

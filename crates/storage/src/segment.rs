@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use crate::disk::{Disk, DiskFile, read_most, write_all};
+use crate::disk::{BLOCK, Disk, DiskFile, read_most, write_all};
 use crate::table::Extent;
 use crate::wire::{Reader, put_u32, put_u64};
 
@@ -315,11 +315,18 @@ impl Segment {
         committed < commits.saturating_mul(bytes)
     }
 
-    /// Whether all of these bytes were read before, as far as is known.
+    /// Whether these bytes were read before, as far as is known. Of the part in which they end it is not, unless they begin there.
     pub fn was_read(&self, at: u64, end: u64) -> bool {
         let size = self.part_bytes();
-        let touched = bits(at / size, end.div_ceil(size));
+        let touched = bits(at / size, (end / size).max(at / size + 1));
         self.read.load(Ordering::Relaxed) & touched == touched
+    }
+
+    /// Whether the system has these bytes in its cache, as far as a look at the block in the middle tells: the last of a segment has
+    /// its footer behind it, which was written through the cache.
+    pub fn is_cached(&self, at: u64, end: u64) -> bool {
+        let block = u64::midpoint(at, end) / BLOCK as u64 * BLOCK as u64;
+        self.file.read_cached(block, &mut [0; BLOCK])
     }
 
     /// Takes note of these bytes' being read. A part in which they end is not through yet: whoever goes on there has not read it
@@ -407,6 +414,10 @@ mod tests {
             for (at, end) in spans() {
                 assert!(segment.was_read(at, end), "{step} {at}");
             }
+            // What lies behind the last frame nobody reads.
+            let segment = Segment::new(SegmentId(1), disk.create("seg-00000002").unwrap(), capacity, true);
+            segment.note_read(0, capacity - 100);
+            assert!(segment.was_read(1000, capacity - 100) && !segment.was_read(capacity - 200, capacity - 100));
             segment.grow(2 * capacity).unwrap();
             assert!(!segment.was_read(0, 2 * capacity), "it has grown since");
         }

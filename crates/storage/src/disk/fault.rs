@@ -8,7 +8,7 @@ mod file;
 #[cfg(test)]
 pub mod refusing;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -70,6 +70,8 @@ struct Inode {
     pending: Vec<Change>,
     /// What a failed sync dropped: no later sync saves it.
     limbo: Vec<Change>,
+    /// Blocks that a system would have in its cache: all that did not go past it.
+    cached: BTreeSet<u64>,
 }
 
 #[derive(Clone)]
@@ -322,6 +324,7 @@ impl State {
         }
         self.inodes[i].current = bytes.clone();
         self.inodes[i].durable = bytes;
+        self.inodes[i].cached.clear();
     }
 
     /// Some sectors of a write arrive; or a prefix, cut anywhere.

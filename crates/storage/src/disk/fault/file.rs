@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 
 use super::super::{BLOCK, DiskFile};
-use super::{Change, Event, FaultDisk, State, apply, fires, punch};
+use super::{Change, Event, FaultDisk, Inode, State, apply, fires, punch};
 use crate::sync::lock;
 
 /// See the module.
@@ -16,6 +16,10 @@ pub(super) struct FaultFile {
     pub direct: bool,
 }
 
+fn blocks(offset: u64, len: usize) -> std::ops::Range<u64> {
+    offset / BLOCK as u64..(offset + len as u64).div_ceil(BLOCK as u64)
+}
+
 impl FaultFile {
     /// Past the cache, only whole blocks are taken.
     fn check(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
@@ -24,6 +28,17 @@ impl FaultFile {
             return Err(io::Error::other("past the cache, but not of whole blocks"));
         }
         Ok(())
+    }
+
+    /// What is read or written goes into the cache, or out of it.
+    fn pass_cache(&self, inode: &mut Inode, offset: u64, len: usize) {
+        for block in blocks(offset, len) {
+            if self.direct {
+                inode.cached.remove(&block);
+            } else {
+                inode.cached.insert(block);
+            }
+        }
     }
 
     /// What it is called now; else what it was called when it was opened.
@@ -66,6 +81,7 @@ impl DiskFile for FaultFile {
         let inode = &mut s.inodes[self.inode];
         apply(&mut inode.current, &change);
         inode.pending.push(change);
+        self.pass_cache(inode, offset, len);
         // The page holds the new bytes now: what a failed sync dropped there cannot come back behind them.
         inode.limbo = std::mem::take(&mut inode.limbo).into_iter().flat_map(|c| punch(c, offset, end)).collect();
         Ok(len)
@@ -73,11 +89,21 @@ impl DiskFile for FaultFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.check(offset, buf)?;
-        let s = self.state()?;
-        let bytes = s.inodes[self.inode].current.get(offset as usize..).unwrap_or_default();
+        let mut s = self.state()?;
+        let inode = &mut s.inodes[self.inode];
+        let bytes = inode.current.get(offset as usize..).unwrap_or_default();
         let n = bytes.len().min(buf.len());
         buf[..n].copy_from_slice(&bytes[..n]);
+        if !self.direct {
+            self.pass_cache(inode, offset, n);
+        }
         Ok(n)
+    }
+
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let is_cached =
+            self.state().is_ok_and(|s| blocks(offset, buf.len()).all(|b| s.inodes[self.inode].cached.contains(&b)));
+        is_cached && self.read_at(offset, buf).is_ok_and(|n| n == buf.len())
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -43,6 +43,9 @@ pub struct FetchArgs {
     /// Where to read
     #[arg(long, value_enum, default_value_t)]
     from: From,
+    /// Read all of it once, from the beginning to the end, and measure exactly that
+    #[arg(long, conflicts_with_all = ["from", "time", "warmup"])]
+    once: bool,
     /// Write so many bytes of values before
     #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
     fill: u64,
@@ -180,17 +183,26 @@ impl FetchArgs {
         let (shared, wire) = (Shared::default(), std::sync::atomic::AtomicU64::new(0));
         let measured = thread::scope(|scope| {
             let read = || self.read(&topic, i64::from(batch.records), &shared, &wire);
-            let reading: Vec<_> = (0..self.consumers).map(|_| scope.spawn(read)).collect();
-            let measured = self.sample(&shared, &wire);
-            shared.stop.store(true, Ordering::Relaxed);
-            for thread in reading {
-                thread.join().map_err(|_| Fault::Panicked)??;
+            let begin = || (0..self.consumers).map(|_| scope.spawn(read)).collect::<Vec<_>>();
+            let end = |reading: Vec<thread::ScopedJoinHandle<'_, Result<(), Fault>>>| {
+                reading.into_iter().try_for_each(|thread| thread.join().map_err(|_| Fault::Panicked)?)
+            };
+            if self.once {
+                return self.sample(&shared, &wire, || end(begin()));
             }
+            let reading = begin();
+            thread::sleep(self.time.warmup());
+            let measured = self.sample(&shared, &wire, || {
+                thread::sleep(self.time.time());
+                Ok(())
+            });
+            shared.stop.store(true, Ordering::Relaxed);
+            end(reading)?;
             measured
         })?;
         let report = Report::new("fetch")
             .with("setup", json!({
-                "from": self.from, "consumers": self.consumers, "codec": self.record.codec, "value_bytes": self.record.size,
+                "from": self.from, "once": self.once, "consumers": self.consumers, "codec": self.record.codec, "value_bytes": self.record.size,
                 "batch_records": batch.records, "batch_wire_bytes": batch.bytes.len(), "filled_bytes": self.fill,
                 "max_bytes": self.max_bytes,
             }))?
@@ -221,16 +233,23 @@ impl FetchArgs {
             shared.consumed.fetch_add((got.next - at).unsigned_abs(), Ordering::Relaxed);
             wire.fetch_add(got.bytes, Ordering::Relaxed);
             at = if got.next < end { got.next } else { from };
+            if self.once && at == from {
+                break;
+            }
         }
         Ok(())
     }
 
-    fn sample(&self, shared: &Shared, wire: &std::sync::atomic::AtomicU64) -> Result<Measured, Fault> {
-        thread::sleep(self.time.warmup());
+    fn sample(
+        &self,
+        shared: &Shared,
+        wire: &std::sync::atomic::AtomicU64,
+        reading: impl FnOnce() -> Result<(), Fault>,
+    ) -> Result<Measured, Fault> {
         let watch = self.target.watch()?;
         let counts = || (shared.consumed.load(Ordering::Relaxed), wire.load(Ordering::Relaxed));
         let (before, begun) = (counts(), Instant::now());
-        watch.during(|| thread::sleep(self.time.time()));
+        watch.during(reading)?;
         let (after, seconds) = (counts(), begun.elapsed().as_secs_f64());
         let records = after.0 - before.0;
         Ok(Measured {
