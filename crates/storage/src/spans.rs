@@ -14,8 +14,9 @@ use crate::sync::lock;
 
 /// The longest span that somebody waits for, but for a single larger chunk.
 pub const SPAN_BYTES_MAX: u64 = 1 << 20;
-/// The longest span that is read ahead: the fewer there are, the fewer threads are woken for them.
-pub const AHEAD_BYTES_MAX: u64 = 4 << 20;
+/// The longest span that is read ahead: the fewer there are, the fewer threads are woken for them. With the blocks in which it begins
+/// and ends, whole large pages.
+pub const AHEAD_BYTES_MAX: u64 = (4 << 20) - 2 * BLOCK as u64;
 /// Spans that are kept, for others who read the same a little later.
 pub const KEPT_MAX: usize = 8;
 /// The same of those that were read ahead.
