@@ -13,7 +13,7 @@ use crate::pages::Pages;
 use crate::segment::SegmentId;
 
 /// What one write past the cache takes; a longer frame is written in several.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 2 << 20;
 
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
