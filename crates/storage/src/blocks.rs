@@ -9,11 +9,11 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::disk::{BLOCK, Disk, DiskFile, read_exact, write_all};
-use crate::pages::Pages;
+use crate::pages::{LARGE, Pages};
 use crate::segment::SegmentId;
 
 /// What one write past the cache takes; a longer frame is written in several.
-const PIECE_BYTES: usize = 2 << 20;
+const PIECE_BYTES: usize = LARGE;
 
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
 

@@ -9,7 +9,7 @@ use memmap2::MmapMut;
 use crate::disk::BLOCK;
 
 /// How long large pages are, and at what boundaries they begin. Smaller room is of small pages.
-const LARGE: usize = 2 << 20;
+pub const LARGE: usize = 2 << 20;
 
 /// Zeros at first, beginning at a block's boundary. Pages take memory once they are touched.
 pub struct Pages {

@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::disk::{BLOCK, Disk, read_most};
-use crate::pages::Pages;
+use crate::pages::{LARGE, Pages};
 use crate::segment::{Segment, SegmentId};
 use crate::sync::lock;
 
 /// The longest span that somebody waits for, but for a single larger chunk.
 pub const SPAN_BYTES_MAX: u64 = 1 << 20;
-/// The longest span that is read ahead: the fewer there are, the fewer threads are woken for them. With the blocks in which it begins
-/// and ends, whole large pages.
+/// The longest span that is read ahead: the fewer there are, the fewer threads are woken for them.
 pub const AHEAD_BYTES_MAX: u64 = (4 << 20) - 2 * BLOCK as u64;
 /// Spans that are kept, for others who read the same a little later.
 pub const KEPT_MAX: usize = 8;
@@ -29,8 +28,9 @@ pub const AHEAD_MAX: usize = 2 * AHEAD_KEPT_MAX;
 pub const REFUSED_MAX: u32 = 64;
 /// Buffers that wait to be used again.
 pub const FREE_MAX: usize = 4;
-/// How long buffers are that serve again, for what is asked for and for what is read ahead.
-const BUFFER_BYTES: [usize; 2] = [SPAN_BYTES_MAX as usize + 2 * BLOCK, AHEAD_BYTES_MAX as usize + 2 * BLOCK];
+/// How long buffers are that serve again, for what is asked for and for what is read ahead: large pages, one and two.
+const BUFFER_BYTES: [usize; 2] = [LARGE, AHEAD_BYTES_MAX as usize + 2 * BLOCK];
+const _: () = assert!(SPAN_BYTES_MAX as usize + 2 * BLOCK <= BUFFER_BYTES[0] && BUFFER_BYTES[1] == 2 * LARGE);
 
 /// Why something is read, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
