@@ -10,6 +10,7 @@ mod index;
 mod journal;
 mod packed;
 mod producers;
+mod retention;
 mod snapshot;
 mod tail;
 mod transactions;
@@ -41,6 +42,7 @@ pub(crate) use journal::Part;
 use journal::{enqueue, recover, settle};
 pub(crate) use packed::NO_PROPERTIES;
 use producers::{Checked, Crowd, Producers};
+use retention::Overdue;
 use tail::{Tail, Tails};
 use transactions::Transactions;
 
@@ -183,6 +185,7 @@ pub struct Partition {
     transactions: Transactions,
     tail: Tail,
     since_snapshot: u32,
+    overdue: Option<Overdue>,
 }
 
 impl Partition {
@@ -203,6 +206,7 @@ impl Partition {
             transactions: Transactions::default(),
             tail: Tail::default(),
             since_snapshot: 0,
+            overdue: None,
         }
     }
 
@@ -450,26 +454,6 @@ impl Partition {
         let gone = self.index.drop_before(offset);
         self.start = offset;
         Ok(self.forget(gone))
-    }
-
-    /// Removes what the topic's retention no longer keeps. Empty, if it keeps everything.
-    pub fn retain(&mut self, config: &TopicConfig, now: Millis) -> Vec<Op> {
-        if !config.deletes {
-            return Vec::new();
-        }
-        let old = config.retention_ms.map(|ms| Millis(now.0.saturating_sub(ms)));
-        let mut cut = self.start;
-        let mut bytes = self.index.bytes();
-        for entry in self.index.iter().take_while(|e| e.last < self.durable) {
-            let expired = old.is_some_and(|old| entry.time < old);
-            let surplus = config.retention_bytes.is_some_and(|max| bytes - u64::from(entry.bytes) >= max);
-            if !expired && !surplus {
-                break;
-            }
-            bytes -= u64::from(entry.bytes);
-            cut = entry.last + 1;
-        }
-        self.delete_before(cut).unwrap_or_default()
     }
 
     fn forget(&mut self, gone: Option<(u64, u64)>) -> Vec<Op> {

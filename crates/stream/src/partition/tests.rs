@@ -158,7 +158,7 @@ fn records_without_a_time_are_as_old_as_their_arrival() {
     let mut w = World::new(&[("retention.ms", "1000")]);
     w.append_of(&produced(2, 0, -1, (-1, -1, -1))).unwrap();
     w.sync();
-    for (later, start) in [(1000, 0), (1001, 2)] {
+    for (later, start) in [(1000, 0), (1001, 0), (2000, 0), (2001, 2)] {
         w.partition.retain(&w.config, NOW.plus(later));
         assert_eq!(w.partition.offsets().start, start);
     }
@@ -277,7 +277,8 @@ fn retention_goes_by_time_and_size_and_never_beyond_what_is_durable() {
     // The third is young enough, and nothing behind it goes before it.
     let settle = |first, count| Op::Settle(SeqRange { queue: QueueId(64), first: Seq(first), count });
     let shown = |ops: Vec<Op>| format!("{ops:?}");
-    assert_eq!(shown(w.partition.retain(&w.config, Millis(1_004))), shown(vec![settle(1, 1)]));
+    assert!(w.partition.retain(&w.config, Millis(1_004)).is_empty());
+    assert_eq!(shown(w.partition.retain(&w.config, Millis(2_004))), shown(vec![settle(1, 1)]));
     assert_eq!(w.partition.offsets().start, 2);
     assert!(w.partition.read(1, 1, Isolation::ReadUncommitted).is_err());
     w.config = TopicConfig::parse([("retention.bytes", "100"), ("retention.ms", "-1")]).unwrap();
@@ -289,6 +290,36 @@ fn retention_goes_by_time_and_size_and_never_beyond_what_is_durable() {
     assert!(w.partition.delete_before(99).is_err());
     assert_eq!(shown(w.partition.delete_before(8).unwrap()), shown(vec![settle(5, 3)]));
     assert_eq!((w.partition.bytes(), w.partition.offsets().start), (0, 8));
+}
+
+#[test]
+fn who_reads_behind_has_records_of_long_ago_and_room_is_made_at_once() {
+    const GRACE: u64 = 300_000;
+    let week = 7 * 24 * 3_600_000;
+    let now = Millis(3 * week);
+    let mut w = World::new(&[("retention.ms", "604800000")]);
+    let start = |w: &mut World, after| {
+        w.partition.retain(&w.config, now.plus(after));
+        w.partition.offsets().start
+    };
+    let old = produced(2, 0, 1, (-1, -1, -1));
+    w.append_of(&old).unwrap();
+    w.sync();
+    assert_eq!(start(&mut w, 0), 0);
+    // What comes later has its own time.
+    w.append_of(&old).unwrap();
+    w.sync();
+    assert_eq!([GRACE - 1, GRACE, 2 * GRACE - 1, 2 * GRACE].map(|after| start(&mut w, after)), [0, 2, 2, 4]);
+    // A clock that went back makes it later, not sooner.
+    w.append_of(&old).unwrap();
+    w.sync();
+    assert_eq!([3 * GRACE, GRACE, 4 * GRACE - 1, 4 * GRACE].map(|after| start(&mut w, after)), [4, 4, 4, 6]);
+    for _ in 0..3 {
+        w.append_of(&old).unwrap();
+    }
+    w.sync();
+    w.config = TopicConfig::parse([("retention.bytes", "68"), ("retention.ms", "604800000")]).unwrap();
+    assert_eq!([5 * GRACE, 6 * GRACE].map(|after| start(&mut w, after)), [10, 12]);
 }
 
 #[test]

@@ -211,6 +211,7 @@ fn configuration_partitions_and_offsets_are_kept() {
     node.sync();
     // What retention removed stays removed, and the next record has the next offset.
     node.streams.maintain(Millis(2_000_000));
+    node.streams.maintain(Millis(2_005_000));
     node.sync();
     let node = node.killed();
     let topic = node.streams.topic("/", "t").unwrap();
