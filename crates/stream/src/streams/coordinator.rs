@@ -15,11 +15,12 @@ use crate::config::TopicConfig;
 use crate::groups::Committer;
 use crate::partition::{AppendFault, Appended, Ending, Marker, Packed, Partition};
 use crate::transactions::{
-    Entry, OPEN_BYTES_MAX, Phase, Producer, TRANSACTIONAL_ID_BYTES_MAX, TRANSACTIONAL_IDS_MAX, Transaction,
+    Addition, Entry, OPEN_BYTES_MAX, Phase, Producer, TRANSACTIONAL_ID_BYTES_MAX, TRANSACTIONAL_IDS_MAX, Transaction,
     TransactionFault, TransactionView,
 };
 
-type Key = (Arc<str>, Arc<str>);
+/// A vhost and a transactional id.
+pub(super) type Key = (Arc<str>, Arc<str>);
 
 /// A transactional id.
 #[derive(Debug)]
@@ -69,6 +70,27 @@ impl Transactions {
         let slot = Arc::new(Slot { vhost: vhost.into(), id: id.into(), kept: Mutex::new(kept) });
         self.note(&slot, &lock(&slot.kept).state);
         Ok(())
+    }
+
+    /// What was added to a transaction, in order of the numbers, which begin with 0. It was recovered before.
+    pub fn recover_additions(&mut self, (vhost, id): &Key, all: &BTreeMap<u64, &[u8]>) -> Result<(), Malformed> {
+        let slot = self.by_id.get(&(Arc::clone(vhost), Arc::clone(id))).ok_or(Malformed)?;
+        let state = &mut lock(&slot.kept).state;
+        for (number, value) in all {
+            if state.phase != Phase::Ongoing || *number != state.additions {
+                return Err(Malformed);
+            }
+            let addition = Addition::read(value)?;
+            self.bytes += state.more_bytes(&addition);
+            state.take_in(addition);
+            state.additions += 1;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn note(&mut self, slot: &Arc<Slot>, state: &Transaction) {
@@ -166,9 +188,10 @@ impl Streams {
     ) -> Result<Option<Lsn>, TransactionFault> {
         let slot = self.slot(vhost, transactional_id)?;
         let mut kept = lock(&slot.kept);
-        match kept.state.with_partitions(producer, partitions, now)? {
+        kept.state.check(producer)?;
+        match kept.state.adding_partitions(partitions, now)? {
             None => Ok(kept.lsn),
-            Some(next) => self.keep_state(&slot, &mut kept, next).map(Some),
+            Some(addition) => self.add(&slot, &mut kept, addition).map(Some),
         }
     }
 
@@ -186,21 +209,32 @@ impl Streams {
     ) -> Result<Option<Lsn>, TransactionFault> {
         let slot = self.slot(vhost, transactional_id)?;
         let mut kept = lock(&slot.kept);
-        match kept.state.with_group(producer, group, now)? {
+        kept.state.check(producer)?;
+        match kept.state.adding_group(group, now)? {
             None => Ok(kept.lsn),
-            Some(next) => self.keep_state(&slot, &mut kept, next).map(Some),
+            Some(addition) => self.add(&slot, &mut kept, addition).map(Some),
         }
     }
 
-    fn keep_state(&self, slot: &Arc<Slot>, kept: &mut Kept, next: Transaction) -> Result<Lsn, TransactionFault> {
-        let more = next.bytes().saturating_sub(kept.state.bytes());
+    fn add(&self, slot: &Arc<Slot>, kept: &mut Kept, addition: Addition) -> Result<Lsn, TransactionFault> {
+        let more = kept.state.more_bytes(&addition);
         let all = lock(&self.transactions);
         if more > 0 && all.bytes + more > all.bytes_max {
             return Err(TransactionFault::Limit("partitions and groups of open transactions"));
         }
         drop(all);
-        let lsn = self.journal.append(vec![keep::transaction(&slot.vhost, &slot.id, Some(next.write()))])?;
-        self.replace(slot, kept, next, lsn);
+        if kept.state.is_whole_with(&addition) {
+            let next = kept.state.with(addition);
+            let lsn = self.journal.append(vec![keep::transaction(&slot.vhost, &slot.id, Some(next.write()))])?;
+            self.replace(slot, kept, next, lsn);
+            return Ok(lsn);
+        }
+        let op = keep::addition(&slot.vhost, &slot.id, kept.state.additions, Some(addition.write()));
+        let lsn = self.journal.append(vec![op])?;
+        kept.state.take_in(addition);
+        kept.state.additions += 1;
+        kept.lsn = Some(lsn);
+        lock(&self.transactions).bytes += more;
         Ok(lsn)
     }
 
@@ -348,6 +382,7 @@ impl Streams {
         let mut offsets = lock(&self.offsets);
         ops.extend(offsets.ending(&slot.vhost, &slot.id, &state.groups, marker));
         ops.push(keep::transaction(&slot.vhost, &slot.id, Some(next.write())));
+        ops.extend((0..state.additions).map(|number| keep::addition(&slot.vhost, &slot.id, number, None)));
         let lsn = self.journal.append(ops)?;
         let ended: Vec<usize> = endings.iter().map(|(at, _)| *at).collect();
         for (at, ending) in endings {

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use waypost_model::journal::Op;
+
 use super::expiry::{LOOKED_AT_MAX, TOGETHER_MAX};
-use super::tests::{NOW, Node};
+use super::tests::{NOW, Node, Watched, open_over};
 use super::*;
 use crate::groups::{Change, Committer, Groups, Join, Leaving, Sync as Syncing, Who};
 use crate::partition::Marker;
@@ -232,50 +234,15 @@ fn of_a_group_of_which_nothing_is_left_nothing_is_known() {
     assert_eq!(node.killed().standings(), 0);
 }
 
-/// Counts operations and appends.
-struct Counting {
-    journal: Arc<dyn Journal>,
-    largest: Arc<AtomicUsize>,
-}
-
-impl Journal for Counting {
-    fn append(&self, ops: Vec<waypost_model::journal::Op>) -> Result<Lsn, AppendError> {
-        self.largest.fetch_max(ops.len(), Ordering::Relaxed);
-        self.journal.append(ops)
-    }
-
-    fn reserve(&self) -> Lsn {
-        self.journal.reserve()
-    }
-
-    fn fill(&self, ticket: Lsn, ops: Vec<waypost_model::journal::Op>) -> Result<(), AppendError> {
-        self.journal.fill(ticket, ops)
-    }
-
-    fn durable(&self) -> Lsn {
-        self.journal.durable()
-    }
-
-    fn spill(
-        &self,
-        batch: &waypost_model::Batch,
-        from: u32,
-        to: u32,
-    ) -> std::io::Result<waypost_model::journal::SpillRef> {
-        self.journal.spill(batch, from, to)
-    }
-
-    fn release_spill(&self, at: waypost_model::journal::SpillRef) {
-        self.journal.release_spill(at);
-    }
-}
-
 #[test]
 fn many_expire_in_portions_and_a_stop_is_heard() {
     let largest = Arc::new(AtomicUsize::new(0));
     let disk = waypost_storage::fault::FaultDisk::new(1);
-    let node =
-        super::tests::open_over(disk, |engine| Arc::new(Counting { journal: engine, largest: Arc::clone(&largest) }));
+    let seen = Arc::clone(&largest);
+    let watch = move |ops: &[Op]| {
+        seen.fetch_max(ops.len(), Ordering::Relaxed);
+    };
+    let node = open_over(disk, |engine| Arc::new(Watched { journal: engine, watch }));
     let groups = Groups::new(1);
     let count = 2 * LOOKED_AT_MAX + 1;
     // Every second one is young.

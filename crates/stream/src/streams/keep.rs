@@ -18,6 +18,7 @@ pub(super) const OFFSET: u8 = 0xd3;
 pub(super) const NUMBERS: u8 = 0xd4;
 pub(super) const COMPACTED: u8 = 0xd5;
 pub(super) const ABORTED: u8 = 0xd6;
+pub(super) const ADDITION: u8 = 0xd7;
 pub(super) const TRANSACTION: u8 = 0xd8;
 pub(super) const PENDING_OFFSET: u8 = 0xd9;
 pub(super) const GROUP: u8 = 0xda;
@@ -133,4 +134,17 @@ pub(super) fn read_transaction_key(key: &[u8]) -> Result<(&str, &str), Malformed
     let mut r = Reader(key.get(1..).ok_or(Malformed)?);
     let names = (r.text()?, r.text()?);
     r.end().map(|()| names)
+}
+
+/// The next of what was added to a transaction; `None`: it has ended.
+pub(super) fn addition(vhost: &str, id: &str, number: u64, addition: Option<Box<[u8]>>) -> Op {
+    let key = Writer::beginning(&[ADDITION]).bytes(vhost.as_bytes()).bytes(id.as_bytes()).number(number).finish();
+    Op::Define { key, value: addition }
+}
+
+/// The vhost, the transactional id and the number of such a definition.
+pub(super) fn read_addition_key(key: &[u8]) -> Result<(&str, &str, u64), Malformed> {
+    let mut r = Reader(key.get(1..).ok_or(Malformed)?);
+    let read = (r.text()?, r.text()?, r.number()?);
+    r.end().map(|()| read)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use waypost_model::journal::{AppendError, BodyStore, Journal, Op, Recovered, RecoveredRun};
 use waypost_model::{Millis, QueueId, Route, Seq};
 
-use super::coordinator::Transactions;
+use super::coordinator::{Key, Transactions};
 use super::offsets::Offsets;
 use super::producer_ids::ProducerIds;
 use super::{Cell, Streams, Topic, TopicId, Topics, keep, lock};
@@ -79,6 +79,8 @@ struct Notes<'a> {
     offsets: Offsets,
     groups: Vec<Recalled>,
     transactions: Transactions,
+    /// What was added to open ones, by its numbers.
+    additions: BTreeMap<Key, BTreeMap<u64, &'a [u8]>>,
     producer_ids: u64,
     queues: u64,
 }
@@ -108,6 +110,10 @@ impl<'a> Notes<'a> {
                 Some(&keep::PENDING_OFFSET) => notes.offsets.recover_pending(key, value)?,
                 Some(&keep::GROUP) => notes.offsets.standings.recover(key, value)?,
                 Some(&keep::MEMBERS) => notes.groups.push(Recalled::read(key, value)?),
+                Some(&keep::ADDITION) => {
+                    let (vhost, id, number) = keep::read_addition_key(key)?;
+                    notes.additions.entry((vhost.into(), id.into())).or_default().insert(number, value);
+                }
                 Some(&keep::TRANSACTION) => notes.transactions.recover(key, value)?,
                 Some(&keep::NUMBERS) => {
                     let mut reader = Reader(value);
@@ -118,6 +124,9 @@ impl<'a> Notes<'a> {
                 }
                 _ => return Err(Malformed),
             }
+        }
+        for (key, all) in std::mem::take(&mut notes.additions) {
+            notes.transactions.recover_additions(&key, &all)?;
         }
         Ok(notes)
     }

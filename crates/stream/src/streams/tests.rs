@@ -4,6 +4,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
 
+use waypost_model::Batch as Messages;
+use waypost_model::journal::{Op, SpillRef};
 use waypost_storage::{Engine, EngineConfig, fault::FaultDisk};
 
 use super::*;
@@ -32,6 +34,48 @@ pub(super) fn open_over(disk: FaultDisk, journal: impl FnOnce(Arc<Engine>) -> Ar
     let (journal, bodies) = (journal(Arc::clone(&engine)), Arc::clone(&engine) as Arc<dyn BodyStore>);
     let streams = Streams::open(journal, bodies, share, [7; 16]).unwrap();
     Node { disk, engine, streams }
+}
+
+/// A journal of which every append is seen.
+pub(super) struct Watched<F> {
+    pub journal: Arc<dyn Journal>,
+    pub watch: F,
+}
+
+impl<F: Fn(&[Op]) + Send + Sync> Journal for Watched<F> {
+    fn append(&self, ops: Vec<Op>) -> Result<Lsn, AppendError> {
+        (self.watch)(&ops);
+        self.journal.append(ops)
+    }
+
+    fn reserve(&self) -> Lsn {
+        self.journal.reserve()
+    }
+
+    fn fill(&self, ticket: Lsn, ops: Vec<Op>) -> Result<(), AppendError> {
+        self.journal.fill(ticket, ops)
+    }
+
+    fn durable(&self) -> Lsn {
+        self.journal.durable()
+    }
+
+    fn spill(&self, batch: &Messages, from: u32, to: u32) -> std::io::Result<SpillRef> {
+        self.journal.spill(batch, from, to)
+    }
+
+    fn release_spill(&self, at: SpillRef) {
+        self.journal.release_spill(at);
+    }
+}
+
+/// The bytes of definitions.
+pub(super) fn defined_bytes(ops: &[Op]) -> usize {
+    let bytes = |op: &Op| match op {
+        Op::Define { key, value } => key.len() + value.as_ref().map_or(0, |value| value.len()),
+        _ => 0,
+    };
+    ops.iter().map(bytes).sum()
 }
 
 impl Node {

@@ -1,6 +1,7 @@
 //! Transactions over the storage engine, with a power failure at every operation of the disk.
 
 use std::io;
+use std::sync::atomic::AtomicUsize;
 
 use waypost_model::Batch as Messages;
 use waypost_model::journal::Op;
@@ -8,7 +9,7 @@ use waypost_model::journal::SpillRef;
 use waypost_storage::Engine;
 use waypost_storage::fault::{FaultDisk, Faults};
 
-use super::tests::{NOW, Node, open_over};
+use super::tests::{NOW, Node, Watched, defined_bytes, open_over};
 use super::*;
 use crate::batch::Batch;
 use crate::batch::sample::produced;
@@ -194,6 +195,70 @@ fn what_open_transactions_hold_together_has_a_limit_until_they_end() {
 }
 
 #[test]
+fn who_adds_partitions_one_by_one_writes_each_once() {
+    let written = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&written);
+    let watch = move |ops: &[Op]| {
+        seen.fetch_add(defined_bytes(ops), Ordering::Relaxed);
+    };
+    let node = open_over(FaultDisk::new(1), |engine| Arc::new(Watched { journal: engine, watch }));
+    let (count, topic) = (2_000, node.topic("t", 2_000));
+    let me = node.init(None).unwrap();
+    written.store(0, Ordering::Relaxed);
+    for n in 0..count {
+        node.add(me, &topic, &[n]).unwrap();
+    }
+    for n in 0..500 {
+        node.streams.add_group("/", ID, me, &format!("g{n}"), NOW).unwrap();
+    }
+    node.end(me, Marker::Abort).unwrap();
+    let each = written.load(Ordering::Relaxed) / 2_500;
+    assert!(each < 300, "{each} bytes for each");
+}
+
+#[test]
+fn what_was_added_one_by_one_is_there_after_a_restart_until_the_transaction_ends() {
+    for ends in ["commit", "abort", "another producer", "too late"] {
+        let node = Node::new();
+        let topic = node.topic("t", 40);
+        let me = node.init(None).unwrap();
+        for n in 0..40 {
+            node.add(me, &topic, &[n]).unwrap();
+        }
+        node.streams.add_group("/", ID, me, "g", NOW).unwrap();
+        let bytes = lock(&node.streams.transactions).bytes();
+        node.sync();
+        let node = node.killed();
+        let topic = node.streams.topic("/", "t").unwrap();
+        assert_eq!(node.streams.transaction("/", ID).unwrap().partitions.len(), 40);
+        assert_eq!((node.add(me, &topic, &[39]), lock(&node.streams.transactions).bytes()), (Ok(None), bytes));
+        assert_eq!(node.write(me, &topic, 39, 0), Ok(0));
+        node.commit_offset(me, "g", 5).unwrap();
+        match ends {
+            "commit" => assert!(node.end(me, Marker::Commit).is_ok()),
+            "abort" => assert!(node.end(me, Marker::Abort).is_ok()),
+            "another producer" => assert!(node.init(None).is_ok()),
+            _ => node.streams.expire_transactions(NOW.plus(60_000)),
+        }
+        node.sync();
+        assert_eq!(lock(&node.streams.transactions).bytes(), 0, "{ends}");
+        // Nothing of it is left beside: a start would not know what it belongs to.
+        let node = node.killed();
+        let topic = node.streams.topic("/", "t").unwrap();
+        let committed = ends == "commit";
+        assert_eq!(
+            (node.shown(&topic, 39).len(), node.committed_offset("g")),
+            (usize::from(committed), committed.then_some(5))
+        );
+        let me = node.init(None).unwrap();
+        node.add(me, &topic, &[3]).unwrap();
+        node.sync();
+        let view = node.killed().streams.transaction("/", ID).unwrap();
+        assert_eq!((view.phase, view.partitions), (Phase::Ongoing, vec![("t".into(), 3)]), "{ends}");
+    }
+}
+
+#[test]
 fn who_is_replaced_writes_nothing_more() {
     let node = Node::new();
     let topic = node.topic("t", 2);
@@ -314,15 +379,18 @@ struct Ledger {
 }
 
 /// Three transactions over two partitions: one is committed, one aborted, one cut off by another producer. Ends early when
-/// the disk fails.
-fn script(node: &Node, ledger: &mut Ledger) -> Option<()> {
+/// the disk fails. `add`: what is added to each transaction, the two among it.
+fn script(node: &Node, ledger: &mut Ledger, add: &[&[i32]]) -> Option<()> {
     let topic = node.streams.topic("/", "t")?;
     let mut me = node.init(None).ok()?;
     node.sync();
     for (number, marker) in [Some(Marker::Commit), Some(Marker::Abort), None].into_iter().enumerate() {
         ledger.written.push(Vec::new());
         ledger.told.push(None);
-        node.add(me, &topic, &[0, 1]).ok()?;
+        for some in add {
+            node.add(me, &topic, some).ok()?;
+            node.sync();
+        }
         let group = format!("g{number}");
         node.streams.add_group("/", ID, me, &group, NOW).ok()?;
         node.sync();
@@ -351,15 +419,26 @@ fn script(node: &Node, ledger: &mut Ledger) -> Option<()> {
 
 #[test]
 fn a_power_failure_anywhere_leaves_all_of_a_transaction_or_nothing() {
+    power_failures(2, &[&[0, 1]]);
+}
+
+#[test]
+fn a_power_failure_anywhere_leaves_all_of_a_large_transaction_or_nothing() {
+    let first: Vec<i32> = (2..20).collect();
+    power_failures(20, &[&first, &[0], &[1]]);
+}
+
+fn power_failures(partitions: u32, add: &[&[i32]]) {
     let mut ends = std::collections::BTreeSet::new();
     for at in 0.. {
         let node = open_over(FaultDisk::new(at), |engine| Arc::new(Hasty(engine)));
-        node.topic("t", 2);
+        node.topic("t", partitions);
         node.sync();
         node.disk.set_faults(Faults { power_off: Some(at), ..Faults::default() });
         let mut ledger = Ledger::default();
-        let done =
-            script(&node, &mut ledger).is_some() && ledger.told.iter().all(Option::is_some) && ledger.told.len() == 3;
+        let done = script(&node, &mut ledger, add).is_some()
+            && ledger.told.iter().all(Option::is_some)
+            && ledger.told.len() == 3;
         let node = node.killed();
         let topic = node.streams.topic("/", "t").unwrap();
         let check = |node: &Node, when: &str| {

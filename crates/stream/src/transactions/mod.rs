@@ -5,6 +5,7 @@
 //! There is no phase between the decision and its markers: the markers of all partitions, the offsets, and the new state
 //! are one append of the journal, of which a crash leaves all or nothing.
 
+mod addition;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use waypost_model::Millis;
 use waypost_model::journal::AppendError;
 
+pub(crate) use addition::Addition;
 pub(crate) use state::{Entry, Transaction};
 
 /// Most transactional ids of a node.

@@ -1,22 +1,15 @@
 //! The rules of one transactional id.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
 use waypost_model::{Millis, QueueId};
 
-use super::{
-    Phase, Producer, TRANSACTION_GROUPS_MAX, TRANSACTION_PARTITIONS_MAX, TRANSACTION_TIMEOUT_MS_MAX,
-    TRANSACTIONAL_ID_EXPIRATION_MS, TransactionFault,
-};
+use super::addition::{Groups, Partitions, bytes_of, read_items, write_items};
+use super::{Phase, Producer, TRANSACTION_TIMEOUT_MS_MAX, TRANSACTIONAL_ID_EXPIRATION_MS, TransactionFault};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::partition::Marker;
 
 const FORMAT: u64 = 1;
 /// No id, no epoch.
 const NONE: i16 = -1;
-/// What a partition or a group takes beside its name, about.
-const ITEM_BYTES: usize = 64;
 /// The last epoch that is given out; the one behind it is kept to abort what is open then.
 const EPOCH_LAST: i16 = i16::MAX - 1;
 
@@ -32,12 +25,14 @@ pub(crate) struct Transaction {
     pub phase: Phase,
     /// When the open transaction began.
     pub started: Millis,
-    /// When it was last changed.
+    /// When its phase was last changed.
     pub updated: Millis,
-    /// The partitions of the open transaction, each with the queue that it was then.
-    pub partitions: BTreeMap<(Arc<str>, i32), QueueId>,
+    /// The partitions of the open transaction.
+    pub partitions: Partitions,
     /// The groups whose offsets belong to it.
-    pub groups: BTreeSet<Arc<str>>,
+    pub groups: Groups,
+    /// How many definitions beside its own hold what was added to the open transaction.
+    pub additions: u64,
 }
 
 /// How a producer gets its epoch.
@@ -61,15 +56,15 @@ impl Transaction {
             phase: Phase::Empty,
             started: Millis(0),
             updated: now,
-            partitions: BTreeMap::new(),
-            groups: BTreeSet::new(),
+            partitions: Partitions::new(),
+            groups: Groups::new(),
+            additions: 0,
         }
     }
 
     /// What it takes in memory beside what all take alike, about, bytes.
     pub fn bytes(&self) -> usize {
-        let partitions = self.partitions.keys().map(|(topic, _)| ITEM_BYTES + topic.len());
-        partitions.chain(self.groups.iter().map(|group| ITEM_BYTES + group.len())).sum()
+        bytes_of(&self.partitions, &self.groups)
     }
 
     pub fn is_born(&self) -> bool {
@@ -101,7 +96,8 @@ impl Transaction {
         }
     }
 
-    fn check(&self, producer: Producer) -> Result<(), TransactionFault> {
+    /// Whether it belongs to this producer.
+    pub fn check(&self, producer: Producer) -> Result<(), TransactionFault> {
         match () {
             () if !self.is_born() || self.producer.id != producer.id => {
                 // An id that was used up belongs to who had it.
@@ -111,52 +107,6 @@ impl Transaction {
             () if self.producer.epoch != producer.epoch => Err(TransactionFault::Fenced),
             () => Ok(()),
         }
-    }
-
-    fn begun(&self, now: Millis) -> Transaction {
-        if self.phase == Phase::Ongoing {
-            return Transaction { updated: now, ..self.clone() };
-        }
-        Transaction { phase: Phase::Ongoing, started: now, updated: now, before: None, ..self.clone() }
-    }
-
-    /// With these partitions; `None` if it has them.
-    pub fn with_partitions(
-        &self,
-        producer: Producer,
-        partitions: &[(Arc<str>, i32, QueueId)],
-        now: Millis,
-    ) -> Result<Option<Transaction>, TransactionFault> {
-        self.check(producer)?;
-        let has = |(t, p, q): &(Arc<str>, i32, QueueId)| self.partitions.get(&(Arc::clone(t), *p)) == Some(q);
-        if self.phase == Phase::Ongoing && partitions.iter().all(has) {
-            return Ok(None);
-        }
-        let mut next = self.begun(now);
-        next.partitions.extend(partitions.iter().map(|(t, p, q)| ((Arc::clone(t), *p), *q)));
-        if next.partitions.len() > TRANSACTION_PARTITIONS_MAX {
-            return Err(TransactionFault::Limit("partitions of a transaction"));
-        }
-        Ok(Some(next))
-    }
-
-    /// With offsets of this group; `None` if it has it.
-    pub fn with_group(
-        &self,
-        producer: Producer,
-        group: &str,
-        now: Millis,
-    ) -> Result<Option<Transaction>, TransactionFault> {
-        self.check(producer)?;
-        if self.phase == Phase::Ongoing && self.groups.contains(group) {
-            return Ok(None);
-        }
-        let mut next = self.begun(now);
-        next.groups.insert(group.into());
-        if next.groups.len() > TRANSACTION_GROUPS_MAX {
-            return Err(TransactionFault::Limit("groups of a transaction"));
-        }
-        Ok(Some(next))
     }
 
     /// Whether its producer may write to a partition now.
@@ -209,8 +159,8 @@ impl Transaction {
     }
 
     fn closed(&self, phase: Phase, now: Millis) -> Transaction {
-        let (partitions, groups) = (BTreeMap::new(), BTreeSet::new());
-        Transaction { phase, updated: now, partitions, groups, ..self.clone() }
+        let Transaction { producer, before, timeout_ms, started, .. } = *self;
+        Transaction { producer, before, timeout_ms, phase, started, ..Transaction::unborn(now) }
     }
 
     /// When it has been open for too long, if it is open.
@@ -224,6 +174,7 @@ impl Transaction {
         self.phase != Phase::Ongoing && self.updated.plus(TRANSACTIONAL_ID_EXPIRATION_MS) <= now
     }
 
+    /// Without what stands beside it.
     pub fn write(&self) -> Box<[u8]> {
         let before = self.before.unwrap_or(Producer { id: -1, epoch: NONE });
         let mut w = Writer::default().number(FORMAT);
@@ -231,15 +182,7 @@ impl Transaction {
             w = w.number(producer.id as u64).number(producer.epoch as u64);
         }
         w = w.number(self.timeout_ms as u64).number(self.phase as u64).number(self.started.0).number(self.updated.0);
-        w = w.number(self.partitions.len() as u64);
-        for ((topic, partition), queue) in &self.partitions {
-            w = w.bytes(topic.as_bytes()).number(*partition as u64).number(queue.0);
-        }
-        w = w.number(self.groups.len() as u64);
-        for group in &self.groups {
-            w = w.bytes(group.as_bytes());
-        }
-        w.finish()
+        write_items(w, &self.partitions, &self.groups).finish()
     }
 
     pub fn read(bytes: &[u8]) -> Result<Transaction, Malformed> {
@@ -258,18 +201,9 @@ impl Transaction {
             _ => return Err(Malformed),
         };
         let (started, updated) = (Millis(r.number()?), Millis(r.number()?));
-        let mut partitions = BTreeMap::new();
-        for _ in 0..r.count(24)? {
-            let topic = Arc::from(r.text()?);
-            let partition = r.number()? as i32;
-            partitions.insert((topic, partition), QueueId(r.number()?));
-        }
-        let mut groups = BTreeSet::new();
-        for _ in 0..r.count(8)? {
-            groups.insert(Arc::from(r.text()?));
-        }
+        let (partitions, groups) = read_items(&mut r)?;
         r.end()?;
         let before = (before.id >= 0).then_some(before);
-        Ok(Transaction { producer, before, timeout_ms, phase, started, updated, partitions, groups })
+        Ok(Transaction { producer, before, timeout_ms, phase, started, updated, partitions, groups, additions: 0 })
     }
 }

@@ -16,6 +16,21 @@ fn fresh() -> Transaction {
     Transaction::unborn(T).belongs_to(producer(7, 0), false, 1_000, T)
 }
 
+type Parts<'a> = &'a [(Arc<str>, i32, QueueId)];
+type Next = Result<Option<Transaction>, TransactionFault>;
+
+impl Transaction {
+    fn with_partitions(&self, producer: Producer, partitions: Parts<'_>, now: Millis) -> Next {
+        self.check(producer)?;
+        Ok(self.adding_partitions(partitions, now)?.map(|addition| self.with(addition)))
+    }
+
+    fn with_group(&self, producer: Producer, group: &str, now: Millis) -> Next {
+        self.check(producer)?;
+        Ok(self.adding_group(group, now)?.map(|addition| self.with(addition)))
+    }
+}
+
 fn part(number: i32) -> (Arc<str>, i32, QueueId) {
     ("t".into(), number, QueueId(number.unsigned_abs().into()))
 }
@@ -122,4 +137,35 @@ fn it_is_read_as_it_was_written() {
             assert!(Transaction::read(&bytes[..cut]).is_err(), "{cut}");
         }
     }
+}
+
+#[test]
+fn what_is_added_is_only_what_is_new_and_read_as_it_was_written() {
+    let t = begun();
+    let addition = t.adding_partitions(&[part(0), part(1), part(1)], T).unwrap().unwrap();
+    assert_eq!(addition, t.adding_partitions(&[part(1)], T).unwrap().unwrap());
+    assert_eq!(t.with(addition.clone()).bytes(), t.bytes() + t.more_bytes(&addition));
+    // A topic of the same name, made anew, takes the place of the other one.
+    let anew = t.adding_partitions(&[("t".into(), 0, QueueId(9))], T).unwrap().unwrap();
+    assert_eq!((t.more_bytes(&anew), t.with(anew.clone()).partitions.len()), (0, 1));
+    for addition in [addition, anew, t.adding_group("g", T).unwrap().unwrap()] {
+        let bytes = addition.write();
+        assert_eq!(Addition::read(&bytes).unwrap(), addition);
+        assert!((0..bytes.len()).all(|cut| Addition::read(&bytes[..cut]).is_err()));
+    }
+}
+
+#[test]
+fn what_stands_beside_a_transaction_is_the_later_word() {
+    let all: Vec<_> = (0..16).map(part).collect();
+    let whole = fresh().with_partitions(producer(7, 0), &all[..15], T).unwrap().unwrap();
+    let one = whole.adding_partitions(&[part(15)], T).unwrap().unwrap();
+    assert!(whole.is_whole_with(&one));
+    let full = whole.with(one);
+    assert!(!full.is_whole_with(&full.adding_group("g", T).unwrap().unwrap()));
+    // However small it is: what is written whole must not be overruled by what was written before.
+    let beside = Transaction { additions: 1, ..begun() };
+    assert!(!beside.is_whole_with(&beside.adding_partitions(&[part(1)], T).unwrap().unwrap()));
+    let ended = Transaction { additions: 1, ..full }.ended(producer(7, 0), Marker::Abort, T).unwrap().unwrap();
+    assert_eq!((ended.additions, ended.bytes()), (0, 0));
 }
