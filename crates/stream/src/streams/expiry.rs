@@ -62,8 +62,7 @@ impl Streams {
         let mut expired = 0;
         let mut at: Option<Name> = None;
         while !(by.stop)() {
-            let from = at.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-            let next = lock(&self.offsets).groups.range((from, Bound::Unbounded)).next().map(|(name, _)| name.clone());
+            let next = lock(&self.offsets).groups.name_behind(at.as_ref()).cloned();
             let Some(name) = next else { break };
             if !(by.is_in_use)(&name.0, &name.1) {
                 expired += self.expire_of_group(&name, by)?;
@@ -156,7 +155,7 @@ impl Offsets {
     /// Some of a group's offsets behind `from` whose time may be over, and up to where it was looked if there are more.
     fn over(&self, name: &Name, from: Option<&Key>, by: &Expiry<'_>) -> (Vec<Key>, Option<Key>) {
         let from = from.map_or(Bound::Unbounded, Bound::Excluded);
-        let all = self.groups.get(name).into_iter().flat_map(|all| all.range::<Key, _>((from, Bound::Unbounded)));
+        let all = self.groups.of(name).into_iter().flat_map(|all| all.range::<Key, _>((from, Bound::Unbounded)));
         let standing = self.standings.of(name);
         let (mut over, mut last) = (Vec::new(), None);
         for (looked_at, (key, committed)) in all.enumerate() {
@@ -172,7 +171,7 @@ impl Offsets {
     }
 
     fn is_over(&self, name: &Name, key: &Key, by: &Expiry<'_>) -> bool {
-        let committed = self.groups.get(name).and_then(|all| all.get(key));
+        let committed = self.groups.get(name, key);
         let over = committed.is_some_and(|committed| by.is_over(committed, self.standings.of(name)));
         over && !self.pending.has(name, key)
     }

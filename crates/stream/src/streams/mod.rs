@@ -2,6 +2,7 @@
 //!
 //! Locks: the list of topics, then one partition; for transactions see `coordinator`. Nothing is read from disk while either is held.
 
+mod by_group;
 mod cell;
 mod compact;
 #[cfg(test)]

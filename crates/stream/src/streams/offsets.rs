@@ -6,6 +6,8 @@ use std::sync::Arc;
 use waypost_model::journal::{AppendError, Op};
 use waypost_model::{Lsn, Millis};
 
+use super::by_group::ByGroup;
+pub(super) use super::by_group::{Key, Name};
 use super::pending::Pending;
 use super::standing::Standings;
 use super::tally::{Tally, bytes_of};
@@ -55,14 +57,9 @@ pub enum OffsetsFault {
     Journal(#[from] AppendError),
 }
 
-/// A topic and a partition.
-pub(super) type Key = (Arc<str>, i32);
-/// A vhost and a group.
-pub(super) type Name = (Arc<str>, Arc<str>);
-
 #[derive(Debug, Default)]
 pub(super) struct Offsets {
-    pub(super) groups: BTreeMap<Name, BTreeMap<Key, Committed>>,
+    pub(super) groups: ByGroup<Committed>,
     /// Of those of them that have members, or had.
     pub(super) standings: Standings,
     /// Those of open transactions.
@@ -96,44 +93,6 @@ pub(super) fn read_value(value: &[u8]) -> Result<Committed, Malformed> {
     v.end().map(|()| Committed { offset, leader_epoch, metadata, at, ends })
 }
 
-/// What is of a topic.
-pub(super) fn of_topic<'a, V>(
-    all: &'a BTreeMap<Key, V>,
-    topic: &Arc<str>,
-) -> impl Iterator<Item = (&'a Key, &'a V)> + use<'a, V> {
-    all.range((Arc::clone(topic), i32::MIN)..=(Arc::clone(topic), i32::MAX))
-}
-
-/// Takes it out.
-fn take_topic<V>(all: &mut BTreeMap<Key, V>, topic: &Arc<str>) -> Vec<(Key, V)> {
-    let keys: Vec<Key> = of_topic(all, topic).map(|(key, _)| key.clone()).collect();
-    keys.into_iter().filter_map(|key| all.remove_entry(&key)).collect()
-}
-
-/// The groups of a vhost.
-pub(super) fn of_vhost<'a, V>(
-    groups: &'a BTreeMap<Name, V>,
-    vhost: &'a Arc<str>,
-) -> impl Iterator<Item = (&'a Name, &'a V)> {
-    groups.range((Arc::clone(vhost), Arc::from(""))..).take_while(move |((v, _), _)| v == vhost)
-}
-
-/// Takes what is of a topic out of the groups of a vhost, and those that have nothing else.
-pub(super) fn take_topic_of_all<V>(
-    groups: &mut BTreeMap<Name, BTreeMap<Key, V>>,
-    vhost: &Arc<str>,
-    topic: &Arc<str>,
-    mut taken: impl FnMut(&Name, &Key, V),
-) {
-    let mut empty = Vec::new();
-    let from = (Arc::clone(vhost), Arc::from(""));
-    for (name, offsets) in groups.range_mut(from..).take_while(|((v, _), _)| v == vhost) {
-        take_topic(offsets, topic).into_iter().for_each(|(key, of)| taken(name, &key, of));
-        empty.extend(offsets.is_empty().then(|| name.clone()));
-    }
-    empty.iter().for_each(|name| drop(groups.remove(name)));
-}
-
 fn gone(vhost: &str, group: &str, (topic, partition): &Key) -> Op {
     Op::Define { key: key(vhost, group, topic, *partition), value: None }
 }
@@ -149,11 +108,9 @@ impl Offsets {
 
     pub(super) fn insert(&mut self, name: &Name, key: Key, committed: Committed) {
         self.tally.add(bytes_of(&name.1, &key, &committed));
-        let known = self.groups.entry(name.clone()).or_default();
-        if let Some(before) = known.get(&key) {
-            self.tally.remove(bytes_of(&name.1, &key, before));
+        if let Some(before) = self.groups.insert(name, key.clone(), committed) {
+            self.tally.remove(bytes_of(&name.1, &key, &before));
         }
-        known.insert(key, committed);
     }
 
     /// Whether there is room for these, of which some may take the place of `known`.
@@ -177,28 +134,27 @@ impl Offsets {
 
     /// What the journal is to be told when a topic goes.
     pub fn forgetting_topic(&self, vhost: &Arc<str>, topic: &Arc<str>) -> Vec<Op> {
-        let here = of_vhost(&self.groups, vhost)
-            .flat_map(|((_, group), all)| of_topic(all, topic).map(move |(key, _)| gone(vhost, group, key)));
+        let here = self.groups.in_topic(vhost, topic).map(|(group, key, _)| gone(vhost, group, key));
         here.chain(self.pending.forgetting_topic(vhost, topic)).collect()
     }
 
     /// The journal has taken it.
     pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>) {
-        take_topic_of_all(&mut self.groups, vhost, topic, |name, key, committed| {
-            self.tally.remove(bytes_of(&name.1, key, &committed));
-        });
+        for (group, key, committed) in self.groups.take_topic(vhost, topic) {
+            self.tally.remove(bytes_of(&group, &key, &committed));
+        }
         self.pending.forget_topic(vhost, topic, &mut self.tally);
     }
 
     /// Whether anything is kept for a group.
     pub(super) fn knows(&self, name: &Name) -> bool {
-        self.groups.contains_key(name) || self.pending.knows(name)
+        self.groups.of(name).is_some() || self.pending.knows(name)
     }
 
     /// Takes out some of a group's offsets; what the journal is to be told of them.
     pub(super) fn taking(&self, name: &Name, goes: &[Key]) -> Vec<Op> {
         let mut ops: Vec<Op> = goes.iter().map(|key| gone(&name.0, &name.1, key)).collect();
-        let all = self.groups.get(name).map_or(0, BTreeMap::len);
+        let all = self.groups.of(name).map_or(0, BTreeMap::len);
         if goes.len() == all && !self.pending.knows(name) {
             ops.extend(self.standings.forgetting(name));
         }
@@ -207,16 +163,12 @@ impl Offsets {
 
     /// The journal has taken it.
     pub(super) fn taken(&mut self, name: &Name, goes: &[Key]) {
-        let Some(known) = self.groups.get_mut(name) else { return };
         for key in goes {
-            let taken = known.remove(key);
+            let taken = self.groups.remove(name, key);
             taken.iter().for_each(|committed| self.tally.remove(bytes_of(&name.1, key, committed)));
         }
-        if known.is_empty() {
-            self.groups.remove(name);
-            if !self.pending.knows(name) {
-                self.standings.forget(name);
-            }
+        if !self.knows(name) {
+            self.standings.forget(name);
         }
     }
 }
@@ -242,7 +194,7 @@ impl Streams {
         let mut all = lock(&self.offsets);
         let name: Name = (vhost.into(), group.into());
         // Who was there goes on, however many there are.
-        if !all.has_room(group, &offsets, |key| all.groups.get(&name)?.get(key)) {
+        if !all.has_room(group, &offsets, |key| all.groups.get(&name, key)) {
             return Err(OffsetsFault::Limit);
         }
         let op = |(topic, partition, c): &(Arc<str>, i32, Committed)| Op::Define {
@@ -271,7 +223,7 @@ impl Streams {
     #[must_use]
     pub fn committed(&self, vhost: &str, group: &str, topic: &str, partition: i32) -> Option<Committed> {
         let all = lock(&self.offsets);
-        all.groups.get(&(vhost.into(), group.into()))?.get(&(topic.into(), partition)).cloned()
+        all.groups.get(&(vhost.into(), group.into()), &(topic.into(), partition)).cloned()
     }
 
     /// All committed offsets of a group: topic, partition, offset.
@@ -293,31 +245,28 @@ impl Streams {
         as_told: impl Fn(&Committed) -> Committed,
     ) -> Vec<(Arc<str>, i32, Committed)> {
         let all = lock(&self.offsets);
-        let known = all.groups.get(&(vhost.into(), group.into()));
+        let known = all.groups.of(&(vhost.into(), group.into()));
         known.into_iter().flatten().map(|((t, p), c)| (Arc::clone(t), *p, as_told(c))).collect()
     }
 
     /// What the groups of a vhost have committed in a topic, by group and partition, without what clients keep with it.
     #[must_use]
     pub fn positions_in(&self, vhost: &str, topic: &str) -> Vec<(Arc<str>, i32, Committed)> {
-        let (vhost, topic) = (vhost.into(), topic.into());
         let all = lock(&self.offsets);
-        let found = of_vhost(&all.groups, &vhost).flat_map(|((_, group), offsets)| {
-            of_topic(offsets, &topic).map(|((_, p), c)| (Arc::clone(group), *p, c.without_metadata()))
-        });
-        found.collect()
+        let found = all.groups.in_topic(&vhost.into(), &topic.into());
+        found.map(|(group, (_, p), c)| (Arc::clone(group), *p, c.without_metadata())).collect()
     }
 
     /// Whether a group has committed anything.
     #[must_use]
     pub fn has_committed(&self, vhost: &str, group: &str) -> bool {
-        lock(&self.offsets).groups.contains_key(&(vhost.into(), group.into()))
+        lock(&self.offsets).groups.of(&(vhost.into(), group.into())).is_some()
     }
 
     /// The groups of a vhost that have committed anything.
     #[must_use]
     pub fn groups_with_offsets(&self, vhost: &str) -> Vec<Arc<str>> {
-        of_vhost(&lock(&self.offsets).groups, &vhost.into()).map(|((_, group), _)| Arc::clone(group)).collect()
+        lock(&self.offsets).groups.names_of(vhost).map(|(_, group)| Arc::clone(group)).collect()
     }
 
     /// Forgets offsets of a group: those of these partitions, or all.
@@ -332,7 +281,7 @@ impl Streams {
     ) -> Result<Option<Lsn>, OffsetsFault> {
         let mut all = lock(&self.offsets);
         let name: Name = (vhost.into(), group.into());
-        let Some(known) = all.groups.get(&name) else { return Ok(None) };
+        let Some(known) = all.groups.of(&name) else { return Ok(None) };
         let goes: Vec<Key> = match only {
             Some(only) => {
                 let asked: BTreeSet<&Key> = only.iter().collect();

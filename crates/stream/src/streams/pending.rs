@@ -6,9 +6,8 @@ use std::sync::Arc;
 use waypost_model::Lsn;
 use waypost_model::journal::{Journal, Op};
 
-use super::offsets::{
-    Committed, Key, METADATA_MAX, Name, Offsets, key, of_topic, of_vhost, read_value, take_topic_of_all, value,
-};
+use super::by_group::{ByGroup, Key, Name};
+use super::offsets::{Committed, METADATA_MAX, Offsets, key, read_value, value};
 use super::tally::{Tally, bytes_of};
 use super::{Streams, keep, lock};
 use crate::codec::{Malformed, Reader, Writer};
@@ -58,7 +57,7 @@ type Puts = BTreeMap<Arc<str>, Put>;
 /// By vhost and group, then by topic and partition, then by transactional id.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    groups: BTreeMap<Name, BTreeMap<Key, Puts>>,
+    groups: ByGroup<Puts>,
     next_order: u64,
 }
 
@@ -71,7 +70,7 @@ impl Pending {
     fn put(&mut self, name: &Name, at: Key, id: &str, put: Put, tally: &mut Tally) {
         self.next_order = self.next_order.max(put.order.saturating_add(1));
         tally.add(bytes_of(&name.1, &at, &put.committed));
-        let puts = self.groups.entry(name.clone()).or_default().entry(at.clone()).or_default();
+        let puts = self.groups.or_insert_with(name, at.clone(), Puts::new);
         if let Some(before) = puts.insert(id.into(), put) {
             tally.remove(bytes_of(&name.1, &at, &before.committed));
         }
@@ -79,22 +78,22 @@ impl Pending {
 
     /// Whether anything is put off for a group.
     pub fn knows(&self, name: &Name) -> bool {
-        self.groups.contains_key(name)
+        self.groups.of(name).is_some()
     }
 
     /// Whether anything is put off for a partition of a group.
     pub fn has(&self, name: &Name, at: &Key) -> bool {
-        self.groups.get(name).is_some_and(|of_group| of_group.contains_key(at))
+        self.groups.get(name, at).is_some()
     }
 
     /// What a transaction has for a group.
     fn of<'a>(&'a self, vhost: &str, group: &str, id: &'a str) -> impl Iterator<Item = (&'a Key, &'a Puts, &'a Put)> {
-        let all = self.groups.get(&(vhost.into(), group.into())).into_iter().flatten();
+        let all = self.groups.of(&(vhost.into(), group.into())).into_iter().flatten();
         all.filter_map(move |(key, by)| Some((key, by, by.get(id)?)))
     }
 
     fn puts(&self, vhost: &str, group: &str, at: &Key) -> Option<&Puts> {
-        self.groups.get(&(vhost.into(), group.into()))?.get(at)
+        self.groups.get(&(vhost.into(), group.into()), at)
     }
 
     /// What the journal is to be told when a group's offset in a partition is committed without a transaction.
@@ -105,25 +104,37 @@ impl Pending {
 
     /// The journal has taken it.
     pub fn overtaken(&mut self, vhost: &str, group: &str, at: &Key, tally: &mut Tally) {
-        let puts = self.groups.get_mut(&(vhost.into(), group.into())).and_then(|of_group| of_group.get_mut(at));
+        let puts = self.groups.get_mut(&(vhost.into(), group.into()), at);
         puts.into_iter().for_each(|puts| overtake(puts, u64::MAX, tally));
     }
 
     /// What the journal is to be told when a topic goes.
     pub fn forgetting_topic<'a>(&'a self, vhost: &'a Arc<str>, topic: &'a Arc<str>) -> impl Iterator<Item = Op> + 'a {
-        let here = of_vhost(&self.groups, vhost).flat_map(move |((_, group), all)| {
-            of_topic(all, topic).flat_map(move |((topic, partition), by)| {
-                by.keys().map(move |id| pending_key(vhost, id, group, topic, *partition))
-            })
+        let here = self.groups.in_topic(vhost, topic).flat_map(move |(group, (topic, partition), by)| {
+            by.keys().map(move |id| pending_key(vhost, id, group, topic, *partition))
         });
         here.map(|key| Op::Define { key, value: None })
     }
 
     /// The journal has taken it.
     pub fn forget_topic(&mut self, vhost: &Arc<str>, topic: &Arc<str>, tally: &mut Tally) {
-        take_topic_of_all(&mut self.groups, vhost, topic, |name, at, by| {
-            by.values().for_each(|put| tally.remove(bytes_of(&name.1, at, &put.committed)));
-        });
+        for (group, at, by) in self.groups.take_topic(vhost, topic) {
+            by.values().for_each(|put| tally.remove(bytes_of(&group, &at, &put.committed)));
+        }
+    }
+
+    /// What a transaction has put off for a group: it is taken out.
+    fn take(&mut self, name: &Name, id: &str) -> Vec<(Key, Put)> {
+        let keys: Vec<Key> = self.of(&name.0, &name.1, id).map(|(at, _, _)| at.clone()).collect();
+        let take = |at: Key| {
+            let by = self.groups.get_mut(name, &at)?;
+            let put = by.remove(id)?;
+            if by.is_empty() {
+                self.groups.remove(name, &at);
+            }
+            Some((at, put))
+        };
+        keys.into_iter().filter_map(take).collect()
     }
 }
 
@@ -145,6 +156,12 @@ fn overtake(puts: &mut Puts, order: u64, tally: &mut Tally) {
 }
 
 impl Offsets {
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.groups.check();
+        self.pending.groups.check();
+    }
+
     pub fn recover_pending(&mut self, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
         let mut k = Reader(key.get(1..).ok_or(Malformed)?);
         let (vhost, id, group, topic, partition) = (k.text()?, k.text()?, k.text()?, k.text()?, k.number()? as i32);
@@ -214,20 +231,15 @@ impl Offsets {
     pub fn ended(&mut self, vhost: &str, id: &str, groups: &BTreeSet<Arc<str>>, marker: Marker, lsn: Lsn) {
         for group in groups {
             let name = (Arc::from(vhost), Arc::clone(group));
-            let Some(pending) = self.pending.groups.get_mut(&name) else { continue };
-            let (mut ended, tally) = (Vec::new(), &mut self.tally);
-            pending.retain(|key, by| {
-                if let Some(put) = by.remove(id) {
-                    tally.remove(bytes_of(&name.1, key, &put.committed));
-                    if marker == Marker::Commit && !put.is_overtaken() {
-                        overtake(by, put.order, tally);
-                    }
-                    ended.push((key.clone(), put));
+            let mut ended = self.pending.take(&name, id);
+            for (at, put) in &ended {
+                self.tally.remove(bytes_of(&name.1, at, &put.committed));
+                if marker == Marker::Commit
+                    && !put.is_overtaken()
+                    && let Some(by) = self.pending.groups.get_mut(&name, at)
+                {
+                    overtake(by, put.order, &mut self.tally);
                 }
-                !by.is_empty()
-            });
-            if pending.is_empty() {
-                self.pending.groups.remove(&name);
             }
             ended.retain(|(_, put)| marker == Marker::Commit && !put.is_overtaken());
             if !ended.is_empty() {
@@ -245,15 +257,14 @@ impl Streams {
     #[must_use]
     pub fn is_unstable(&self, vhost: &str, group: &str, topic: &str, partition: i32) -> bool {
         let all = lock(&self.offsets);
-        let pending = all.pending.groups.get(&(vhost.into(), group.into()));
-        pending.is_some_and(|p| p.contains_key(&(topic.into(), partition)))
+        all.pending.has(&(vhost.into(), group.into()), &(topic.into(), partition))
     }
 
     /// The same for all of a group's partitions: topic and partition.
     #[must_use]
     pub fn unstable(&self, vhost: &str, group: &str) -> Vec<(Arc<str>, i32)> {
         let all = lock(&self.offsets);
-        let pending = all.pending.groups.get(&(vhost.into(), group.into()));
+        let pending = all.pending.groups.of(&(vhost.into(), group.into()));
         pending.into_iter().flat_map(|p| p.keys().cloned()).collect()
     }
 

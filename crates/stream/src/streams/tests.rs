@@ -86,6 +86,7 @@ impl Node {
     pub fn sync(&self) {
         let _ = self.engine.commit_once();
         self.streams.advance();
+        lock(&self.streams.offsets).check();
     }
 
     /// Stops without a word and starts again.
@@ -363,4 +364,34 @@ fn names_and_limits() {
     assert_eq!(node.streams.delete("/", "b"), Err(TopicFault::Unknown("b".into())));
     assert!(node.streams.create("other", "a", 1, TopicConfig::default()).is_ok());
     assert_eq!(node.streams.topics("/").len(), 2);
+}
+
+#[test]
+fn a_topic_among_very_many_groups_is_deleted_in_no_time() {
+    let node = Node::new();
+    let committed = |at| Committed { offset: 1, leader_epoch: -1, metadata: "".into(), at, ends: None };
+    let commits = |group: &str, topic: &str| {
+        node.streams.commit("/", group, vec![(topic.into(), 0, committed(NOW))], Committer::Standalone).unwrap();
+    };
+    node.topic("t", 1);
+    (0..20_000).for_each(|n| commits(&format!("g{n}"), "t"));
+    let topics: Vec<String> = (0..1_000).map(|n| format!("t{n}")).collect();
+    for topic in &topics {
+        node.topic(topic, 1);
+        commits("g7", topic);
+    }
+    let begun = std::time::Instant::now();
+    for topic in &topics {
+        assert_eq!(node.streams.positions_in("/", topic).len(), 1);
+        node.streams.delete("/", topic).unwrap();
+    }
+    // Whoever looks at all groups for each looks forty million times.
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    assert_eq!((node.streams.offsets_kept(), node.streams.all_committed("/", "g7").len()), (20_000, 1));
+    let last = node.streams.delete("/", "t").unwrap();
+    while node.streams.journal.durable() < last {
+        let _ = node.engine.commit_once();
+    }
+    node.sync();
+    assert_eq!((node.streams.offsets_kept(), node.killed().streams.groups_with_offsets("/")), (0, vec![]));
 }
