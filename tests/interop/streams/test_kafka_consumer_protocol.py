@@ -9,6 +9,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka import admin as librdkafka
 
 from broker import Waypost
+from test_kafka_hostile import Answer, Peer, request, uvarint
 from topics import KAFKA, make, until
 
 
@@ -34,18 +35,22 @@ class Member(threading.Thread):
         self.parts: set[tuple[str, int]] = set()
         self.got: list[tuple[int, bytes]] = []
         self.errors: list = []
+        self.changes = 0
         self.leaves = threading.Event()
         self.consumer.subscribe(topics, on_assign=self.assigned, on_revoke=self.revoked, on_lost=self.lost)
         self.start()
 
     def assigned(self, consumer, parts) -> None:
         self.parts |= {(p.topic, p.partition) for p in parts}
+        self.changes += 1
 
     def revoked(self, consumer, parts) -> None:
         self.parts -= {(p.topic, p.partition) for p in parts}
+        self.changes += 1
 
     def lost(self, consumer, parts) -> None:
         self.parts.clear()
+        self.changes += 1
 
     def run(self) -> None:
         while not self.leaves.is_set():
@@ -188,20 +193,57 @@ def test_kinds_do_not_mix_and_administrators_see_them(node, name):
     classic.leave()
 
 
-def test_members_join_again_after_a_restart(server, name):
+def epochs(node: Waypost, group: str) -> dict[bytes, int]:
+    """The epoch of each member, as ConsumerGroupDescribe says it: no client shows them."""
+    names = uvarint(2) + uvarint(len(group) + 1) + group.encode()
+    answer = Answer(Peer(node).ask(request((69, 0), names + b"\0\0")))
+    answer.number(">i"), answer.uvarint()
+    assert answer.number(">h") == 0
+    [answer.text() for _ in range(3)]
+    answer.number(">i"), answer.number(">i"), answer.text()
+    told = {}
+    for _ in range(answer.uvarint() - 1):
+        member, _, _ = [answer.text() for _ in range(3)]
+        told[member] = answer.number(">i")
+        answer.text(), answer.text()
+        [answer.text() for _ in range(answer.uvarint() - 1)]
+        answer.text()
+        for _ in range(2):
+            for _ in range(answer.uvarint() - 1):
+                answer.number("16s"), answer.text()
+                [answer.number(">i") for _ in range(answer.uvarint() - 1)]
+                answer.uvarint()
+            answer.uvarint()
+        answer.uvarint()
+    return told
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_members_go_on_after_a_crash_where_they_were(server, name, instances):
     one = server(*KAFKA)
     one.start()
     make(one, "t", 4)
-    members = [Member(one, "g", ["t"], **{"auto.commit.interval.ms": 100}) for _ in range(2)]
+    options = [{"group.instance.id": f"i{n}"} if instances else {} for n in range(2)]
+    members = [Member(one, "g", ["t"], **{"auto.commit.interval.ms": 100} | more) for more in options]
     until(lambda: [len(m.parts) for m in members] == [2, 2])
-    produce(one, "t", range(40), 4)
-    until(lambda: sum(len(m.got) for m in members) == 40)
-    time.sleep(1)
-    one.kill()
-    one.start()
-    until(lambda: [len(m.parts) for m in members] == [2, 2] and not members[0].parts & members[1].parts)
-    produce(one, "t", range(40, 80), 4)
-    until(lambda: len({v for m in members for _, v in m.got}) == 80)
-    for member in members:
+    before, parts, changes = epochs(one, "g"), [set(m.parts) for m in members], [m.changes for m in members]
+    assert len(before) == 2 and len(set(before.values())) == 1
+    for n in range(3):
+        values = range(40 * n, 40 * n + 40)
+        produce(one, "t", values, 4)
+        until(lambda: len({v for m in members for _, v in m.got}) == 40 * n + 40)
+        one.kill()
+        one.start()
+        # Nobody has joined again: they are at their epochs before they have said a word.
+        assert epochs(one, "g") == before
+    produce(one, "t", range(120, 160), 4)
+    until(lambda: len({v for m in members for _, v in m.got}) == 160)
+    # Longer than the interval of heartbeats: all have spoken.
+    time.sleep(7)
+    assert epochs(one, "g") == before
+    assert ([m.parts for m in members], [m.changes for m in members]) == (parts, changes)
+    newcomer = Member(one, "g", ["t"])
+    until(lambda: len(newcomer.parts) == 1 and sum(len(m.parts) for m in members) == 3)
+    for member in [newcomer, *members]:
         member.leave()
     assert one.stop() == 0, one.tail()

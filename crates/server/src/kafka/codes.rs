@@ -171,5 +171,7 @@ pub(super) fn of_group(fault: GroupFault) -> i16 {
         GroupFault::StaleEpoch => STALE_MEMBER_EPOCH,
         GroupFault::UnsupportedAssignor => UNSUPPORTED_ASSIGNOR,
         GroupFault::UnreleasedInstance => UNRELEASED_INSTANCE_ID,
+        // Tried again.
+        GroupFault::Journal(_) => COORDINATOR_NOT_AVAILABLE,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use waypost_broker::topology::{AclOperation, AclResource};
 use waypost_kafka::messages::groups::*;
 use waypost_kafka::wire::{Malformed, Uuid};
+use waypost_model::Lsn;
 use waypost_stream::groups::{
     ConsumerGroupView, ConsumerMemberView, Described, GroupFault, HEARTBEAT_INTERVAL_MS, Heartbeat, Parts, Resolved,
     TooLong, Wanted, Who,
@@ -25,22 +26,23 @@ const CONSUMER: i8 = 1;
 impl Session {
     pub(super) fn consumer_group_heartbeat(&self, ask: &Ask<'_>) -> Result<Answer, Malformed> {
         let request: ConsumerGroupHeartbeatRequest = ask.read()?;
-        let response = match self.beat(ask, request) {
-            Ok(response) => response,
-            Err((error_code, message)) => ConsumerGroupHeartbeatResponse {
-                error_code,
-                error_message: message.map(Into::into),
-                ..ConsumerGroupHeartbeatResponse::default()
-            },
+        let failed = |(error_code, message): (i16, Option<String>)| ConsumerGroupHeartbeatResponse {
+            error_code,
+            error_message: message.map(Into::into),
+            ..ConsumerGroupHeartbeatResponse::default()
         };
-        Ok(ask.now(&response))
+        // What a member is told, a crash must not take back.
+        Ok(match self.beat(ask, request) {
+            Ok((response, lsn)) => ask.after(lsn, &response),
+            Err(error) => ask.now(&failed(error)),
+        })
     }
 
     fn beat(
         &self,
         ask: &Ask<'_>,
         request: ConsumerGroupHeartbeatRequest,
-    ) -> Result<ConsumerGroupHeartbeatResponse, (i16, Option<String>)> {
+    ) -> Result<(ConsumerGroupHeartbeatResponse, Option<Lsn>), (i16, Option<String>)> {
         let refused = self.group_code(&request.group_id);
         if refused != codes::NONE {
             return Err((refused, None));
@@ -66,13 +68,14 @@ impl Session {
         let resolved = wanted.map(|wanted| Resolved { version, ..self.resolve(wanted) });
         let beaten = groups.consumer_heartbeat(&self.vhost, &group, beat, resolved, now);
         let beaten = beaten.map_err(|fault: GroupFault| (codes::of_group(fault), Some(fault.to_string())))?;
-        Ok(ConsumerGroupHeartbeatResponse {
+        let response = ConsumerGroupHeartbeatResponse {
             member_id: Some(beaten.member_id),
             member_epoch: beaten.epoch,
             heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
             assignment: beaten.assignment.map(|parts| Box::new(Assignment { topic_partitions: told(parts) })),
             ..ConsumerGroupHeartbeatResponse::default()
-        })
+        };
+        Ok((response, beaten.lsn))
     }
 
     /// The topics that a group is to know.

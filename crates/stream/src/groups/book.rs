@@ -121,12 +121,14 @@ impl<G: Kept> Book<G> {
         }
     }
 
-    /// Does what is due in those groups where anything is; whose members have come, or all gone, goes to `changed`.
-    pub fn tick(&mut self, now: Millis, changed: &mut BTreeSet<Name>) {
+    /// Does what is due in those groups where anything is, and `then` something with each; whose members have come, or all
+    /// gone, goes to `changed`.
+    pub fn tick(&mut self, now: Millis, changed: &mut BTreeSet<Name>, mut then: impl FnMut(&Name, &mut G)) {
         let due: Vec<Name> = self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, name)| name.clone()).collect();
         for name in due {
             let Some(entry) = self.groups.get_mut(&name) else { continue };
             entry.group.tick(now);
+            then(&name, &mut entry.group);
             let has_members = entry.group.has_members();
             if has_members != entry.told || has_members != entry.populated {
                 changed.insert(name.clone());

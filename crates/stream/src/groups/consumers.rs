@@ -4,7 +4,7 @@ use waypost_model::Millis;
 
 use super::book::Kept;
 use super::consumer::{Beaten, ConsumerGroup, Heartbeat, Resolved, Wanted};
-use super::{GROUPS_MAX, GroupFault, Groups, State, name, room};
+use super::{GROUPS_MAX, GroupFault, Groups, Inner, State, name, room};
 
 impl Groups {
     /// Does something with a group of the newer protocol, if there is one with members.
@@ -60,20 +60,27 @@ impl Groups {
         if beat.epoch >= 0 && (beat.names.is_some() || beat.epoch == 0) && !inner.has_room(&key, beat.bytes(), before) {
             return Err(GroupFault::GroupFull);
         }
-        let new_id = inner.new_id(&beat.who);
+        let new_id = inner.new_consumer_id(&beat.who);
+        let Inner { groups, consumers, keeper, .. } = &mut *inner;
+        let speak = |known: &mut ConsumerGroup| {
+            let beaten = known.beat(beat, new_id, resolved, now);
+            // In the journal it stands before whoever is told.
+            let lsn = keeper.keep_consumers(&key, known);
+            Ok(Beaten { lsn: lsn?, ..beaten? })
+        };
         if told {
-            let beaten = inner.consumers.change(&key, now, |known| known.beat(beat, new_id, resolved, now));
-            if inner.consumers.has_members(&key) {
+            let beaten = consumers.change(&key, now, speak);
+            if consumers.has_members(&key) {
                 // One that was empty makes way.
-                inner.groups.forget(&key);
+                groups.forget(&key);
             }
             return beaten;
         }
         // Most only say that they are there: nothing of the others is looked at for that.
-        let known = inner.consumers.get_mut(&key).ok_or(GroupFault::UnknownMember)?;
-        let beaten = known.beat(beat, new_id, resolved, now);
+        let known = consumers.get_mut(&key).ok_or(GroupFault::UnknownMember)?;
+        let beaten = speak(known);
         let due = beaten.as_ref().ok().and_then(|beaten| known.due_of(&beaten.member_id));
-        due.into_iter().for_each(|at| inner.consumers.due_by(&key, at));
+        due.into_iter().for_each(|at| consumers.due_by(&key, at));
         beaten
     }
 

@@ -1,49 +1,107 @@
 //! Groups beyond a restart. Who does not hear of it goes on reading and committing after it as before: members would have to
 //! join again otherwise, what they have in hand could not be committed, and programs that do not expect that end.
 //!
-//! A group is written when its members have been told what to read, before they are: in the journal it then stands before
-//! whatever they commit. So after a crash nobody of an earlier generation may commit behind a later one.
+//! A classic group is written whole when its members have been told what to read, before they are: in the journal it then stands
+//! before whatever they commit. So after a crash nobody of an earlier generation may commit behind a later one.
+//!
+//! Of a group of the newer protocol what changes is written when it does, and whoever is to be told of it is told once that is
+//! durable: a crash takes back nothing that a member goes by, so no partition has two owners after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use waypost_model::journal::{Journal, Op};
+use waypost_model::journal::{AppendError, Journal, Op};
 use waypost_model::{Lsn, Millis};
 
 use super::book::Name;
+use super::consumer::{ConsumerGroup, Piece, Pieces};
 use super::group::Group;
 use super::{Groups, name};
 use crate::codec::{Malformed, Reader, Writer};
 
-/// A group that was kept.
-#[derive(Debug)]
-pub(crate) struct Recalled {
-    name: Name,
-    kept: Box<[u8]>,
+/// The kinds of definitions by which groups are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kinds {
+    /// A classic group.
+    pub classic: u8,
+    /// The epochs of a group of the newer protocol.
+    pub epochs: u8,
+    /// What one of its members has said.
+    pub said: u8,
+    /// What one of its members has.
+    pub has: u8,
 }
 
-/// What the definition of a group's members begins with.
-fn key(kind: u8, (vhost, group): &Name) -> Box<[u8]> {
+impl Kinds {
+    /// What the definition of a piece of a group begins with.
+    fn key(&self, (vhost, group): &Name, piece: &Piece) -> Box<[u8]> {
+        let (kind, member) = match piece {
+            Piece::Epochs => (self.epochs, None),
+            Piece::Said(id) => (self.said, Some(id)),
+            Piece::Has(id) => (self.has, Some(id)),
+        };
+        let w = Writer::beginning(&[kind]).bytes(vhost.as_bytes()).bytes(group.as_bytes());
+        member.into_iter().fold(w, |w, id| w.bytes(id.as_bytes())).finish()
+    }
+}
+
+/// What the definition of a classic group begins with.
+fn classic_key(kind: u8, (vhost, group): &Name) -> Box<[u8]> {
     Writer::beginning(&[kind]).bytes(vhost.as_bytes()).bytes(group.as_bytes()).finish()
 }
 
+/// The groups that were kept.
+#[derive(Debug, Default)]
+pub(crate) struct Recalled {
+    classic: BTreeMap<Name, Box<[u8]>>,
+    /// Of those of the newer protocol what was read so far, and those that were put together.
+    pub(super) pieces: BTreeMap<Name, Pieces>,
+    consumers: Vec<(Name, ConsumerGroup)>,
+}
+
 impl Recalled {
-    /// Reads a definition.
-    pub fn read(key: &[u8], value: &[u8]) -> Result<Recalled, Malformed> {
-        let mut k = Reader(key.get(1..).ok_or(Malformed)?);
+    /// Reads a definition of one of these kinds.
+    pub fn read(&mut self, kinds: &Kinds, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
+        let (kind, rest) = key.split_first().ok_or(Malformed)?;
+        let mut k = Reader(rest);
         let name = name(k.text()?, k.text()?);
+        let piece = match *kind {
+            kind if kind == kinds.classic => None,
+            kind if kind == kinds.epochs => Some(Piece::Epochs),
+            kind if kind == kinds.said => Some(Piece::Said(k.text()?.into())),
+            kind if kind == kinds.has => Some(Piece::Has(k.text()?.into())),
+            _ => return Err(Malformed),
+        };
         k.end()?;
-        Group::recalled(value, Millis(0))?;
-        Ok(Recalled { name, kept: value.into() })
+        match piece {
+            Some(piece) => drop(self.pieces.entry(name).or_default().insert(piece, value.into())),
+            None => {
+                Group::recalled(value, Millis(0))?;
+                self.classic.insert(name, value.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// All were read.
+    ///
+    /// # Errors
+    /// They do not fit each other.
+    pub fn put_together(&mut self) -> Result<(), Malformed> {
+        for (name, pieces) in std::mem::take(&mut self.pieces) {
+            self.consumers.push((name, ConsumerGroup::recalled(pieces)?));
+        }
+        Ok(())
     }
 }
 
 /// Writes down what is to be kept.
 #[derive(Default)]
 pub(super) struct Keeper {
-    /// Where to, and as what kind of definition; without it nothing is kept.
-    journal: Option<(Arc<dyn Journal>, u8)>,
+    /// Where to, and as which definitions; without it nothing is kept.
+    journal: Option<(Arc<dyn Journal>, Kinds)>,
+    /// The classic groups that are.
     names: BTreeSet<Name>,
 }
 
@@ -54,7 +112,7 @@ impl fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    /// Keeps a group as it is. What the journal does not take is not kept: its members join again.
+    /// Keeps a classic group as it is. What the journal does not take is not kept: its members join again.
     pub fn keep(&mut self, name: &Name, group: &Group) {
         let Some(kept) = group.to_keep() else { return self.forget(name) };
         if self.define(name, Some(kept)).is_some() {
@@ -70,28 +128,48 @@ impl Keeper {
     }
 
     fn define(&self, name: &Name, value: Option<Box<[u8]>>) -> Option<Lsn> {
-        let (journal, kind) = self.journal.as_ref()?;
-        journal.append(vec![Op::Define { key: key(*kind, name), value }]).ok()
+        let (journal, kinds) = self.journal.as_ref()?;
+        journal.append(vec![Op::Define { key: classic_key(kinds.classic, name), value }]).ok()
+    }
+
+    /// Keeps what has changed in a group of the newer protocol; what must be durable before anybody is told anything of it.
+    ///
+    /// # Errors
+    /// The journal takes nothing.
+    pub fn keep_consumers(&self, name: &Name, group: &mut ConsumerGroup) -> Result<Option<Lsn>, AppendError> {
+        if let Some((journal, kinds)) = &self.journal {
+            let define = |(piece, value)| Op::Define { key: kinds.key(name, &piece), value };
+            let ops: Vec<Op> = group.to_keep().into_iter().map(define).collect();
+            if !ops.is_empty() {
+                group.lsn = Some(journal.append(ops)?);
+            }
+        }
+        group.kept();
+        Ok(group.lsn)
     }
 }
 
 impl Groups {
-    /// The groups that were kept, which are kept from now on: as definitions of this kind. `seed`: as for [`Groups::new`].
+    /// The groups that were kept, which are kept from now on: as definitions of these kinds. `seed`: as for [`Groups::new`].
     pub(crate) fn recall(
         seed: u64,
         journal: Arc<dyn Journal>,
-        kind: u8,
-        kept: Vec<Recalled>,
+        kinds: Kinds,
+        recalled: Recalled,
         now: Millis,
     ) -> Result<Groups, Malformed> {
         let groups = Groups::new(seed);
         let mut inner = groups.lock();
-        for Recalled { name, kept } in kept {
+        for (name, kept) in recalled.classic {
             let group = Group::recalled(&kept, now)?;
             inner.groups.change(&name, now, |g| *g = group);
             inner.keeper.names.insert(name);
         }
-        inner.keeper.journal = Some((journal, kind));
+        for (name, mut group) in recalled.consumers {
+            group.resume(now);
+            inner.consumers.change(&name, now, |g| *g = group);
+        }
+        inner.keeper.journal = Some((journal, kinds));
         drop(inner);
         Ok(groups)
     }

@@ -2,8 +2,8 @@
 //! the partitions, all are told; in the newer one ([`ConsumerGroupView`]) the server deals out. Whoever is silent for too long
 //! is out. A group is of one kind while it has members.
 //!
-//! Classic groups are kept, so that a restart is nothing to their members; those of the newer protocol live in memory and their
-//! members join again. What they have committed is durable, see [`crate::streams::Streams::commit`].
+//! Groups are kept, so that a restart is nothing to their members. What they have committed is durable, see
+//! [`crate::streams::Streams::commit`].
 
 mod answers;
 mod book;
@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waypost_model::Millis;
+use waypost_model::journal::AppendError;
 
 pub use consumer::{
     ASSIGNORS, Beaten, ConsumerGroupView, ConsumerMemberView, HEARTBEAT_INTERVAL_MS, Heartbeat, Parts, Resolved, Wanted,
@@ -37,7 +38,7 @@ use book::{Book, Kept, Name};
 use consumer::ConsumerGroup;
 use group::Group;
 use keeper::Keeper;
-pub(crate) use keeper::Recalled;
+pub(crate) use keeper::{Kinds, Recalled};
 
 /// Most groups of a node.
 pub const GROUPS_MAX: usize = 100_000;
@@ -110,6 +111,9 @@ pub enum GroupFault {
     /// The instance has a member that is there.
     #[error("the instance has a member that has not left")]
     UnreleasedInstance,
+    /// The journal takes nothing.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
 }
 
 /// A group, for those who look.
@@ -406,9 +410,12 @@ impl Groups {
         let mut inner = self.lock();
         let Inner { groups, consumers, keeper, .. } = &mut *inner;
         let mut changed = BTreeSet::new();
-        groups.tick(now, &mut changed);
+        groups.tick(now, &mut changed, |_, _| ());
         changed.iter().filter(|name| !groups.has_members(name)).for_each(|name| keeper.forget(name));
-        consumers.tick(now, &mut changed);
+        // What the journal does not take is told to it with the next change.
+        consumers.tick(now, &mut changed, |name, group| {
+            let _ = keeper.keep_consumers(name, group);
+        });
         #[cfg(test)]
         {
             groups.check();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::book::Name;
-use super::consumer::Heartbeat;
+use super::consumer::{Heartbeat, MEMBER_ID_BYTES_MAX};
 use super::member::{Join, Member, Sync, Who};
 use super::{GroupFault, Inner};
 
@@ -80,6 +80,13 @@ impl Inner {
     pub(super) fn new_id(&mut self, who: &Who) -> Box<str> {
         self.ids += 1;
         format!("{}-{:08x}-{:x}", who.client_id, self.seed as u32, self.ids).into()
+    }
+
+    /// The id of a new member of the newer protocol. Its client may have a long name.
+    pub(super) fn new_consumer_id(&mut self, who: &Who) -> Box<str> {
+        Some(self.new_id(who))
+            .filter(|id| id.len() <= MEMBER_ID_BYTES_MAX)
+            .unwrap_or_else(|| self.new_id(&Who::default()))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::tests::{NOW, Node};
 use super::*;
-use crate::groups::{GroupFault, Groups, Join, Joined, Leaving, State, Sync as Syncing, Who};
+use crate::groups::{
+    Beaten, GroupFault, Groups, Heartbeat, Join, Joined, Leaving, Parts, Resolved, State, Sync as Syncing, Who,
+};
 
 const SESSION_MS: i32 = 10_000;
 
@@ -168,4 +170,50 @@ fn whoever_was_still_joining_joins_again() {
     let [again] = &stable(&groups, "g", vec![join("", None)], 400)[..] else { panic!() };
     let state = groups.describe("/", "g", usize::MAX).unwrap().unwrap().view.state;
     assert_eq!((again.generation, state), (1, State::Stable));
+}
+
+/// A heartbeat of the newer protocol, with what is known of topic `t`.
+fn speaks(node: &Node, groups: &Groups, id: &str, epoch: i32, ms: u64) -> Result<Beaten, GroupFault> {
+    let joins = epoch == 0;
+    let beat = Heartbeat {
+        member_id: id.into(),
+        epoch,
+        names: joins.then(|| vec!["t".into()]),
+        owned: joins.then(Parts::new),
+        rebalance_timeout_ms: joins.then_some(30_000),
+        ..Heartbeat::default()
+    };
+    let resolved = groups.wants("/", "g", &beat, node.streams.version(), at(ms)).map(|wanted| {
+        let topic = node.streams.topic("/", "t").unwrap();
+        let topics = [("t".into(), (topic.id, topic.partitions().len() as u32))].into();
+        Resolved { wanted, topics, version: node.streams.version(), ..Resolved::default() }
+    });
+    groups.consumer_heartbeat("/", "g", beat, resolved, at(ms))
+}
+
+#[test]
+fn members_of_the_newer_protocol_go_on_after_a_crash_with_all_that_they_were_told() {
+    let node = Node::new();
+    node.topic("t", 4);
+    let groups = node.groups(0);
+    assert_eq!(speaks(&node, &groups, "a", 0, 0).unwrap().epoch, 1);
+    let told = speaks(&node, &groups, "b", 0, 1).unwrap();
+    node.sync();
+    assert!(told.lsn.is_some_and(|lsn| node.streams.journal.durable() >= lsn));
+    let before = groups.describe_consumers("/", "g", usize::MAX).unwrap();
+    // It is heard, and nobody is told of it before it is durable.
+    let lost = speaks(&node, &groups, "c", 0, 2).unwrap();
+    assert!(lost.lsn.is_some_and(|lsn| node.streams.journal.durable() < lsn));
+    let node = node.killed();
+    let groups = node.groups(3);
+    assert_eq!(groups.describe_consumers("/", "g", usize::MAX).unwrap(), before);
+    assert_eq!(groups.tick(at(4)).changed.len(), 1, "it is noted that the group has members");
+    assert_eq!(speaks(&node, &groups, "c", lost.epoch, 5), Err(GroupFault::UnknownMember));
+    let [a, b] = [speaks(&node, &groups, "a", 1, 5), speaks(&node, &groups, "b", told.epoch, 5)];
+    assert_eq!((a.unwrap().epoch, b.unwrap().epoch), (1, told.epoch));
+    for id in ["a", "b"] {
+        speaks(&node, &groups, id, -1, 6).unwrap();
+    }
+    let (_node, groups) = node.restarted(7);
+    assert!(groups.describe_consumers("/", "g", usize::MAX).unwrap().is_none(), "all have left");
 }

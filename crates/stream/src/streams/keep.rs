@@ -8,6 +8,7 @@ use waypost_model::journal::Op;
 use super::{Cell, Topic};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::config::TopicConfig;
+use crate::groups::Kinds;
 use crate::partition::{Compacted, Snapshot};
 
 pub(super) const KEYS: std::ops::RangeInclusive<u8> = 0xd0..=0xdf;
@@ -22,7 +23,9 @@ pub(super) const ADDITION: u8 = 0xd7;
 pub(super) const TRANSACTION: u8 = 0xd8;
 pub(super) const PENDING_OFFSET: u8 = 0xd9;
 pub(super) const GROUP: u8 = 0xda;
-pub(super) const MEMBERS: u8 = 0xdb;
+/// Groups with members: of the classic protocol, and of the newer one.
+pub(super) const GROUPS: std::ops::RangeInclusive<u8> = 0xdb..=0xde;
+pub(super) const GROUP_KINDS: Kinds = Kinds { classic: 0xdb, epochs: 0xdc, said: 0xdd, has: 0xde };
 pub(super) const FORMAT: u64 = 1;
 /// Of an offset with a time of its own at which it ends.
 pub(super) const FORMAT_ENDING: u64 = 2;

@@ -102,7 +102,7 @@ pub struct Streams {
     version: AtomicU64,
     offsets: Mutex<Offsets>,
     /// Taken once, after the start.
-    kept_groups: Mutex<Vec<Recalled>>,
+    kept_groups: Mutex<Recalled>,
     /// How many offsets have expired since the start.
     offsets_expired: AtomicU64,
     producer_ids: Mutex<ProducerIds>,

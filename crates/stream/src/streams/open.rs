@@ -77,7 +77,7 @@ struct Notes<'a> {
     stale: Vec<Op>,
     compacted: BTreeMap<QueueId, Compacted>,
     offsets: Offsets,
-    groups: Vec<Recalled>,
+    groups: Recalled,
     transactions: Transactions,
     /// What was added to open ones, by its numbers.
     additions: BTreeMap<Key, BTreeMap<u64, &'a [u8]>>,
@@ -109,7 +109,7 @@ impl<'a> Notes<'a> {
                 Some(&keep::OFFSET) => notes.offsets.recover(key, value)?,
                 Some(&keep::PENDING_OFFSET) => notes.offsets.recover_pending(key, value)?,
                 Some(&keep::GROUP) => notes.offsets.standings.recover(key, value)?,
-                Some(&keep::MEMBERS) => notes.groups.push(Recalled::read(key, value)?),
+                Some(kind) if keep::GROUPS.contains(kind) => notes.groups.read(&keep::GROUP_KINDS, key, value)?,
                 Some(&keep::ADDITION) => {
                     let (vhost, id, number) = keep::read_addition_key(key)?;
                     notes.additions.entry((vhost.into(), id.into())).or_default().insert(number, value);
@@ -128,6 +128,7 @@ impl<'a> Notes<'a> {
         for (key, all) in std::mem::take(&mut notes.additions) {
             notes.transactions.recover_additions(&key, &all)?;
         }
+        notes.groups.put_together()?;
         Ok(notes)
     }
 }
@@ -191,7 +192,7 @@ impl Streams {
     /// [`OpenError::Definition`].
     pub fn groups(&self, seed: u64, now: Millis) -> Result<Groups, OpenError> {
         let kept = std::mem::take(&mut *lock(&self.kept_groups));
-        Ok(Groups::recall(seed, Arc::clone(&self.journal), keep::MEMBERS, kept, now)?)
+        Ok(Groups::recall(seed, Arc::clone(&self.journal), keep::GROUP_KINDS, kept, now)?)
     }
 
     /// Where batches are read.

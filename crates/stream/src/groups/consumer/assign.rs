@@ -31,10 +31,14 @@ impl ConsumerGroup {
         } else {
             uniform(&classes, self.members.values().map(|m| &m.target))
         };
-        for (member, target) in self.members.values_mut().zip(targets) {
-            member.target = target;
+        for ((id, member), target) in self.members.iter_mut().zip(targets) {
+            if member.target != target {
+                member.target = target;
+                self.changes.has(id);
+            }
         }
         self.target_epoch = self.epoch;
+        self.changes.epochs();
     }
 
     fn classes(&self) -> Classes {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use waypost_model::Millis;
+use waypost_model::{Lsn, Millis};
 
 use super::super::{GroupFault, Who, room};
 use super::{ASSIGNORS, JOINS, LEAVES, LEAVES_FOR_A_WHILE, MEMBER_ID_BYTES_MAX, Parts, SESSION_TIMEOUT_MS};
@@ -71,6 +71,8 @@ pub struct Beaten {
     pub epoch: i32,
     /// What it is to have now: it lets go of everything else. `None`: as before.
     pub assignment: Option<Parts>,
+    /// What must be durable before it is told.
+    pub lsn: Option<Lsn>,
 }
 
 /// A member, for those who look.
@@ -106,6 +108,31 @@ pub(super) enum Phase {
     Unrevoked,
     /// It waits for others to let go.
     Unreleased,
+}
+
+/// What a heartbeat was about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// The member says something else of itself than before.
+    pub news: bool,
+    /// What is to be dealt out may be other for it.
+    pub deals: bool,
+}
+
+/// How far a member has been led, with what it has.
+#[derive(Debug)]
+pub(super) struct Led {
+    pub epoch: i32,
+    pub phase: Phase,
+    pub assigned: Parts,
+    pub revoking: Parts,
+}
+
+/// Puts something in a place, if there is anything; whether something else was there.
+fn set<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
+    let Some(value) = value.filter(|value| value != place) else { return false };
+    *place = value;
+    true
 }
 
 #[derive(Debug)]
@@ -195,34 +222,31 @@ impl Member {
         self.until = now.plus(SESSION_TIMEOUT_MS);
     }
 
-    /// Takes over what it says; whether that changes what is to be dealt out.
-    pub fn take_in(&mut self, beat: &Heartbeat, now: Millis) -> bool {
+    /// Takes over what it says.
+    pub fn take_in(&mut self, beat: &Heartbeat, now: Millis) -> Taken {
         self.until = now.plus(SESSION_TIMEOUT_MS);
-        self.who = beat.who.clone();
-        let mut changed = self.previous_epoch == LEAVES;
-        if changed {
+        let mut deals = set(&mut self.names, beat.names.as_ref().map(|names| names.iter().cloned().collect()));
+        deals |= set(&mut self.pattern, beat.pattern.clone());
+        deals |= set(&mut self.assignor, beat.assignor.clone().map(Some));
+        let mut news = deals | set(&mut self.who, Some(beat.who.clone()));
+        news |= set(&mut self.rebalance_ms, beat.rebalance_timeout_ms);
+        news |= set(&mut self.rack, beat.rack.clone().map(Some));
+        if self.previous_epoch == LEAVES {
             self.previous_epoch = JOINS;
+            deals = true;
         }
-        if let Some(ms) = beat.rebalance_timeout_ms {
-            self.rebalance_ms = ms;
-        }
-        if beat.rack.is_some() {
-            self.rack = beat.rack.clone();
-        }
-        if let Some(names) = &beat.names {
-            let names: BTreeSet<Arc<str>> = names.iter().cloned().collect();
-            changed |= names != self.names;
-            self.names = names;
-        }
-        if let Some(pattern) = &beat.pattern {
-            changed |= *pattern != self.pattern;
-            self.pattern = pattern.clone();
-        }
-        if beat.assignor.is_some() {
-            changed |= beat.assignor != self.assignor;
-            self.assignor = beat.assignor.clone();
-        }
-        changed
+        Taken { news, deals }
+    }
+
+    pub fn led(&self) -> Led {
+        let Member { epoch, phase, .. } = *self;
+        Led { epoch, phase, assigned: self.assigned.clone(), revoking: self.revoking.clone() }
+    }
+
+    /// Whether it is still as far.
+    pub fn is_led(&self, led: &Led) -> bool {
+        (self.epoch, self.phase) == (led.epoch, led.phase)
+            && (&self.assigned, &self.revoking) == (&led.assigned, &led.revoking)
     }
 
     pub fn view(&self, id: &str) -> ConsumerMemberView {

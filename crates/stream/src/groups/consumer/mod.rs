@@ -7,6 +7,9 @@
 
 mod assign;
 mod classes;
+mod kept;
+#[cfg(test)]
+mod kept_tests;
 mod member;
 mod reconcile;
 #[cfg(test)]
@@ -15,12 +18,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use waypost_model::Millis;
+use waypost_model::{Lsn, Millis};
 
 use super::book::Kept;
 use super::{GroupFault, MEMBERS_MAX};
 use crate::streams::TopicId;
 pub use assign::ASSIGNORS;
+use kept::{Changes, Fingerprint};
+pub(super) use kept::{Piece, Pieces};
 pub use member::{Beaten, ConsumerMemberView, Heartbeat};
 use member::{Member, Phase};
 
@@ -106,6 +111,13 @@ pub(super) struct ConsumerGroup {
     dealt_at: Option<Millis>,
     /// When that was found out, and of which version of the list of topics.
     resolved: Option<(Millis, u64)>,
+    /// What it is to be known by after a restart.
+    fingerprint: Fingerprint,
+    /// That is all that is known of them: there was a restart since.
+    is_recalled: bool,
+    changes: Changes,
+    /// What must be durable before anybody is told anything.
+    pub lsn: Option<Lsn>,
 }
 
 impl Kept for ConsumerGroup {
@@ -167,6 +179,10 @@ impl ConsumerGroup {
 
     /// Takes those topics out of `topics` that its members read.
     pub fn leave_unread(&self, topics: &mut BTreeSet<Arc<str>>) {
+        if self.is_recalled && self.members.values().any(|m| !m.pattern.is_empty()) {
+            // What matches is not known yet.
+            return topics.clear();
+        }
         let read = self.members.values().flat_map(|m| &m.names).chain(self.matches.values().flatten());
         for name in read {
             topics.remove(name);
@@ -205,26 +221,41 @@ impl ConsumerGroup {
         }
         self.check_limits(&beat)?;
         let id = if beat.epoch == JOINS { self.join(&beat, new_id, now)? } else { self.known(&beat)? };
-        let changed = self.members.get_mut(&id).is_some_and(|m| m.take_in(&beat, now));
+        let taken = self.members.get_mut(&id).map(|m| m.take_in(&beat, now)).unwrap_or_default();
+        if taken.news {
+            self.changes.said(&id);
+        }
         let moved = resolved.is_some_and(|resolved| self.learn(resolved, now));
-        if changed || moved {
-            self.epoch = self.epoch.saturating_add(1);
+        if taken.deals || moved {
+            self.next_epoch();
         }
         if self.epoch > self.target_epoch && self.may_deal_out(now) {
             self.deal_out();
             self.dealt_at = Some(now);
         }
-        let before = self.members.get(&id).map(|m| m.assigned.clone());
+        let before = self.members.get(&id).map(Member::led);
         self.reconcile(&id, beat.owned.as_ref(), now);
         let member = self.members.get(&id).ok_or(GroupFault::UnknownMember)?;
+        if before.as_ref().is_none_or(|before| !member.is_led(before)) {
+            self.changes.has(&id);
+        }
         // Who tells what it has may not have heard the last answer.
-        let tells = beat.owned.is_some() || before.as_ref() != Some(&member.assigned);
-        Ok(Beaten { epoch: member.epoch, assignment: tells.then(|| member.assigned.clone()), member_id: id })
+        let tells = beat.owned.is_some() || before.is_none_or(|before| before.assigned != member.assigned);
+        let assignment = tells.then(|| member.assigned.clone());
+        Ok(Beaten { epoch: member.epoch, assignment, member_id: id, lsn: None })
+    }
+
+    fn next_epoch(&mut self) {
+        self.epoch = self.epoch.saturating_add(1);
+        self.changes.epochs();
     }
 
     /// Whether it is time to deal out. A group of very many partitions does so for several changes at once, so that members
     /// that come and go do not keep everybody from getting on.
     fn may_deal_out(&self, now: Millis) -> bool {
+        if self.is_recalled {
+            return false;
+        }
         let partitions: u64 = self.topics.values().map(|(_, count)| u64::from(*count)).sum();
         let pause = if partitions > MANY_PARTITIONS { partitions / PARTITIONS_PER_MS } else { 0 };
         self.dealt_at.is_none_or(|at| at.plus(pause) <= now)
@@ -242,7 +273,15 @@ impl ConsumerGroup {
         let names: BTreeSet<&Arc<str>> =
             self.members.values().flat_map(|m| &m.names).chain(matches.values().flatten()).collect();
         topics.retain(|name, _| names.contains(name));
-        let moved = (&topics, &matches) != (&self.topics, &self.matches);
+        let moved = if self.is_recalled {
+            Fingerprint::of(&topics, &matches) != self.fingerprint
+        } else {
+            (&topics, &matches) != (&self.topics, &self.matches)
+        };
+        if moved {
+            self.fingerprint = Fingerprint::of(&topics, &matches);
+        }
+        self.is_recalled = false;
         (self.topics, self.matches) = (topics, matches);
         moved
     }
@@ -279,7 +318,8 @@ impl ConsumerGroup {
             self.members.remove(&holder);
             let owned = again.assigned.iter().flat_map(|(topic, all)| all.iter().map(|p| (*topic, *p)));
             self.owners.extend(owned.map(|part| (part, id.clone())));
-            self.take_place(&id, again);
+            self.changes.gone(&holder);
+            self.admit(&id, again);
             return Ok(id);
         }
         if let Some(member) = self.members.get(&id) {
@@ -287,13 +327,20 @@ impl ConsumerGroup {
                 return Err(GroupFault::FencedInstance);
             }
             self.release_all(&id);
+            self.changes.has(&id);
             return Ok(id);
         }
         if self.members.len() >= MEMBERS_MAX {
             return Err(GroupFault::GroupFull);
         }
-        self.take_place(&id, Member::new(beat.instance.clone(), now));
+        self.admit(&id, Member::new(beat.instance.clone(), now));
         Ok(id)
+    }
+
+    fn admit(&mut self, id: &str, member: Member) {
+        self.changes.said(id);
+        self.changes.has(id);
+        self.take_place(id, member);
     }
 
     fn take_place(&mut self, id: &str, member: Member) {
@@ -339,11 +386,12 @@ impl ConsumerGroup {
         } else {
             // Its place and what it had is kept for who comes as the same instance; what it was to give up is free.
             self.release_revoking(id);
+            self.changes.has(id);
             if let Some(member) = self.members.get_mut(id) {
                 member.leave_for_a_while(now);
             }
         }
-        Ok(Beaten { member_id: id.clone(), epoch: beat.epoch, assignment: None })
+        Ok(Beaten { member_id: id.clone(), epoch: beat.epoch, assignment: None, lsn: None })
     }
 
     fn remove(&mut self, id: &str) {
@@ -352,7 +400,8 @@ impl ConsumerGroup {
         if let Some(instance) = member.instance {
             self.instances.remove(&instance);
         }
-        self.epoch = self.epoch.saturating_add(1);
+        self.changes.gone(id);
+        self.next_epoch();
     }
 
     /// Whether a member of that epoch may commit, or look at what was committed.

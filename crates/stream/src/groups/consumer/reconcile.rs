@@ -33,7 +33,7 @@ fn has(parts: &Parts, topic: TopicId, partition: i32) -> bool {
     parts.get(&topic).is_some_and(|all| all.contains(&partition))
 }
 
-fn each(parts: &Parts) -> impl Iterator<Item = (TopicId, i32)> + '_ {
+pub(super) fn each(parts: &Parts) -> impl Iterator<Item = (TopicId, i32)> + '_ {
     parts.iter().flat_map(|(topic, all)| all.iter().map(|p| (*topic, *p)))
 }
 

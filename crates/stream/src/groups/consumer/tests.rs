@@ -1,18 +1,19 @@
 //! Groups of the newer protocol as scripts, and as random histories.
 
+use super::kept_tests::{KINDS, Memory};
 use super::*;
-use crate::groups::{Committer, Groups, Join, Who};
+use crate::groups::{Committer, Groups, Join, Recalled, Who};
 
-const T: Millis = Millis(1_000_000);
-const G: &str = "g";
-const TOPIC: TopicId = TopicId([7; 16]);
-const OTHER: TopicId = TopicId([8; 16]);
+pub(super) const T: Millis = Millis(1_000_000);
+pub(super) const G: &str = "g";
+pub(super) const TOPIC: TopicId = TopicId([7; 16]);
+pub(super) const OTHER: TopicId = TopicId([8; 16]);
 
-fn at(ms: u64) -> Millis {
+pub(super) fn at(ms: u64) -> Millis {
     T.plus(ms)
 }
 
-fn joins(id: &str) -> Heartbeat {
+pub(super) fn joins(id: &str) -> Heartbeat {
     Heartbeat {
         member_id: id.into(),
         rebalance_timeout_ms: Some(30_000),
@@ -22,23 +23,26 @@ fn joins(id: &str) -> Heartbeat {
     }
 }
 
-fn beat(id: &str, epoch: i32) -> Heartbeat {
+pub(super) fn beat(id: &str, epoch: i32) -> Heartbeat {
     Heartbeat { member_id: id.into(), epoch, ..Heartbeat::default() }
 }
 
-fn has(id: &str, epoch: i32, partitions: &[i32]) -> Heartbeat {
+pub(super) fn has(id: &str, epoch: i32, partitions: &[i32]) -> Heartbeat {
     let owned = Parts::from([(TOPIC, partitions.iter().copied().collect())]);
     Heartbeat { owned: Some(owned), ..beat(id, epoch) }
 }
 
-struct World {
-    groups: Groups,
-    topics: BTreeMap<Arc<str>, (TopicId, u32)>,
+pub(super) struct World {
+    pub groups: Groups,
+    pub topics: BTreeMap<Arc<str>, (TopicId, u32)>,
+    pub journal: Arc<Memory>,
 }
 
 impl World {
-    fn new(partitions: u32) -> World {
-        World { groups: Groups::new(7), topics: [("t".into(), (TOPIC, partitions))].into() }
+    pub fn new(partitions: u32) -> World {
+        let journal = Arc::new(Memory::default());
+        let groups = Groups::recall(7, Arc::clone(&journal) as _, KINDS, Recalled::default(), T).unwrap();
+        World { groups, topics: [("t".into(), (TOPIC, partitions))].into(), journal }
     }
 
     /// Another number when topics come or grow.
@@ -46,7 +50,7 @@ impl World {
         self.topics.values().map(|(_, count)| u64::from(*count)).sum()
     }
 
-    fn says(&self, beat: Heartbeat, ms: u64) -> Result<Beaten, GroupFault> {
+    pub fn says(&self, beat: Heartbeat, ms: u64) -> Result<Beaten, GroupFault> {
         let version = self.version();
         let resolved = self.groups.wants("/", G, &beat, version, at(ms)).map(|wanted| {
             // A pattern is a prefix here.
@@ -60,18 +64,18 @@ impl World {
     }
 
     /// Epoch and partitions of the topic; `None` where nothing is said of them.
-    fn told(&self, beat: Heartbeat, ms: u64) -> (i32, Option<Vec<i32>>) {
+    pub fn told(&self, beat: Heartbeat, ms: u64) -> (i32, Option<Vec<i32>>) {
         let beaten = self.says(beat, ms).unwrap();
         let of = |parts: Parts| parts.into_values().flatten().collect();
         (beaten.epoch, beaten.assignment.map(of))
     }
 
-    fn view(&self) -> ConsumerGroupView {
+    pub fn view(&self) -> ConsumerGroupView {
         self.groups.describe_consumers("/", G, usize::MAX).unwrap().unwrap().view
     }
 }
 
-fn some(partitions: &[i32]) -> Option<Vec<i32>> {
+pub(super) fn some(partitions: &[i32]) -> Option<Vec<i32>> {
     Some(partitions.to_vec())
 }
 
@@ -318,13 +322,14 @@ fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
-/// Whatever happens in whatever order, answers lost among it: no partition is had by two that the group takes for members, and
-/// once it is quiet everything is had, in even shares.
+/// Whatever happens in whatever order, answers lost among it, and crashes that leave less of the journal than was written but all
+/// that anybody was told of: no partition is had by two that the group takes for members, and once it is quiet everything is
+/// had, in even shares.
 #[test]
 fn random_histories() {
     for seed in 0..400_u64 {
         let mut next = random(seed);
-        let mut w = World::new(8);
+        let (mut w, mut told) = (World::new(8), 0);
         let mut clients: BTreeMap<String, Client> = BTreeMap::new();
         let mut now = 0;
         for step in 0..300 {
@@ -332,6 +337,14 @@ fn random_histories() {
             w.groups.tick(at(now));
             let id = format!("m{}", next(6));
             let quiet = step >= 220;
+            if step % 5 == 0 {
+                w.check_what_is_kept();
+            }
+            if seed % 2 == 1 && !quiet && next(20) == 0 {
+                let more = w.appends() - told;
+                w.restarts(told + next(more as u64 + 1) as usize, now);
+                w.check_what_is_kept();
+            }
             match (next(12), clients.get_mut(&id)) {
                 (0, _) if !quiet => w.topics = [("t".into(), (TOPIC, 4 + next(8) as u32))].into(),
                 (1, Some(_)) if !quiet => {
@@ -353,7 +366,10 @@ fn random_histories() {
                     let lost = !quiet && next(8) == 0;
                     match w.says(says, now) {
                         Ok(_) if lost => {}
-                        Ok(beaten) => client.hears(beaten),
+                        Ok(beaten) => {
+                            told = told.max(beaten.lsn.map_or(0, |lsn| lsn.0 as usize));
+                            client.hears(beaten);
+                        }
                         // It lets go of everything and joins again.
                         Err(_) => *client = Client::default(),
                     }
