@@ -37,7 +37,16 @@ pub(super) fn open(
 /// The groups that had members when the last node stopped.
 pub(super) fn groups(config: &Config, streams: &Streams, clock: Clock) -> Result<Groups, ServeError> {
     let path = config.server.data_dir.clone();
-    streams.groups(clock.now().0, clock.now()).map_err(|e| ServeError::Storage { path, why: e.to_string() })
+    let groups = streams.groups(clock.now().0, clock.now());
+    let groups = groups.map_err(|e| ServeError::Storage { path, why: e.to_string() })?;
+    for (vhost, group) in groups.unreadable() {
+        tracing::error!(
+            vhost = &*vhost,
+            group = &*group,
+            "who the group's members were cannot be read: they join again"
+        );
+    }
+    Ok(groups)
 }
 
 /// Looks after what is kept, until `stop` says so.

@@ -58,6 +58,9 @@ pub(crate) struct Recalled {
     /// Of those of the newer protocol what was read so far, and those that were put together.
     pub(super) pieces: BTreeMap<Name, Pieces>,
     consumers: Vec<(Name, ConsumerGroup)>,
+    /// Groups of which no sense can be made, with their pieces if they are of the newer protocol. A node starts without them: their
+    /// members join again, which is less than everybody's waiting for somebody to repair it.
+    unreadable: Vec<(Name, Option<Vec<Piece>>)>,
 }
 
 impl Recalled {
@@ -76,23 +79,21 @@ impl Recalled {
         k.end()?;
         match piece {
             Some(piece) => drop(self.pieces.entry(name).or_default().insert(piece, value.into())),
-            None => {
-                Group::recalled(value, Millis(0))?;
-                self.classic.insert(name, value.into());
-            }
+            None if Group::recalled(value, Millis(0)).is_err() => self.unreadable.push((name, None)),
+            None => drop(self.classic.insert(name, value.into())),
         }
         Ok(())
     }
 
     /// All were read.
-    ///
-    /// # Errors
-    /// They do not fit each other.
-    pub fn put_together(&mut self) -> Result<(), Malformed> {
+    pub fn put_together(&mut self) {
         for (name, pieces) in std::mem::take(&mut self.pieces) {
-            self.consumers.push((name, ConsumerGroup::recalled(pieces)?));
+            let known = pieces.keys().cloned().collect();
+            match ConsumerGroup::recalled(pieces) {
+                Ok(group) => self.consumers.push((name, group)),
+                Err(Malformed) => self.unreadable.push((name, Some(known))),
+            }
         }
-        Ok(())
     }
 }
 
@@ -103,6 +104,7 @@ pub(super) struct Keeper {
     journal: Option<(Arc<dyn Journal>, Kinds)>,
     /// The classic groups that are.
     names: BTreeSet<Name>,
+    unreadable: Vec<Name>,
 }
 
 impl fmt::Debug for Keeper {
@@ -169,8 +171,23 @@ impl Groups {
             group.resume(now);
             inner.consumers.change(&name, now, |g| *g = group);
         }
+        let keys = |(name, pieces): &(Name, Option<Vec<Piece>>)| match pieces {
+            None => vec![classic_key(kinds.classic, name)],
+            Some(pieces) => pieces.iter().map(|piece| kinds.key(name, piece)).collect(),
+        };
+        let gone = recalled.unreadable.iter().flat_map(keys).map(|key| Op::Define { key, value: None });
+        // What the journal does not take now it is told after the next start.
+        let gone: Vec<Op> = gone.collect();
+        let _ = if gone.is_empty() { None } else { journal.append(gone).ok() };
+        inner.keeper.unreadable = recalled.unreadable.into_iter().map(|(name, _)| name).collect();
         inner.keeper.journal = Some((journal, kinds));
         drop(inner);
         Ok(groups)
+    }
+
+    /// Groups (vhost, name) of which it was kept who their members were, but not so that sense can be made of it: those join again.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.lock().keeper.unreadable.clone()
     }
 }

@@ -128,7 +128,7 @@ impl<'a> Notes<'a> {
         for (key, all) in std::mem::take(&mut notes.additions) {
             notes.transactions.recover_additions(&key, &all)?;
         }
-        notes.groups.put_together()?;
+        notes.groups.put_together();
         Ok(notes)
     }
 }

@@ -6,6 +6,7 @@ use waypost_model::journal::{AppendError, Journal, Op, SpillRef};
 
 use super::tests::{G, OTHER, TOPIC, World, at, beat, has, joins, some};
 use super::*;
+use crate::codec::Writer;
 use crate::groups::{Committer, Groups, Kinds, Recalled, Who, name};
 
 pub(super) const KINDS: Kinds = Kinds { classic: 1, epochs: 2, said: 3, has: 4 };
@@ -75,7 +76,7 @@ impl World {
     pub fn restarts(&mut self, appends: usize, ms: u64) {
         self.journal.crash(appends);
         let mut recalled = self.journal.recalled();
-        recalled.put_together().unwrap();
+        recalled.put_together();
         self.groups = Groups::recall(8 + ms, Arc::clone(&self.journal) as _, KINDS, recalled, at(ms)).unwrap();
     }
 
@@ -115,6 +116,25 @@ fn members_go_on_after_a_crash_where_they_were() {
     assert_eq!((w.view().epoch, w.view().state), (2, "Stable"));
     let twin = Heartbeat { instance: Some("i".into()), ..joins("c") };
     assert_eq!(w.says(twin, 50_002), Err(GroupFault::UnreleasedInstance));
+}
+
+#[test]
+fn a_node_starts_without_groups_of_which_no_sense_can_be_made() {
+    let mut w = World::new(4);
+    w.told(joins("a"), 0);
+    w.told(joins("b"), 10);
+    let names: Vec<Box<[u8]>> = w.journal.0.lock().unwrap().1.keys().cloned().collect();
+    let said = names.iter().find(|key| key[0] == KINDS.said).unwrap().clone();
+    let classic = Writer::beginning(&[KINDS.classic]).bytes(b"/").bytes(b"classic").finish();
+    let spoilt = [(said, None), (classic, Some(Box::from(&b"spoilt"[..])))];
+    w.journal.append(spoilt.map(|(key, value)| Op::Define { key, value }).into()).unwrap();
+    w.restarts(w.appends(), 20);
+    assert_eq!(w.groups.unreadable(), [name("/", "classic"), name("/", G)]);
+    assert!(w.journal.0.lock().unwrap().1.is_empty());
+    assert_eq!(w.says(beat("a", 1), 30), Err(GroupFault::UnknownMember));
+    assert_eq!(w.told(joins("a"), 40), (1, some(&[0, 1, 2, 3])));
+    w.restarts(w.appends(), 50);
+    assert!(w.groups.unreadable().is_empty() && w.view().members.len() == 1);
 }
 
 #[test]
