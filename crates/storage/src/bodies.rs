@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use crate::config::EngineConfig;
     use crate::disk::fault::FaultDisk;
-    use crate::spans::{AHEAD_KEPT_MAX, AHEAD_MAX, FREE_MAX, KEPT_MAX, PASSED_MAX, REFUSED_MAX};
+    use crate::spans::{AHEAD_KEPT_MAX, AHEAD_MAX, FREE_MAX, IDLE_MAX, KEPT_MAX, PASSED_MAX, REFUSED_MAX};
     use waypost_model::journal::{Enqueue, Op};
     use waypost_model::{Attrs, Millis, Route};
 
@@ -423,6 +423,26 @@ mod tests {
         assert_eq!(refused, REFUSED_MAX as usize - 2);
         assert!(e.bodies_at_hand(&places([0])).is_empty());
         assert_eq!(e.bodies_at_hand(&places([ends[0]])).len(), 1);
+    }
+
+    #[test]
+    fn once_nobody_reads_any_more_the_memory_is_given_back() {
+        let disk = FaultDisk::new(5);
+        let e = store(&disk, 400);
+        let asked = places(0..400);
+        assert!(e.read_ahead(&asked) > 0);
+        check(&e, &asked);
+        let trim = |times| (0..times).for_each(|_| e.shared.spans.trim());
+        trim(IDLE_MAX - 1);
+        let held = e.bodies_at_hand(&asked[399..]);
+        trim(IDLE_MAX - 1);
+        let (kept, ahead, free) = e.shared.spans.counts();
+        assert!(kept + ahead > 0 && free > 0);
+        trim(1);
+        assert_eq!(e.shared.spans.counts(), (0, 0, 0));
+        // But for what somebody has.
+        assert!(held.iter().all(|loaded| loaded.as_ref() == body(399)));
+        check(&e, &asked);
     }
 
     #[test]

@@ -70,6 +70,7 @@ impl Shared {
                 *due = false;
             }
             drop(due);
+            self.spans.trim();
             let mut zeroed = self.maintain_once().zeroed;
             due = lock(&self.maintenance_due.0);
             // Commits come first: they find the disk free most of the time.

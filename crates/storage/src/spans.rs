@@ -28,6 +28,8 @@ pub const AHEAD_MAX: usize = 2 * AHEAD_KEPT_MAX;
 pub const REFUSED_MAX: u32 = 64;
 /// Buffers that wait to be used again.
 pub const FREE_MAX: usize = 4;
+/// Once nobody has come between so many looks, all memory is given back: at the pace of [`Spans::trim`], after ten seconds.
+pub const IDLE_MAX: u32 = 50;
 /// How long buffers are that serve again, for what is asked for and for what is read ahead: large pages, one and two.
 const BUFFER_BYTES: [usize; 2] = [LARGE, AHEAD_BYTES_MAX as usize + 2 * BLOCK];
 const _: () = assert!(SPAN_BYTES_MAX as usize + 2 * BLOCK <= BUFFER_BYTES[0] && BUFFER_BYTES[1] == 2 * LARGE);
@@ -158,6 +160,8 @@ struct Kept {
     ahead: VecDeque<Span>,
     /// How many found no room among those, since one went.
     refused: u32,
+    /// How often [`Spans::trim`] was called since somebody came.
+    idle: u32,
 }
 
 impl Kept {
@@ -203,6 +207,7 @@ impl Spans {
     /// One that has all of these bytes.
     pub fn with(&self, segment: SegmentId, at: u64, end: u64) -> Option<Part> {
         let mut kept = lock(&self.kept);
+        kept.idle = 0;
         let span = kept.iter_mut().find(|s| s.part.has(segment, at, end))?;
         if span.stage == Stage::New {
             span.segment.note_read(span.part.at, span.part.end());
@@ -262,12 +267,24 @@ impl Spans {
         let stage = if why == Reading::Ahead { Stage::New } else { Stage::Begun };
         let span = Span { segment: Arc::clone(segment), part: part.clone(), cached, stage };
         let mut kept = lock(&self.kept);
+        kept.idle = 0;
         if why == Reading::Ahead {
             kept.add_ahead(span)
         } else {
             kept.add(span)
         }
         Ok(part)
+    }
+
+    /// Gives back the memory of all that is kept, if nobody has come for long. To be called five times a second.
+    pub fn trim(&self) {
+        let mut kept = lock(&self.kept);
+        kept.idle = kept.idle.wrapping_add(1);
+        // Also what comes back later from those who were being sent it.
+        if kept.idle.is_multiple_of(IDLE_MAX) {
+            (kept.asked_for, kept.ahead) = Default::default();
+            self.shared.free.iter().for_each(|free| lock(free).clear());
+        }
     }
 
     /// How many are kept, how many of those that were read ahead, and how many buffers wait.
