@@ -1,5 +1,8 @@
 //! The bodies of messages. Of many at once, chunks that lie close together are one read.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,6 +21,9 @@ use crate::spans::{AHEAD_BYTES_MAX, Part, Reading, SPAN_BYTES_MAX};
 const SPAN_BYTES_MIN: u64 = 128 << 10;
 /// Bytes of others that are read along rather than read around.
 const GAP_BYTES_MAX: u64 = 32 << 10;
+/// Of a buffer of which less than one part in so many is asked for, that is copied: who takes it slowly holds not much more than is
+/// counted.
+const WORTH_PARTS: u64 = 4;
 
 /// Where a message lies.
 struct Found {
@@ -61,6 +67,10 @@ impl Shared {
         let found: Vec<Found> = places.iter().map_while(|(queue, place)| self.find(*queue, *place)).collect();
         let Some(first) = found.first() else { return 0 };
         let (end, count) = extent(first, &found, AHEAD_BYTES_MAX);
+        // A very long chunk is not kept.
+        if end - first.at() > AHEAD_BYTES_MAX {
+            return 0;
+        }
         // It can be taken from there when somebody comes.
         if first.segment.was_read(first.at(), end) && first.segment.is_cached(first.at(), end) {
             return 0;
@@ -76,21 +86,24 @@ impl Shared {
         if found.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let mut part: Option<Part> = None;
+        // What is at hand, and the first that came out of it.
+        let mut has: Option<(Part, usize)> = None;
         while let Some(at) = found.get(next) {
-            let has = part.take().filter(|part| part.has(at.segment.id, at.at(), at.end()));
-            let body = match has.map_or_else(|| self.part(&found[next..], why), |part| Ok(Some(part))) {
-                Ok(Some(has)) => {
-                    let body = body(at, &has, &mut opened);
-                    if has.end() == at.end() {
-                        self.spans.pass(at.segment.id, at.end());
-                    }
-                    part = Some(has);
-                    body
-                }
-                Ok(None) => self.single(at, why),
-                Err(e) => Err(e),
+            if !has.as_ref().is_some_and(|(part, _)| part.has(at.segment.id, at.at(), at.end())) {
+                has.take().iter().for_each(|(part, first)| let_go(part, &mut bodies[*first..]));
+                has = match self.part(&found[next..], why) {
+                    Ok(part) => part.map(|part| (part, next)),
+                    Err(e) if bodies.is_empty() => return Err(e),
+                    Err(_) => break,
+                };
+            }
+            let body = match &has {
+                Some((part, _)) => body(at, part, &mut opened),
+                None => self.single(at, why),
             };
+            if has.as_ref().is_some_and(|(part, _)| part.end() == at.end()) {
+                self.spans.pass(at.segment.id, at.end());
+            }
             match body {
                 Ok(body) => bodies.push(body),
                 Err(e) if bodies.is_empty() => return Err(e),
@@ -98,6 +111,7 @@ impl Shared {
             }
             next += 1;
         }
+        has.iter().for_each(|(part, first)| let_go(part, &mut bodies[*first..]));
         Ok(bodies)
     }
 
@@ -110,7 +124,7 @@ impl Shared {
     /// Bytes that begin with the first of these, at least; `None` if they are too few to be read together.
     fn part(&self, found: &[Found], why: Reading) -> io::Result<Option<Part>> {
         let Some(first) = found.first() else { return Ok(None) };
-        if let Some(kept) = self.spans.with(first.segment.id, first.at(), first.end()) {
+        if let Some(kept) = self.spans.with(&first.segment, first.at(), first.end()) {
             return Ok(Some(kept));
         }
         self.read_part(first, extent(first, found, SPAN_BYTES_MAX).0, why)
@@ -154,6 +168,19 @@ fn extent(first: &Found, found: &[Found], bytes_max: u64) -> (u64, usize) {
 fn damaged(found: &Found, what: &str) -> io::Error {
     let what = format!("{} is damaged at offset {}: {what}", found.segment.id, found.at());
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// These were taken out of it, and nothing else will be. Those that were read ahead are so few that nothing has to be copied.
+fn let_go(part: &Part, bodies: &mut [LoadedBody]) {
+    let taken: u64 = bodies.iter().map(|body| body.as_ref().len() as u64).sum();
+    if part.bytes.was_read_ahead() || taken.saturating_mul(WORTH_PARTS) >= part.bytes.footprint() {
+        return;
+    }
+    for body in bodies {
+        let copy = body.as_ref().to_vec();
+        let all = 0..copy.len();
+        *body = LoadedBody::new(Arc::new(copy), all);
+    }
 }
 
 /// Checks the chunk, unless that was just done, and finds the message in it.
@@ -211,270 +238,5 @@ impl BodyStore for Engine {
 
     fn load_spilled(&self, at: SpillRef) -> io::Result<Arc<Batch>> {
         self.shared.scratch.load(at)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::EngineConfig;
-    use crate::disk::fault::FaultDisk;
-    use crate::spans::{AHEAD_KEPT_MAX, AHEAD_MAX, FREE_MAX, IDLE_MAX, KEPT_MAX, PASSED_MAX, REFUSED_MAX};
-    use waypost_model::journal::{Enqueue, Op};
-    use waypost_model::{Attrs, Millis, Route};
-
-    const BODY: usize = 30_000;
-
-    fn enqueue(queue: u64, place: u64, body: &[u8]) -> Op {
-        Op::Enqueue(Enqueue {
-            targets: Box::new([(QueueId(queue), Seq(place))]),
-            batch: Arc::new(Batch::single(&[0, 0], body)),
-            from: 0,
-            to: 1,
-            route: Arc::new(Route::new("", "")),
-            attrs: Attrs::default(),
-            at: Millis(1),
-        })
-    }
-
-    fn body(place: u64) -> Vec<u8> {
-        vec![(place as u8).wrapping_add(1); BODY + place as usize]
-    }
-
-    /// Messages of queue 7, with some of queue 8 in between, over several segments.
-    fn store(disk: &FaultDisk, messages: u64) -> Engine {
-        let cfg = EngineConfig { segment_bytes: 2 << 20, ..EngineConfig::small() };
-        let (e, _) = Engine::open(Arc::new(disk.clone()), cfg).unwrap();
-        for place in 0..messages {
-            e.append(vec![enqueue(7, place, &body(place))]).unwrap();
-            e.append(vec![enqueue(8, place, &[9; 20])]).unwrap();
-            if place % 3 == 0 {
-                let _ = e.commit_once();
-                e.maintain_once();
-            }
-        }
-        let _ = e.commit_once();
-        e
-    }
-
-    fn places(from: impl IntoIterator<Item = u64>) -> Vec<(QueueId, Seq)> {
-        from.into_iter().map(|p| (QueueId(7), Seq(p))).collect()
-    }
-
-    fn check(e: &Engine, asked: &[(QueueId, Seq)]) {
-        let bodies = e.load_bodies(asked).unwrap();
-        assert_eq!(bodies.len(), asked.len());
-        for ((_, place), loaded) in asked.iter().zip(&bodies) {
-            assert!(loaded.as_ref() == body(place.0), "{place:?}");
-        }
-    }
-
-    #[test]
-    fn many_messages_come_back_as_they_were_whatever_lies_between_them() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 150);
-        check(&e, &places(0..150));
-        // With gaps that are read along, gaps that are read around, and backwards.
-        check(&e, &places((0..150).filter(|p| p % 2 == 0)));
-        check(&e, &places((0..150).filter(|p| p % 10 < 5)));
-        check(&e, &places((0..150).rev()));
-        check(&e, &places([149]));
-        let (kept, ahead, free) = e.shared.spans.counts();
-        assert!(kept <= KEPT_MAX && ahead <= AHEAD_KEPT_MAX && free <= FREE_MAX);
-    }
-
-    #[test]
-    fn what_is_missing_or_damaged_ends_the_list() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 40);
-        assert_eq!(e.load_bodies(&places([1000])).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(e.load_bodies(&places([0, 1, 1000, 2])).unwrap().len(), 2);
-        let found = e.shared.find(QueueId(7), Seq(20)).unwrap();
-        disk.flip_bit(&found.segment.id.file_name(), (found.at() + 500) * 8);
-        // Its neighbours in the chunk are lost with it.
-        let (from, to) = (found.range.first, found.range.end());
-        assert_eq!(e.load_bodies(&places(0..40)).unwrap().len() as u64, from);
-        assert_eq!(e.load_bodies(&places(20..40)).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        check(&e, &places(to..40));
-    }
-
-    #[test]
-    fn what_is_written_behind_a_span_that_was_read_is_read_as_it_is_now() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 0);
-        for round in 0..20 {
-            let from = round * 10;
-            for place in from..from + 9 {
-                e.append(vec![enqueue(7, place, &body(place))]).unwrap();
-            }
-            let _ = e.commit_once();
-            e.maintain_once();
-            check(&e, &places(from..from + 9));
-            // Most of the time in the block in which the last one ended.
-            e.append(vec![enqueue(7, from + 9, b"little")]).unwrap();
-            let _ = e.commit_once();
-            assert_eq!(e.load_bodies(&places([from + 9])).unwrap()[0].as_ref(), b"little", "{round}");
-        }
-    }
-
-    #[test]
-    fn buffers_are_used_again() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 400);
-        for _ in 0..3 {
-            check(&e, &places(0..400));
-        }
-        let (kept, _, free) = e.shared.spans.counts();
-        assert!(free >= 1 && kept + free <= KEPT_MAX + FREE_MAX, "{kept} {free}");
-    }
-
-    #[test]
-    fn what_was_read_ahead_is_at_hand_and_nothing_else() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 150);
-        let asked = places(0..150);
-        assert!(e.bodies_at_hand(&asked).is_empty());
-        let ahead = e.read_ahead(&asked);
-        assert!(ahead > 1 && ahead < 150, "{ahead}: up to the end of a segment");
-        // Twice is once.
-        assert_eq!(e.read_ahead(&asked), ahead);
-        let found = e.bodies_at_hand(&asked);
-        assert_eq!(found.len(), ahead);
-        assert!(found.iter().zip(0..).all(|(loaded, place)| loaded.as_ref() == body(place)));
-        assert_eq!(e.bodies_at_hand(&asked[ahead - 1..]).len(), 1);
-        assert!(e.bodies_at_hand(&asked[ahead..]).is_empty());
-        check(&e, &asked);
-    }
-
-    #[test]
-    fn what_was_read_before_goes_into_the_systems_cache_and_is_at_hand_from_then_on() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 1500);
-        let segment = e.shared.find(QueueId(7), Seq(5)).unwrap().segment;
-        // How many messages were read ahead, and how many were at hand.
-        let read_all = || {
-            let (mut at, mut to, mut ahead, mut at_hand) = (0, 0, 0, 0);
-            while at < 1400 {
-                if to < at + 20 {
-                    let count = e.read_ahead(&places(to.max(at)..1500)) as u64;
-                    to = to.max(at) + count;
-                    ahead += count;
-                }
-                at_hand += e.bodies_at_hand(&places(at..at + 10)).len();
-                check(&e, &places(at..at + 10));
-                at += 10;
-            }
-            (ahead, at_hand)
-        };
-        for (cached, reading) in [(false, "first"), (true, "second")] {
-            let (ahead, at_hand) = read_all();
-            assert!(ahead >= 1400 && at_hand > 1300, "{reading}: {ahead} {at_hand}");
-            assert_eq!(segment.is_cached(0, 2_000_000), cached, "{reading}");
-        }
-        // But for the ends of segments, which nobody has read beyond.
-        let (ahead, at_hand) = read_all();
-        assert!(ahead < 300 && at_hand > 1300, "{ahead} {at_hand}");
-    }
-
-    /// Reads ahead from this message on, and takes the first message if it `comes`; how many are at hand.
-    fn ahead(e: &Engine, from: u64, to: u64, comes: bool) -> (u64, Vec<LoadedBody>) {
-        let asked = places(from..to);
-        let count = e.read_ahead(&asked);
-        (count as u64, if comes { e.bodies_at_hand(&asked[..1]) } else { Vec::new() })
-    }
-
-    #[test]
-    fn whoever_reads_on_always_has_something_ahead() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 3000);
-        let (mut at, mut to) = (0, 0);
-        while at < 2990 {
-            if to < at + 20 {
-                let count = ahead(&e, to, 3000, false).0;
-                // The last piece may be too little for a read of its own.
-                assert!(count > 0 || to > 2990, "{to}");
-                to += count;
-            }
-            // Answers end where they end, in one piece or in the next.
-            check(&e, &places(at..at + 10));
-            at += 10;
-            let (kept, ahead, free) = e.shared.spans.counts();
-            assert!(kept <= KEPT_MAX && ahead <= 2 + PASSED_MAX && free <= FREE_MAX, "{kept} {ahead} {free}");
-        }
-    }
-
-    #[test]
-    fn what_nobody_comes_for_takes_so_much_memory_and_no_more() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 3000);
-        let (mut from, mut ends) = (0, Vec::new());
-        loop {
-            let (count, _) = ahead(&e, from, 3000, false);
-            if count == 0 {
-                break;
-            }
-            from += count;
-            ends.push(from);
-        }
-        assert_eq!(ends.len(), AHEAD_KEPT_MAX);
-        // Somebody may still come, but one day it goes.
-        assert_eq!(e.bodies_at_hand(&places([0])).len(), 1);
-        let refused = (0..1000).take_while(|_| ahead(&e, from, 3000, false).0 == 0).count();
-        assert_eq!(refused, REFUSED_MAX as usize - 2);
-        assert!(e.bodies_at_hand(&places([0])).is_empty());
-        assert_eq!(e.bodies_at_hand(&places([ends[0]])).len(), 1);
-    }
-
-    #[test]
-    fn once_nobody_reads_any_more_the_memory_is_given_back() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 400);
-        let asked = places(0..400);
-        assert!(e.read_ahead(&asked) > 0);
-        check(&e, &asked);
-        let trim = |times| (0..times).for_each(|_| e.shared.spans.trim());
-        trim(IDLE_MAX - 1);
-        let held = e.bodies_at_hand(&asked[399..]);
-        trim(IDLE_MAX - 1);
-        let (kept, ahead, free) = e.shared.spans.counts();
-        assert!(kept + ahead > 0 && free > 0);
-        trim(1);
-        assert_eq!(e.shared.spans.counts(), (0, 0, 0));
-        // But for what somebody has.
-        assert!(held.iter().all(|loaded| loaded.as_ref() == body(399)));
-        check(&e, &asked);
-    }
-
-    #[test]
-    fn what_somebody_is_still_being_sent_counts() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 3000);
-        let (mut from, mut held) = (0, Vec::new());
-        loop {
-            let (count, bodies) = ahead(&e, from, 3000, true);
-            if count == 0 {
-                break;
-            }
-            held.extend(bodies);
-            from += count;
-            // All of it was had.
-            e.bodies_at_hand(&places(from - count..from));
-        }
-        assert_eq!(held.len(), AHEAD_MAX);
-        held.clear();
-        assert!(ahead(&e, from, 3000, false).0 > 0);
-    }
-
-    #[test]
-    fn damage_ends_what_is_at_hand_too() {
-        let disk = FaultDisk::new(5);
-        let e = store(&disk, 40);
-        let found = e.shared.find(QueueId(7), Seq(20)).unwrap();
-        disk.flip_bit(&found.segment.id.file_name(), (found.at() + 500) * 8);
-        let asked = places(0..40);
-        assert_eq!(e.read_ahead(&asked), 40, "nobody has looked at it");
-        assert_eq!(e.bodies_at_hand(&asked).len() as u64, found.range.first);
-        assert!(e.bodies_at_hand(&places([20])).is_empty());
-        assert_eq!(e.load_bodies(&places([20])).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

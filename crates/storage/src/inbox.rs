@@ -274,6 +274,10 @@ impl Inbox {
             if mem::take(&mut s.answers) {
                 return true;
             }
+            // What found no room is not in the queue any more: nobody else will say that it is to be tried again.
+            if s.stuck && !blocked {
+                return true;
+            }
             let waited = s.lazy_since.map(|t| t.elapsed());
             let due = waited.is_some_and(|w| w >= self.lazy) || s.bytes >= self.lazy_bytes_max;
             let ready = !blocked && matches!(s.queue.front(), Some((Slot::Filled(_), _)));

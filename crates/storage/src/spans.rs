@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::disk::{BLOCK, Disk, read_most};
 use crate::pages::{LARGE, Pages};
@@ -16,7 +16,7 @@ use crate::sync::lock;
 pub const SPAN_BYTES_MAX: u64 = 1 << 20;
 /// The longest span that is read ahead: the fewer there are, the fewer threads are woken for them.
 pub const AHEAD_BYTES_MAX: u64 = (4 << 20) - 2 * BLOCK as u64;
-/// Spans that are kept, for others who read the same a little later.
+/// Spans that are kept, for others who read the same a little later; none that is a single longer chunk.
 pub const KEPT_MAX: usize = 8;
 /// The same of those that were read ahead.
 pub const AHEAD_KEPT_MAX: usize = 8;
@@ -68,11 +68,19 @@ impl Part {
 
 /// A part that is kept.
 struct Span {
-    segment: Arc<Segment>,
+    /// It keeps no file from being removed or used again: where nobody reads on, it would hold the disk's room for ever.
+    segment: Weak<Segment>,
     part: Part,
     /// The system keeps it as well.
     cached: bool,
     stage: Stage,
+}
+
+impl Span {
+    /// Whether nobody will come for it, since its segment has gone.
+    fn is_over(&self) -> bool {
+        self.segment.strong_count() == 0
+    }
 }
 
 /// How far a span is used.
@@ -121,6 +129,21 @@ impl Buffer {
     /// How many bytes it holds.
     pub fn len(&self) -> u64 {
         self.len as u64
+    }
+
+    /// How many it takes.
+    pub fn footprint(&self) -> u64 {
+        self.pages.as_ref().map_or(0, |pages| pages.len() as u64)
+    }
+
+    /// Whether it is one of those of which there are [`AHEAD_MAX`].
+    pub fn was_read_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    /// Whether it serves again once nobody needs it, as all do but those of very long chunks.
+    fn serves_again(&self) -> bool {
+        self.footprint() <= BUFFER_BYTES[1] as u64
     }
 }
 
@@ -171,7 +194,7 @@ impl Kept {
 
     /// Of what the system keeps as well, only the last is kept here: the buffers of the others serve again while they are warm.
     fn add(&mut self, span: Span) {
-        self.asked_for.retain(|s| !(span.cached && s.cached));
+        self.asked_for.retain(|s| !(span.cached && s.cached || s.is_over()));
         self.asked_for.truncate(KEPT_MAX - 1);
         self.asked_for.push_front(span);
     }
@@ -187,7 +210,7 @@ impl Kept {
         let mut passed = 0;
         self.ahead.retain(|s| {
             passed += usize::from(s.stage == Stage::Passed);
-            s.stage != Stage::Passed || passed <= PASSED_MAX
+            !s.is_over() && (s.stage != Stage::Passed || passed <= PASSED_MAX)
         });
         if self.ahead.len() < AHEAD_KEPT_MAX {
             return true;
@@ -205,12 +228,12 @@ impl Kept {
 
 impl Spans {
     /// One that has all of these bytes.
-    pub fn with(&self, segment: SegmentId, at: u64, end: u64) -> Option<Part> {
+    pub fn with(&self, segment: &Segment, at: u64, end: u64) -> Option<Part> {
         let mut kept = lock(&self.kept);
         kept.idle = 0;
-        let span = kept.iter_mut().find(|s| s.part.has(segment, at, end))?;
+        let span = kept.iter_mut().find(|s| s.part.has(segment.id, at, end))?;
         if span.stage == Stage::New {
-            span.segment.note_read(span.part.at, span.part.end());
+            segment.note_read(span.part.at, span.part.end());
             span.stage = Stage::Begun;
         }
         Some(span.part.clone())
@@ -264,8 +287,11 @@ impl Spans {
         // The log may end in the last block, and go on there: what lies behind is not what it will be.
         bytes.len = (end - at) as usize;
         let part = Part { segment: segment.id, at, bytes: Arc::new(bytes) };
+        if !part.bytes.serves_again() {
+            return Ok(part);
+        }
         let stage = if why == Reading::Ahead { Stage::New } else { Stage::Begun };
-        let span = Span { segment: Arc::clone(segment), part: part.clone(), cached, stage };
+        let span = Span { segment: Arc::downgrade(segment), part: part.clone(), cached, stage };
         let mut kept = lock(&self.kept);
         kept.idle = 0;
         if why == Reading::Ahead {

@@ -392,3 +392,28 @@ fn a_full_disk_refuses_messages_takes_settlements_and_recovers() {
     }
     e.close().unwrap();
 }
+
+#[test]
+fn what_found_no_room_is_written_once_there_is_some_though_nobody_says_anything_more() {
+    let disk = FaultDisk::new(3);
+    let room = |capacity| disk.set_faults(Faults { capacity, ..Faults::default() });
+    room(Some(400 << 10));
+    let (e, _) = Engine::open(Arc::new(disk.clone()), EngineConfig::small()).unwrap();
+    let (told, news) = std::sync::mpsc::channel();
+    e.start_committer(move |lsn| told.send(lsn).unwrap_or(())).unwrap();
+    let durable_by = |lsn, wait| {
+        std::iter::from_fn(|| news.recv_timeout(std::time::Duration::from_millis(wait)).ok()).any(|l| l >= lsn)
+    };
+    let define = |n: u64| vec![Op::Define { key: n.to_be_bytes().into(), value: Some(vec![7; 3000].into()) }];
+    let mut last = e.append(define(0)).unwrap();
+    for n in 1..1000 {
+        if !durable_by(last, 500) {
+            break;
+        }
+        last = e.append(define(n)).unwrap();
+    }
+    assert!(e.durable() < last && !e.is_stopped(), "it never became full");
+    room(None);
+    assert!(durable_by(last, 10_000));
+    e.close().unwrap();
+}
