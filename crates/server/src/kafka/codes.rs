@@ -91,6 +91,7 @@ pub(super) fn of_append(fault: &AppendFault) -> i16 {
         AppendFault::Batch(BatchError::Counts { .. } | BatchError::Control | BatchError::Key) => INVALID_RECORD,
         AppendFault::TooLarge { .. } => MESSAGE_TOO_LARGE,
         AppendFault::Timestamp => INVALID_TIMESTAMP,
+        AppendFault::Deleted => UNKNOWN_TOPIC_OR_PARTITION,
         AppendFault::Producer(ProducerError::Fenced { .. }) => INVALID_PRODUCER_EPOCH,
         AppendFault::Producer(ProducerError::OutOfOrder { .. }) => OUT_OF_ORDER_SEQUENCE_NUMBER,
         // The one word for it that producers know in an answer to their records.

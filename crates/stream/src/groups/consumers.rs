@@ -62,6 +62,10 @@ impl Groups {
         }
         let new_id = inner.new_consumer_id(&beat.who);
         let Inner { groups, consumers, keeper, .. } = &mut *inner;
+        if told {
+            // A classic one has no members any more, which may not have been noted yet.
+            keeper.forget(&key);
+        }
         let speak = |known: &mut ConsumerGroup| {
             let beaten = known.beat(beat, new_id, resolved, now);
             // In the journal it stands before whoever is told.

@@ -76,6 +76,9 @@ pub enum AppendFault {
     /// It belongs to a transaction that does not have it.
     #[error(transparent)]
     Transaction(#[from] TransactionFault),
+    /// The topic is being deleted.
+    #[error("the topic is gone")]
+    Deleted,
     /// The journal takes nothing.
     #[error(transparent)]
     Journal(#[from] AppendError),

@@ -51,6 +51,9 @@ pub struct Cell {
     waiting: Mutex<Waiting>,
     enlisted: AtomicBool,
     closed: AtomicBool,
+    /// Its topic is about to be deleted: what is appended behind that nobody would remove. Changed and looked at while the
+    /// partition is held.
+    goes: AtomicBool,
     used: AtomicU64,
 }
 
@@ -67,6 +70,7 @@ impl Cell {
             waiting: Mutex::default(),
             enlisted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            goes: AtomicBool::new(false),
             used: AtomicU64::new(0),
         }
     }
@@ -110,7 +114,22 @@ impl Cell {
                 return Err(BatchError::Key.into());
             }
         }
-        lock(&self.partition).append_packed(packed, config, journal, now)
+        let mut partition = lock(&self.partition);
+        if self.goes() {
+            return Err(AppendFault::Deleted);
+        }
+        partition.append_packed(packed, config, journal, now)
+    }
+
+    /// Notes that its topic is about to be deleted, or that it is not.
+    pub(super) fn set_goes(&self, goes: bool) {
+        let _held = lock(&self.partition);
+        self.goes.store(goes, Ordering::Relaxed);
+    }
+
+    /// Whether its topic is about to be deleted, or was; asked by whoever holds it.
+    pub(super) fn goes(&self) -> bool {
+        self.goes.load(Ordering::Relaxed)
     }
 
     /// Removes all records before `offset`: the first offset that is left, and what must be durable for that.
@@ -122,7 +141,7 @@ impl Cell {
         let before = partition.offsets().start;
         let mut ops = partition.delete_before(offset)?;
         let start = partition.offsets().start;
-        if start == before {
+        if start == before || self.goes() {
             return Ok((start, None));
         }
         ops.push(keep::start(self.queue, start));
@@ -186,6 +205,9 @@ impl Cell {
     /// later one is noted last.
     pub(super) fn maintain(&self, config: &TopicConfig, journal: &dyn Journal, now: Millis) {
         let mut partition = lock(&self.partition);
+        if self.goes() {
+            return;
+        }
         let before = partition.offsets().start;
         let mut ops = partition.retain(config, now);
         if partition.offsets().start > before {
@@ -211,6 +233,7 @@ impl Cell {
     pub(super) fn snapshot(&self, after: u32, journal: &dyn Journal) {
         let mut partition = lock(&self.partition);
         if partition.since_snapshot() >= after
+            && !self.goes()
             && journal.append(keep::snapshot(self.queue, partition.snapshot())).is_ok()
         {
             partition.note_snapshot();

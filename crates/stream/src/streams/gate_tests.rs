@@ -129,7 +129,7 @@ fn a_chunk_that_could_not_be_removed_is_removed_before_those_behind_it() {
 #[test]
 fn a_topic_that_could_not_be_deleted_keeps_what_groups_have_committed() {
     let (node, gate) = open_gated(FaultDisk::new(1));
-    node.topic("t", 1);
+    let topic = node.topic("t", 1);
     let committed = Committed { offset: 1, leader_epoch: -1, metadata: "".into(), at: NOW, ends: None };
     let offsets = vec![("t".into(), 0, committed.clone())];
     node.streams.commit("/", "g", offsets, Committer::Standalone).unwrap();
@@ -142,6 +142,7 @@ fn a_topic_that_could_not_be_deleted_keeps_what_groups_have_committed() {
     assert_eq!(node.streams.committed("/", "g", "t", 0), Some(committed));
     assert!(node.streams.is_unstable("/", "g", "t", 0));
     gate.full.store(false, Ordering::SeqCst);
+    assert_eq!(node.append(&topic, 0, 1, ANYBODY, 0), 0, "it goes on");
     node.streams.delete("/", "t").unwrap();
     assert_eq!((node.streams.all_committed("/", "g").len(), node.streams.offsets_kept()), (0, 0));
     assert!(!node.streams.is_unstable("/", "g", "t", 0));

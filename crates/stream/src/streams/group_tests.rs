@@ -217,3 +217,19 @@ fn members_of_the_newer_protocol_go_on_after_a_crash_with_all_that_they_were_tol
     let (_node, groups) = node.restarted(7);
     assert!(groups.describe_consumers("/", "g", usize::MAX).unwrap().is_none(), "all have left");
 }
+
+#[test]
+fn a_group_that_went_over_to_the_newer_protocol_is_none_of_the_classic_one_after_a_crash() {
+    let node = Node::new();
+    node.topic("t", 1);
+    let groups = node.groups(0);
+    let joined = stable(&groups, "g", vec![join("", None)], 0);
+    let leaving = Leaving { member_id: joined[0].member_id.clone(), instance: None };
+    groups.leave("/", "g", &[leaving], at(300)).unwrap();
+    // At once, before it was looked whose members have gone.
+    let told = speaks(&node, &groups, "m", 0, 301).unwrap();
+    groups.tick(at(1_000));
+    let (node, groups) = node.restarted(2_000);
+    assert_eq!(groups.describe("/", "g", usize::MAX).unwrap(), None);
+    assert!(speaks(&node, &groups, "m", told.epoch, 2_001).is_ok());
+}

@@ -231,6 +231,8 @@ impl Streams {
         let mut topics = self.write();
         let key = (Arc::from(vhost), Arc::from(name));
         let topic = topics.by_name.get(&key).cloned().ok_or_else(|| TopicFault::Unknown(name.into()))?;
+        let cells = topic.partitions();
+        cells.iter().for_each(|cell| cell.set_goes(true));
         let mut ops = keep::no_topic(&topic);
         // Held until the journal has it: what is committed meanwhile comes behind.
         let mut offsets = lock(&self.offsets);
@@ -238,14 +240,13 @@ impl Streams {
         // Nothing else may remember the highest number.
         let ids = lock(&self.producer_ids);
         ops.push(keep::numbers(ids.reserved, topics.queues));
-        let lsn = self.journal.append(ops)?;
+        let lsn = self.journal.append(ops).inspect_err(|_| cells.iter().for_each(|cell| cell.set_goes(false)))?;
         drop(ids);
         offsets.forget_topic(&key.0, &key.1);
         drop(offsets);
         topics.by_name.remove(&key);
         topics.by_id.remove(&topic.id);
         self.note_change();
-        let cells = topic.partitions();
         topics.partitions -= cells.len() as u64;
         drop(topics);
         for cell in cells.iter() {

@@ -242,6 +242,29 @@ fn a_topic_of_the_same_name_is_another_one() {
 }
 
 #[test]
+fn nothing_of_a_topic_comes_behind_its_end() {
+    let node = Node::new();
+    let topic = node.topic("t", 1);
+    let cell = topic.partition(0).unwrap();
+    node.append(&topic, 0, 1, (9, 0, 0), 0);
+    node.sync();
+    node.streams.delete("/", "t").unwrap();
+    // Of those who had found it before.
+    let bytes = produced(1, 0, 1_000_000, ANYBODY);
+    let late = Packed::copy(&Batch::split(&bytes).unwrap().0);
+    let journal = &*node.streams.journal;
+    assert_eq!(cell.append(late, &topic.config(), journal, NOW), Err(AppendFault::Deleted));
+    assert_eq!(cell.delete_before(1, journal).unwrap(), (1, None));
+    cell.snapshot(0, journal);
+    cell.maintain(&topic.config(), journal, NOW.plus(1 << 40));
+    node.sync();
+    node.disk.crash();
+    let (_engine, recovered) = Engine::open(Arc::new(node.disk.clone()), EngineConfig::small()).unwrap();
+    let kinds: Vec<u8> = recovered.definitions.iter().map(|(key, _)| key[0]).collect();
+    assert_eq!((kinds, recovered.runs.of(cell.queue()).len()), (vec![keep::NUMBERS], 0));
+}
+
+#[test]
 fn configuration_partitions_and_offsets_are_kept() {
     let node = Node::new();
     let topic = node.topic("t", 1);
