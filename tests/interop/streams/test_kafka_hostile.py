@@ -36,6 +36,12 @@ def request(api: tuple[int, int], body: bytes) -> bytes:
     return struct.pack(">i", len(frame)) + frame
 
 
+def plain(api: int, version: int, body: bytes) -> bytes:
+    """The same of a version that is none."""
+    frame = struct.pack(">hhih", api, version, 7, -1) + body
+    return struct.pack(">i", len(frame)) + frame
+
+
 class Peer:
     def __init__(self, server: Waypost, timeout: float = 20):
         host, port = server.kafka.rsplit(":", 1)
@@ -51,13 +57,14 @@ class Peer:
             return b""
 
     def take(self, n: int) -> bytes:
-        data = b""
-        while len(data) < n:
-            part = self.socket.recv(n - len(data))
-            if not part:
+        data = bytearray(n)
+        rest = memoryview(data)
+        while rest:
+            taken = self.socket.recv_into(rest)
+            if not taken:
                 raise EOFError
-            data += part
-        return data
+            rest = rest[taken:]
+        return bytes(data)
 
 
 def memory(server: Waypost) -> int:
@@ -106,6 +113,30 @@ def test_answers_that_nobody_takes_do_not_pile_up(node):
     assert memory(node) - before < 64 << 20
     # Others are answered all the while.
     assert len(Peer(node).ask(of_topics(1))) == size
+
+
+def fetching(topic: str, wait_ms: int, least: int) -> bytes:
+    """A request for what a topic of one partition has, at least so many bytes of it."""
+    head = struct.pack(">iiiib", -1, wait_ms, least, 50 << 20, 0)
+    partition = struct.pack(">iiqi", 1, 0, 0, 50 << 20)
+    return plain(1, 4, head + struct.pack(">ih", 1, len(topic)) + topic.encode() + partition)
+
+
+def test_who_waits_for_more_than_there_is_keeps_nothing_from_others(node):
+    topic, record, count = make(node, "waited-for", 1), bytes(1_000_000), 40
+    producer = kafka.KafkaProducer(bootstrap_servers=node.kafka, max_request_size=2 << 20, linger_ms=0)
+    for _ in range(count):
+        producer.send(topic, record).get(20)
+    producer.close()
+    waiting = [Peer(node) for _ in range(8)]
+    for peer in waiting:
+        peer.socket.sendall(fetching(topic, 60_000, 50 << 20))
+    time.sleep(1)
+    assert len(Peer(node).ask(fetching(topic, 60_000, 1))) > count * len(record)
+    # Who waits in vain is told what there is.
+    assert len(Peer(node).ask(fetching(topic, 100, 50 << 20))) > count * len(record)
+    for peer in waiting:
+        peer.socket.close()
 
 
 class Answer:
@@ -189,10 +220,6 @@ def test_who_has_not_said_who_he_is_sends_little():
 
 def test_who_is_refused_has_time_to_read_that():
     """Clients that find the end of the connection together with the answer do not look at the answer."""
-
-    def plain(api: int, version: int, body: bytes) -> bytes:
-        frame = struct.pack(">hhih", api, version, 7, -1) + body
-        return struct.pack(">i", len(frame)) + frame
 
     with Waypost.running(*KAFKA, config=SASL) as server:
         peer, token = Peer(server), b"\0guest\0wrong"

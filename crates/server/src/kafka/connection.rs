@@ -166,5 +166,5 @@ async fn write_all(mut socket: impl AsyncWrite + Unpin, ready: &Pipeline<Out>, n
         written.map_err(|_| io::Error::new(ErrorKind::TimedOut, "the peer takes no answers"))??;
         rooms.clear();
     }
-    socket.shutdown().await
+    tokio::time::timeout(STALL, socket.shutdown()).await?
 }

@@ -68,6 +68,7 @@ impl Session {
         let deadline = tokio::time::Instant::now() + wait;
         let topics = std::mem::take(&mut fetching.topics);
         let wanted: Vec<Wanted> = topics.into_iter().map(|t| self.wanted(ask, t)).collect();
+        let mut is_over = false;
         let (plan, held) = loop {
             // Listened to before it is looked: what comes in between is not missed.
             let growing = grown(&wanted);
@@ -78,11 +79,14 @@ impl Session {
                 .flatten()
                 .fold((0, false), |(bytes, failed), p| (bytes + p.bytes, failed || p.answer.error_code != codes::NONE));
             held.settle(bytes);
-            if bytes >= least.max(1) || failed || growing.is_empty() {
+            if is_over || bytes >= least.max(1) || failed || growing.is_empty() {
                 break (plan, held);
             }
-            if tokio::time::timeout_at(deadline, any(growing)).await.is_err() {
-                break (plan, held);
+            // Whoever waits for more than there is keeps none of the room from others meanwhile.
+            let nothing = (bytes == 0).then_some((plan, held));
+            is_over = tokio::time::timeout_at(deadline, any(growing)).await.is_err();
+            if let Some(nothing) = nothing.filter(|_| is_over) {
+                break nothing;
             }
         };
         let streams = Arc::clone(self.streams());
