@@ -113,14 +113,20 @@ impl Bench {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("{:>8} {:>8}  {:>12} {:>12} {:>12}", "topics", "members", "deals out", "KiB written", "says nothing");
+    println!(
+        "{:>8} {:>8} {:>12} {:>12} {:>12} {:>12}",
+        "topics", "members", "joins", "deals out", "KiB written", "says nothing"
+    );
     for (topics, members) in SIZES {
         let sink = Arc::new(Sink::default());
         let mut bench = Bench::new(&sink, topics)?;
         // All but the first wait: they are dealt out for together.
-        for member in 0..members {
-            bench.beats(member)?;
+        bench.beats(0)?;
+        let mut joins = Duration::ZERO;
+        for member in 1..members {
+            joins += bench.beats(member)?;
         }
+        let joins = joins / members;
         let (mut deals, mut silent, mut bytes) = (Duration::MAX, Duration::MAX, 0);
         for round in 0..ROUNDS {
             bench.now = bench.now.plus(PAUSE_MS);
@@ -129,7 +135,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             bytes = sink.0.load(Ordering::Relaxed) - before;
             silent = silent.min(bench.beats(members + round)?);
         }
-        println!("{topics:>8} {members:>8}  {deals:>12.1?} {:>12} {silent:>12.1?}", bytes >> 10);
+        println!("{topics:>8} {members:>8} {joins:>12.1?} {deals:>12.1?} {:>12} {silent:>12.1?}", bytes >> 10);
     }
     Ok(())
 }

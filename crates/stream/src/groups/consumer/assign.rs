@@ -88,13 +88,8 @@ fn range(classes: &Classes, order: &[usize]) -> Vec<Parts> {
 /// Shares that differ by one at most, where subscriptions allow it. What was dealt out before stays where it may.
 fn uniform<'a>(classes: &Classes, before: impl Iterator<Item = &'a Parts>) -> Vec<Parts> {
     let mut shares = Shares::new(classes);
-    for (at, parts) in before.enumerate() {
-        for (topic, all) in parts {
-            if shares.classes.reads(at, *topic) {
-                all.iter().for_each(|p| shares.keep(at, *topic, *p));
-            }
-        }
-    }
+    before.enumerate().for_each(|(at, parts)| shares.keep(at, parts));
+    shares.weigh_all();
     shares.give_the_rest();
     for _ in 0..PASSES_MAX {
         if !shares.even_out() {
@@ -109,8 +104,8 @@ type Load = (usize, usize);
 
 struct Shares<'a> {
     classes: &'a Classes,
-    /// Who has what.
-    owners: BTreeMap<(TopicId, i32), usize>,
+    /// Who has what, by partition.
+    owners: BTreeMap<TopicId, Vec<Option<usize>>>,
     targets: Vec<Parts>,
     loads: Vec<usize>,
     /// Members of each class by what they have.
@@ -123,20 +118,41 @@ struct Shares<'a> {
 impl<'a> Shares<'a> {
     fn new(classes: &'a Classes) -> Shares<'a> {
         let members = classes.members();
-        let mut by_load: Vec<BTreeSet<Load>> = vec![BTreeSet::new(); classes.len()];
-        for (at, class) in (0..members).flat_map(|at| classes.of(at).map(move |class| (at, class))) {
-            if let Some(set) = by_load.get_mut(class) {
-                set.insert((0, at));
-            }
-        }
         Shares {
             classes,
-            owners: BTreeMap::new(),
+            owners: classes.topics().map(|(topic, count, _)| (topic, vec![None; count as usize])).collect(),
             targets: vec![Parts::new(); members],
             loads: vec![0; members],
-            by_load,
+            by_load: vec![BTreeSet::new(); classes.len()],
             least: BTreeSet::new(),
             least_of: BTreeMap::new(),
+        }
+    }
+
+    /// What a member had stays where it may. Nothing is weighed yet: that is most of it, and most of it stays.
+    fn keep(&mut self, at: usize, parts: &Parts) {
+        let (Some(target), Some(load)) = (self.targets.get_mut(at), self.loads.get_mut(at)) else { return };
+        for (topic, all) in parts.iter().filter(|(topic, _)| self.classes.reads(at, **topic)) {
+            let Some(owners) = self.owners.get_mut(topic) else { continue };
+            let mut is_free = |partition: &i32| {
+                let owner = usize::try_from(*partition).ok().and_then(|place| owners.get_mut(place));
+                owner.filter(|owner| owner.is_none()).map(|owner| *owner = Some(at)).is_some()
+            };
+            let kept: BTreeSet<i32> = all.iter().copied().filter(|partition| is_free(partition)).collect();
+            if !kept.is_empty() {
+                *load += kept.len();
+                target.insert(*topic, kept);
+            }
+        }
+    }
+
+    fn weigh_all(&mut self) {
+        for (at, load) in self.loads.iter().enumerate() {
+            for class in self.classes.of(at) {
+                if let Some(set) = self.by_load.get_mut(class) {
+                    set.insert((*load, at));
+                }
+            }
         }
     }
 
@@ -177,51 +193,47 @@ impl<'a> Shares<'a> {
     fn give(&mut self, at: usize, topic: TopicId, partition: i32) {
         if let Some(target) = self.targets.get_mut(at) {
             target.entry(topic).or_default().insert(partition);
-            self.owners.insert((topic, partition), at);
             self.weigh(at, |load| load + 1);
         }
     }
 
-    fn keep(&mut self, at: usize, topic: TopicId, partition: i32) {
-        let is_there = u32::try_from(partition).is_ok_and(|p| p < self.classes.partitions(topic));
-        if is_there && !self.owners.contains_key(&(topic, partition)) {
-            self.give(at, topic, partition);
-        }
-    }
-
     fn give_the_rest(&mut self) {
-        let classes = self.classes;
-        for (topic, count, reading) in classes.topics() {
+        let mut all = std::mem::take(&mut self.owners);
+        for (topic, _, reading) in self.classes.topics() {
+            let Some(owners) = all.get_mut(&topic).filter(|owners| owners.contains(&None)) else { continue };
             self.turn_to(reading);
-            for partition in 0..i32::try_from(count).unwrap_or(i32::MAX) {
-                if !self.owners.contains_key(&(topic, partition))
-                    && let Some((_, at)) = self.least()
-                {
+            for (partition, owner) in (0..).zip(owners).filter(|(_, owner)| owner.is_none()) {
+                if let Some((_, at)) = self.least() {
+                    *owner = Some(at);
                     self.give(at, topic, partition);
                 }
             }
         }
+        self.owners = all;
     }
 
     /// Moves what would be better elsewhere; whether anything was.
     fn even_out(&mut self) -> bool {
-        let (classes, mut moved) = (self.classes, false);
-        for (topic, count, reading) in classes.topics() {
+        let (mut all, mut moved) = (std::mem::take(&mut self.owners), false);
+        for (topic, _, reading) in self.classes.topics() {
+            let Some(owners) = all.get_mut(&topic) else { continue };
             self.turn_to(reading);
-            for partition in 0..i32::try_from(count).unwrap_or(i32::MAX) {
-                let Some(from) = self.owners.get(&(topic, partition)).copied() else { continue };
+            for (partition, owner) in (0..).zip(owners) {
+                let Some(from) = *owner else { continue };
                 let load = self.loads.get(from).copied().unwrap_or(0);
                 let Some((_, to)) = self.least().filter(|(least, _)| load > least + 1) else { continue };
                 if let Some(parts) = self.targets.get_mut(from).and_then(|t| t.get_mut(&topic)) {
                     parts.remove(&partition);
                 }
                 self.weigh(from, |load| load - 1);
+                *owner = Some(to);
                 self.give(to, topic, partition);
                 moved = true;
             }
         }
-        for target in &mut self.targets {
-            target.retain(|_, parts| !parts.is_empty());
+        self.owners = all;
+        if moved {
+            self.targets.iter_mut().for_each(|target| target.retain(|_, parts| !parts.is_empty()));
         }
         moved
     }

@@ -71,11 +71,6 @@ impl Classes {
         self.of(at).any(|class| self.topics_of.get(class).is_some_and(|topics| topics.contains(&topic)))
     }
 
-    /// How many partitions a topic has.
-    pub fn partitions(&self, topic: TopicId) -> u32 {
-        self.topics.get(&topic).map_or(0, |(count, _)| *count)
-    }
-
     /// All topics, with how many partitions they have and which classes read them.
     pub fn topics(&self) -> impl Iterator<Item = (TopicId, u32, &[usize])> {
         self.topics.iter().map(|(topic, (count, reading))| (*topic, *count, &**reading))

@@ -238,6 +238,11 @@ impl Member {
         Taken { news, deals }
     }
 
+    /// Whether it has all that it is to have by this target.
+    pub fn is_led_to(&self, target_epoch: i32) -> bool {
+        self.phase == Phase::Stable && self.epoch == target_epoch
+    }
+
     pub fn led(&self) -> Led {
         let Member { epoch, phase, .. } = *self;
         Led { epoch, phase, assigned: self.assigned.clone(), revoking: self.revoking.clone() }

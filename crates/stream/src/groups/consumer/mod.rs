@@ -26,8 +26,8 @@ use crate::streams::TopicId;
 pub use assign::ASSIGNORS;
 use kept::{Changes, Fingerprint};
 pub(super) use kept::{Piece, Pieces};
+use member::Member;
 pub use member::{Beaten, ConsumerMemberView, Heartbeat};
-use member::{Member, Phase};
 
 /// Partitions by topic.
 pub type Parts = BTreeMap<TopicId, BTreeSet<i32>>;
@@ -48,8 +48,8 @@ pub const MEMBER_ID_BYTES_MAX: usize = 256;
 const RESOLVED_FOR_MS: u64 = 1_000;
 /// How old it may be while they have not: who may see them may change as well.
 const UNCHANGED_FOR_MS: u64 = 30_000;
-/// A group of more partitions deals them out at most once in so many milliseconds as it has [`PARTITIONS_PER_MS`]: some ten
-/// times as long as that takes.
+/// A group of more partitions deals them out at most once in so many milliseconds as it has [`PARTITIONS_PER_MS`]: ten times as
+/// long as that takes, or more (`benches/groups.rs`).
 const MANY_PARTITIONS: u64 = 10_000;
 const PARTITIONS_PER_MS: u64 = 64;
 /// The epoch of who joins, who leaves, and who leaves for a while.
@@ -233,14 +233,15 @@ impl ConsumerGroup {
             self.deal_out();
             self.dealt_at = Some(now);
         }
-        let before = self.members.get(&id).map(Member::led);
+        // Most are led already, and what they have may be much.
+        let before = self.members.get(&id).filter(|m| !m.is_led_to(self.target_epoch)).map(Member::led);
         self.reconcile(&id, beat.owned.as_ref(), now);
         let member = self.members.get(&id).ok_or(GroupFault::UnknownMember)?;
-        if before.as_ref().is_none_or(|before| !member.is_led(before)) {
+        if before.as_ref().is_some_and(|before| !member.is_led(before)) {
             self.changes.has(&id);
         }
         // Who tells what it has may not have heard the last answer.
-        let tells = beat.owned.is_some() || before.is_none_or(|before| before.assigned != member.assigned);
+        let tells = beat.owned.is_some() || before.is_some_and(|before| before.assigned != member.assigned);
         let assignment = tells.then(|| member.assigned.clone());
         Ok(Beaten { epoch: member.epoch, assignment, member_id: id, lsn: None })
     }
@@ -265,6 +266,10 @@ impl ConsumerGroup {
     /// topics in the meantime. Whether anything is new.
     fn learn(&mut self, resolved: Resolved, now: Millis) -> bool {
         self.resolved = Some((now, resolved.version));
+        if !self.is_recalled && (&resolved.topics, &resolved.matches) == (&self.topics, &self.matches) {
+            // As for most: those who come read what others read, and there may be very many topics.
+            return false;
+        }
         let (mut topics, mut matches) = (self.topics.clone(), self.matches.clone());
         topics.retain(|name, _| !resolved.wanted.names.contains(name));
         topics.extend(resolved.topics);
@@ -414,7 +419,7 @@ impl ConsumerGroup {
     }
 
     pub fn state(&self) -> &'static str {
-        let led = |m: &Member| m.phase == Phase::Stable && m.epoch == self.target_epoch;
+        let led = |m: &Member| m.is_led_to(self.target_epoch);
         match () {
             () if self.members.is_empty() => "Empty",
             () if self.epoch > self.target_epoch => "Assigning",

@@ -42,7 +42,7 @@ impl ConsumerGroup {
     pub(super) fn reconcile(&mut self, id: &str, owned: Option<&Parts>, now: Millis) {
         let Some(member) = self.members.get(id) else { return };
         let epoch = match member.phase {
-            Phase::Stable if member.epoch == self.target_epoch => return,
+            Phase::Stable if member.is_led_to(self.target_epoch) => return,
             Phase::Stable | Phase::Unreleased => member.epoch,
             Phase::Unrevoked => {
                 // Only its own word counts.
