@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use waypost_model::Millis;
 
+use super::PARTITIONS_OF_ALL_MAX;
+
 /// A group's vhost and name.
 pub(super) type Name = (Arc<str>, Arc<str>);
 
@@ -13,6 +15,8 @@ pub(super) type Name = (Arc<str>, Arc<str>);
 pub(super) trait Kept: Default {
     /// What is kept of its members, bytes, about.
     fn bytes(&self) -> usize;
+    /// How many partitions are dealt out in it, as far as the server knows.
+    fn partitions(&self) -> u64;
     /// When it is to be looked at again, at the latest.
     fn deadline(&self) -> Option<Millis>;
     fn has_members(&self) -> bool;
@@ -27,6 +31,8 @@ struct Entry<G> {
     group: G,
     /// What of it is in [`Book::bytes`].
     bytes: usize,
+    /// And of what is in [`Book::partitions`].
+    partitions: u64,
     /// Where it is in [`Book::due`].
     due: Option<Millis>,
     /// Whether it was told that it has members, and whether it had any since.
@@ -36,11 +42,21 @@ struct Entry<G> {
 
 /// See the module. Whoever changes a group does so by [`Book::change`], or settles it afterwards; what only puts a deadline
 /// off need not: the group is looked at in vain then, and finds the later one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Book<G> {
     groups: BTreeMap<Name, Entry<G>>,
     due: BTreeSet<(Millis, Name)>,
     bytes: usize,
+    partitions: u64,
+    /// Most of them: [`PARTITIONS_OF_ALL_MAX`].
+    pub partitions_max: u64,
+}
+
+impl<G> Default for Book<G> {
+    fn default() -> Book<G> {
+        let (groups, due) = (BTreeMap::new(), BTreeSet::new());
+        Book { groups, due, bytes: 0, partitions: 0, partitions_max: PARTITIONS_OF_ALL_MAX }
+    }
 }
 
 impl<G: Kept> Book<G> {
@@ -56,6 +72,20 @@ impl<G: Kept> Book<G> {
     /// The same of one group.
     pub fn bytes_of(&self, name: &Name) -> usize {
         self.groups.get(name).map_or(0, |e| e.bytes)
+    }
+
+    /// Whether a group may have so many partitions dealt out. One that has as many goes on, however many there are.
+    pub fn has_room_for(&self, name: &Name, partitions: u64) -> bool {
+        let more = partitions.saturating_sub(self.groups.get(name).map_or(0, |e| e.partitions));
+        more == 0 || self.partitions + more <= self.partitions_max
+    }
+
+    /// Notes how many partitions a group has now, where nothing else has changed.
+    pub fn count(&mut self, name: &Name) {
+        let Some(entry) = self.groups.get_mut(name) else { return };
+        let partitions = entry.group.partitions();
+        self.partitions = self.partitions - entry.partitions + partitions;
+        entry.partitions = partitions;
     }
 
     pub fn get(&self, name: &Name) -> Option<&G> {
@@ -86,6 +116,7 @@ impl<G: Kept> Book<G> {
 
     /// Notes what a group that was changed is now.
     pub fn settle(&mut self, name: &Name, now: Millis) {
+        self.count(name);
         let Some(entry) = self.groups.get_mut(name) else { return };
         let bytes = entry.group.bytes();
         self.bytes = self.bytes - entry.bytes + bytes;
@@ -118,6 +149,7 @@ impl<G: Kept> Book<G> {
         self.put_at(name, None);
         if let Some(entry) = self.groups.remove(name) {
             self.bytes -= entry.bytes;
+            self.partitions -= entry.partitions;
         }
     }
 
@@ -152,6 +184,7 @@ impl<G: Kept> Book<G> {
     pub fn check(&self) {
         let counted: usize = self.groups.values().map(|e| e.group.bytes()).sum();
         assert_eq!(self.bytes, counted, "bytes");
+        assert_eq!(self.partitions, self.groups.values().map(|e| e.group.partitions()).sum::<u64>(), "partitions");
         for (name, entry) in &self.groups {
             let due = entry.due;
             assert_eq!(due.is_some(), due.is_some_and(|at| self.due.contains(&(at, name.clone()))));

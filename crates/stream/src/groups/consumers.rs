@@ -57,8 +57,11 @@ impl Groups {
         }
         let before = inner.consumers.get(&key).map_or(0, |g| g.bytes_of(&beat.member_id));
         let told = inner.consumers.get(&key).is_none_or(|g| g.is_told_by(&beat));
-        if beat.epoch >= 0 && (beat.names.is_some() || beat.epoch == 0) && !inner.has_room(&key, beat.bytes(), before) {
-            return Err(GroupFault::GroupFull);
+        if beat.epoch >= 0 && (beat.names.is_some() || beat.pattern.is_some() || beat.epoch == 0) {
+            let partitions = resolved.as_ref().map_or(0, Resolved::partitions);
+            if !inner.has_room(&key, beat.bytes(), before) || !inner.consumers.has_room_for(&key, partitions) {
+                return Err(GroupFault::GroupFull);
+            }
         }
         let new_id = inner.new_consumer_id(&beat.who);
         let Inner { groups, consumers, keeper, .. } = &mut *inner;
@@ -85,6 +88,8 @@ impl Groups {
         let beaten = speak(known);
         let due = beaten.as_ref().ok().and_then(|beaten| known.due_of(&beaten.member_id));
         due.into_iter().for_each(|at| consumers.due_by(&key, at));
+        // It may have learnt of topics.
+        consumers.count(&key);
         beaten
     }
 

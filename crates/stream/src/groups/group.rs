@@ -72,6 +72,11 @@ impl Kept for Group {
         promised.chain(self.members.values().map(Member::bytes)).sum()
     }
 
+    /// What a leader deals out is bytes to the server.
+    fn partitions(&self) -> u64 {
+        0
+    }
+
     fn deadline(&self) -> Option<Millis> {
         let members = self.members.values().filter(|m| m.joining.is_none() && m.syncing.is_none()).map(|m| m.deadline);
         members.chain(self.promised.values().copied()).chain(self.until).min()

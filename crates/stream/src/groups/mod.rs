@@ -46,6 +46,8 @@ pub const GROUPS_MAX: usize = 100_000;
 pub const NAME_BYTES_MAX: usize = 1_024;
 /// Most members of a group.
 pub const MEMBERS_MAX: usize = 5_000;
+/// Most partitions that groups of the newer protocol read, counted for each group that does: what each of them has is kept.
+pub const PARTITIONS_OF_ALL_MAX: u64 = 10_000_000;
 /// Most protocols that a member of the classic protocol may know. Consumers know two or three; each is looked for in what
 /// every other member knows.
 pub const PROTOCOLS_MAX: usize = 32;

@@ -67,7 +67,8 @@ impl Changes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     crc: u32,
-    partitions: u64,
+    /// How many partitions they have together.
+    pub partitions: u64,
 }
 
 impl Fingerprint {

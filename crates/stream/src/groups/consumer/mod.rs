@@ -79,6 +79,13 @@ pub struct Resolved {
     pub version: u64,
 }
 
+impl Resolved {
+    /// How many partitions there are.
+    pub(super) fn partitions(&self) -> u64 {
+        self.topics.values().map(|(_, count)| u64::from(*count)).sum()
+    }
+}
+
 /// A group, for those who look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerGroupView {
@@ -123,6 +130,10 @@ pub(super) struct ConsumerGroup {
 impl Kept for ConsumerGroup {
     fn bytes(&self) -> usize {
         self.members.values().map(Member::bytes).sum()
+    }
+
+    fn partitions(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.fingerprint.partitions }
     }
 
     fn deadline(&self) -> Option<Millis> {
@@ -257,7 +268,7 @@ impl ConsumerGroup {
         if self.is_recalled {
             return false;
         }
-        let partitions: u64 = self.topics.values().map(|(_, count)| u64::from(*count)).sum();
+        let partitions = self.fingerprint.partitions;
         let pause = if partitions > MANY_PARTITIONS { partitions / PARTITIONS_PER_MS } else { 0 };
         self.dealt_at.is_none_or(|at| at.plus(pause) <= now)
     }

@@ -215,6 +215,31 @@ fn very_many_partitions_are_dealt_out_for_several_changes_at_once() {
 }
 
 #[test]
+fn what_is_dealt_out_in_all_groups_has_a_limit_and_gives_its_room_back() {
+    let groups = Groups::new(1);
+    groups.lock().consumers.partitions_max = 100;
+    let says = |group: &str, beat: Heartbeat, partitions: u32, ms| {
+        let wanted = groups.wants("/", group, &beat, 1, at(ms));
+        let topics = BTreeMap::from([(Arc::from("t"), (TOPIC, partitions))]);
+        let resolved = wanted.map(|wanted| Resolved { wanted, topics, version: 1, ..Resolved::default() });
+        groups.consumer_heartbeat("/", group, beat, resolved, at(ms))
+    };
+    assert!(says("a", joins("m"), 60, 0).is_ok() && says("b", joins("m"), 40, 0).is_ok());
+    assert_eq!(says("c", joins("m"), 1, 0), Err(GroupFault::GroupFull));
+    // Who is there goes on, others may help, and topics grow as they like.
+    assert!(says("a", joins("n"), 60, 1).is_ok());
+    let later = UNCHANGED_FOR_MS + 1;
+    assert_eq!(says("b", beat("m", 1), 41, later).unwrap().epoch, 2);
+    says("a", beat("m", -1), 60, later).unwrap();
+    says("a", beat("n", -1), 60, later).unwrap();
+    groups.tick(at(later));
+    assert!(says("c", joins("m"), 59, later).is_ok());
+    assert_eq!(says("d", joins("m"), 1, later), Err(GroupFault::GroupFull));
+    groups.tick(at(later + SESSION_TIMEOUT_MS));
+    assert!(says("d", joins("m"), 100, later + SESSION_TIMEOUT_MS).is_ok());
+}
+
+#[test]
 fn kinds_do_not_mix() {
     let w = World::new(2);
     let classic = |id: &str, ms| {
