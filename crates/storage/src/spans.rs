@@ -15,7 +15,7 @@ use crate::sync::lock;
 /// The longest span that somebody waits for, but for a single larger chunk.
 pub const SPAN_BYTES_MAX: u64 = 1 << 20;
 /// The longest span that is read ahead: the fewer there are, the fewer threads are woken for them.
-pub const AHEAD_BYTES_MAX: u64 = (4 << 20) - 2 * BLOCK as u64;
+pub const AHEAD_BYTES_MAX: u64 = (2 * LARGE - 2 * BLOCK) as u64;
 /// Spans that are kept, for others who read the same a little later; none that is a single longer chunk.
 pub const KEPT_MAX: usize = 8;
 /// The same of those that were read ahead.
@@ -31,8 +31,8 @@ pub const FREE_MAX: usize = 4;
 /// Once nobody has come between so many looks, all memory is given back: at the pace of [`Spans::trim`], after ten seconds.
 pub const IDLE_MAX: u32 = 50;
 /// How long buffers are that serve again, for what is asked for and for what is read ahead: large pages, one and two.
-const BUFFER_BYTES: [usize; 2] = [LARGE, AHEAD_BYTES_MAX as usize + 2 * BLOCK];
-const _: () = assert!(SPAN_BYTES_MAX as usize + 2 * BLOCK <= BUFFER_BYTES[0] && BUFFER_BYTES[1] == 2 * LARGE);
+const BUFFER_BYTES: [usize; 2] = [LARGE, 2 * LARGE];
+const _: () = assert!(SPAN_BYTES_MAX as usize + 2 * BLOCK <= LARGE);
 
 /// Why something is read, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,12 +110,19 @@ struct Shared {
     ahead: AtomicUsize,
 }
 
+impl Shared {
+    /// Where buffers for so many bytes wait, and how long those are; none for a very long chunk's.
+    fn free_for(&self, bytes: usize) -> Option<(usize, &Mutex<Vec<Pages>>)> {
+        BUFFER_BYTES.into_iter().zip(&self.free).find(|(size, _)| *size >= bytes)
+    }
+}
+
 impl Buffer {
     /// Room for so many bytes.
     fn new(shared: &Arc<Shared>, len: usize, ahead: bool) -> io::Result<Buffer> {
-        let size = BUFFER_BYTES.iter().zip(&shared.free).find(|(bytes, _)| **bytes >= len);
+        let size = shared.free_for(len);
         let free = size.and_then(|(_, free)| lock(free).pop());
-        let pages = free.map_or_else(|| Pages::new(size.map_or(len, |(bytes, _)| *bytes)), Ok)?;
+        let pages = free.map_or_else(|| Pages::new(size.map_or(len, |(bytes, _)| bytes)), Ok)?;
         if ahead {
             shared.ahead.fetch_add(1, Ordering::Relaxed);
         }
@@ -143,7 +150,7 @@ impl Buffer {
 
     /// Whether it serves again once nobody needs it, as all do but those of very long chunks.
     fn serves_again(&self) -> bool {
-        self.footprint() <= BUFFER_BYTES[1] as u64
+        self.shared.free_for(self.len).is_some()
     }
 }
 
@@ -159,8 +166,7 @@ impl Drop for Buffer {
             self.shared.ahead.fetch_sub(1, Ordering::Relaxed);
         }
         let Some(pages) = self.pages.take() else { return };
-        let size = BUFFER_BYTES.iter().zip(&self.shared.free).find(|(bytes, _)| **bytes == pages.len());
-        if let Some((_, free)) = size {
+        if let Some((_, free)) = self.shared.free_for(pages.len()) {
             let mut free = lock(free);
             if free.len() < FREE_MAX {
                 free.push(pages);

@@ -78,7 +78,7 @@ struct Bench {
 impl Bench {
     fn new(sink: &Arc<Sink>, topics: u32) -> Result<Bench, OpenError> {
         let (journal, bodies) = (Arc::clone(sink) as Arc<dyn Journal>, Arc::clone(sink) as Arc<dyn BodyStore>);
-        let groups = Streams::open(journal, bodies, Share::default(), [1; 16])?.groups(1, Millis(0))?;
+        let groups = Streams::open(journal, bodies, Share::default(), [1; 16])?.groups(1, Millis(0));
         let id = |n: u32| TopicId((u128::from(n) << 64).to_be_bytes());
         let topic = |n: u32| (Arc::from(format!("topic-of-a-usual-name-{n}")), (id(n), PARTITIONS / topics));
         Ok(Bench { groups, topics: (0..topics).map(topic).collect(), epochs: BTreeMap::new(), now: Millis(1) })

@@ -31,6 +31,8 @@ pub mod groups;
 pub mod messages;
 pub mod partition;
 pub mod partitioner;
+#[cfg(test)]
+mod random;
 pub mod records;
 pub mod streams;
 pub mod transactions;

@@ -26,12 +26,12 @@ const PIECES: usize = 2;
 /// A longer answer is put together where nobody waits, even if all of it is at hand: others want to be served meanwhile.
 const AT_HAND_BYTES_MAX: usize = 4 << 20;
 
-/// The bytes of a message, without copying them.
-struct Body(Arc<Messages>, u32);
+/// The bytes of a batch, a message of its own, without copying them.
+struct Body(Arc<Messages>);
 
 impl AsRef<[u8]> for Body {
     fn as_ref(&self) -> &[u8] {
-        self.0.body(self.1)
+        self.0.body(0)
     }
 }
 
@@ -175,7 +175,7 @@ fn read(streams: &Streams, planned: Planned, at_hand: &mut Vec<LoadedBody>) -> F
     let mut rest = &batches[..];
     while let Some((first, behind)) = rest.split_first() {
         if let Piece::Memory(messages) = first {
-            answer.records.push(Bytes::from_owner(Body(Arc::clone(messages), 0)));
+            answer.records.push(Bytes::from_owner(Body(Arc::clone(messages))));
             rest = behind;
             continue;
         }

@@ -145,7 +145,7 @@ async fn serve(
     let config_center = config_center::open(&config, &journal, &bodies, &mut recovered, clock)?;
     let registry = registry::open(&config, &journal, &mut recovered, clock)?;
     let streams = streams::open(&config, &journal, &bodies, &mut recovered)?;
-    let groups = streams::groups(&config, &streams, clock)?;
+    let groups = streams::groups(&streams, clock);
     let broker = Broker::open(broker_config, Arc::clone(&journal), Arc::clone(&bodies), recovered, clock.now());
     let broker = Arc::new(broker.map_err(|e| ServeError::Broker(e.to_string()))?);
     broker.keep_streams(Arc::new(crate::streams::Keeper::new(Arc::clone(&streams), clock)), clock.now());

@@ -35,10 +35,8 @@ pub(super) fn open(
 }
 
 /// The groups that had members when the last node stopped.
-pub(super) fn groups(config: &Config, streams: &Streams, clock: Clock) -> Result<Groups, ServeError> {
-    let path = config.server.data_dir.clone();
+pub(super) fn groups(streams: &Streams, clock: Clock) -> Groups {
     let groups = streams.groups(clock.now().0, clock.now());
-    let groups = groups.map_err(|e| ServeError::Storage { path, why: e.to_string() })?;
     for (vhost, group) in groups.unreadable() {
         tracing::error!(
             vhost = &*vhost,
@@ -46,7 +44,7 @@ pub(super) fn groups(config: &Config, streams: &Streams, clock: Clock) -> Result
             "who the group's members were cannot be read: they join again"
         );
     }
-    Ok(groups)
+    groups
 }
 
 /// Looks after what is kept, until `stop` says so.

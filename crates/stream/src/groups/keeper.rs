@@ -35,32 +35,27 @@ pub(crate) struct Kinds {
 
 impl Kinds {
     /// What the definition of a piece of a group begins with.
-    fn key(&self, (vhost, group): &Name, piece: &Piece) -> Box<[u8]> {
-        let (kind, member) = match piece {
-            Piece::Epochs => (self.epochs, None),
-            Piece::Said(id) => (self.said, Some(id)),
-            Piece::Has(id) => (self.has, Some(id)),
-        };
-        let w = Writer::beginning(&[kind]).bytes(vhost.as_bytes()).bytes(group.as_bytes());
-        member.into_iter().fold(w, |w, id| w.bytes(id.as_bytes())).finish()
+    fn key(&self, name: &Name, piece: &Piece) -> Box<[u8]> {
+        match piece {
+            Piece::Epochs => key(self.epochs, name, None),
+            Piece::Said(id) => key(self.said, name, Some(id)),
+            Piece::Has(id) => key(self.has, name, Some(id)),
+        }
     }
 }
 
-/// What the definition of a classic group begins with.
-fn classic_key(kind: u8, (vhost, group): &Name) -> Box<[u8]> {
-    Writer::beginning(&[kind]).bytes(vhost.as_bytes()).bytes(group.as_bytes()).finish()
+/// The key of a definition of a group, or of one of its members.
+fn key(kind: u8, (vhost, group): &Name, member: Option<&str>) -> Box<[u8]> {
+    let w = Writer::beginning(&[kind]).bytes(vhost.as_bytes()).bytes(group.as_bytes());
+    member.into_iter().fold(w, |w, id| w.bytes(id.as_bytes())).finish()
 }
 
-/// The groups that were kept.
+/// The groups that were kept, as they were written.
 #[derive(Debug, Default)]
 pub(crate) struct Recalled {
     classic: BTreeMap<Name, Box<[u8]>>,
-    /// Of those of the newer protocol what was read so far, and those that were put together.
+    /// Those of the newer protocol.
     pub(super) pieces: BTreeMap<Name, Pieces>,
-    consumers: Vec<(Name, ConsumerGroup)>,
-    /// Groups of which no sense can be made, with their pieces if they are of the newer protocol. A node starts without them: their
-    /// members join again, which is less than everybody's waiting for somebody to repair it.
-    unreadable: Vec<(Name, Option<Vec<Piece>>)>,
 }
 
 impl Recalled {
@@ -79,21 +74,9 @@ impl Recalled {
         k.end()?;
         match piece {
             Some(piece) => drop(self.pieces.entry(name).or_default().insert(piece, value.into())),
-            None if Group::recalled(value, Millis(0)).is_err() => self.unreadable.push((name, None)),
             None => drop(self.classic.insert(name, value.into())),
         }
         Ok(())
-    }
-
-    /// All were read.
-    pub fn put_together(&mut self) {
-        for (name, pieces) in std::mem::take(&mut self.pieces) {
-            let known = pieces.keys().cloned().collect();
-            match ConsumerGroup::recalled(pieces) {
-                Ok(group) => self.consumers.push((name, group)),
-                Err(Malformed) => self.unreadable.push((name, Some(known))),
-            }
-        }
     }
 }
 
@@ -131,7 +114,7 @@ impl Keeper {
 
     fn define(&self, name: &Name, value: Option<Box<[u8]>>) -> Option<Lsn> {
         let (journal, kinds) = self.journal.as_ref()?;
-        journal.append(vec![Op::Define { key: classic_key(kinds.classic, name), value }]).ok()
+        journal.append(vec![Op::Define { key: key(kinds.classic, name, None), value }]).ok()
     }
 
     /// Keeps what has changed in a group of the newer protocol; what must be durable before anybody is told anything of it.
@@ -153,36 +136,46 @@ impl Keeper {
 
 impl Groups {
     /// The groups that were kept, which are kept from now on: as definitions of these kinds. `seed`: as for [`Groups::new`].
+    ///
+    /// A node starts without groups of which no sense can be made: their members join again, which is less than everybody's waiting
+    /// for somebody to repair it.
     pub(crate) fn recall(
         seed: u64,
         journal: Arc<dyn Journal>,
         kinds: Kinds,
         recalled: Recalled,
         now: Millis,
-    ) -> Result<Groups, Malformed> {
+    ) -> Groups {
         let groups = Groups::new(seed);
         let mut inner = groups.lock();
+        let (mut unreadable, mut gone) = (Vec::new(), Vec::new());
         for (name, kept) in recalled.classic {
-            let group = Group::recalled(&kept, now)?;
+            let Ok(group) = Group::recalled(&kept, now) else {
+                gone.push(key(kinds.classic, &name, None));
+                unreadable.push(name);
+                continue;
+            };
             inner.groups.change(&name, now, |g| *g = group);
             inner.keeper.names.insert(name);
         }
-        for (name, mut group) in recalled.consumers {
+        for (name, pieces) in recalled.pieces {
+            let keys: Vec<Box<[u8]>> = pieces.keys().map(|piece| kinds.key(&name, piece)).collect();
+            let Ok(mut group) = ConsumerGroup::recalled(pieces) else {
+                gone.extend(keys);
+                unreadable.push(name);
+                continue;
+            };
             group.resume(now);
             inner.consumers.change(&name, now, |g| *g = group);
         }
-        let keys = |(name, pieces): &(Name, Option<Vec<Piece>>)| match pieces {
-            None => vec![classic_key(kinds.classic, name)],
-            Some(pieces) => pieces.iter().map(|piece| kinds.key(name, piece)).collect(),
-        };
-        let gone = recalled.unreadable.iter().flat_map(keys).map(|key| Op::Define { key, value: None });
-        // What the journal does not take now it is told after the next start.
-        let gone: Vec<Op> = gone.collect();
-        let _ = if gone.is_empty() { None } else { journal.append(gone).ok() };
-        inner.keeper.unreadable = recalled.unreadable.into_iter().map(|(name, _)| name).collect();
+        if !gone.is_empty() {
+            // What the journal does not take now it is told after the next start.
+            let _ = journal.append(gone.into_iter().map(|key| Op::Define { key, value: None }).collect());
+        }
+        inner.keeper.unreadable = unreadable;
         inner.keeper.journal = Some((journal, kinds));
         drop(inner);
-        Ok(groups)
+        groups
     }
 
     /// Groups (vhost, name) of which it was kept who their members were, but not so that sense can be made of it: those join again.

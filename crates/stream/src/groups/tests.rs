@@ -1,6 +1,7 @@
 //! Groups as scripts.
 
 use super::*;
+use crate::random::random;
 
 const T: Millis = Millis(1_000_000);
 const G: &str = "g";
@@ -361,13 +362,7 @@ fn new_consumer() -> Heartbeat {
 #[test]
 fn random_histories() {
     for seed in 0..200_u64 {
-        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = move |bound: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % bound
-        };
+        let mut next = random(seed);
         let groups = groups();
         let (mut joining, mut syncing): (Vec<(Awaited<Joined>, u64)>, Vec<(Awaited<Synced>, u64)>) = (vec![], vec![]);
         let mut joined: Vec<Joined> = Vec::new();

@@ -141,18 +141,13 @@ impl<V> ByGroup<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::random;
 
     /// Whatever happens in whatever order, it is what a plain list of names and keys would be.
     #[test]
     fn random_histories() {
         for seed in 1..60_u64 {
-            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            let mut next = move |bound: u64| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random % bound
-            };
+            let mut next = random(seed);
             let mut text = |kind: &str, most| -> Arc<str> { format!("{kind}{}", next(most)).into() };
             let (mut all, mut model) = (ByGroup::default(), BTreeMap::new());
             for n in 0..400 {

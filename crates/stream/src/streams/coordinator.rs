@@ -372,8 +372,7 @@ impl Streams {
         cells.sort_by_key(|c| c.queue());
         let mut held: Vec<MutexGuard<'_, Partition>> = cells.iter().map(|c| c.hold()).collect();
         let (mut ops, mut endings): (Vec<Op>, Vec<(usize, Ending)>) = (Vec::new(), Vec::new());
-        let stay = held.iter().enumerate().filter(|(at, _)| cells.get(*at).is_some_and(|c| !c.goes()));
-        for (at, partition) in stay {
+        for (at, (partition, _)) in held.iter().zip(&cells).enumerate().filter(|(_, (_, cell))| !cell.goes()) {
             let ending = partition.end(producer.id, producer.epoch, marker, now);
             if let Some((op, ending)) = ending.map_err(|_| AppendError::Stopped)? {
                 ops.push(op);

@@ -155,12 +155,12 @@ fn a_group_that_was_cut_off_with_the_node_counts_as_empty_from_when_that_is_seen
 #[test]
 fn members_that_do_not_come_back_after_a_restart_have_gone_when_their_time_is_over() {
     let node = Node::new();
-    let groups = node.streams.groups(1, at(0)).unwrap();
+    let groups = node.streams.groups(1, at(0));
     let _member = reader(&groups, "g", &["a"], 0);
     node.commits("g", "a", 300, Committer::Group);
     node.sync();
     let node = node.killed();
-    let groups = node.streams.groups(2, at(5 * KEPT_MS)).unwrap();
+    let groups = node.streams.groups(2, at(5 * KEPT_MS));
     let ticks = |ms| node.streams.note_members(&groups.tick(at(ms)).changed, at(ms)).unwrap();
     ticks(5 * KEPT_MS);
     assert_eq!((node.expires(&groups, 7 * KEPT_MS), node.streams.gone_since("/", "g")), (0, None));

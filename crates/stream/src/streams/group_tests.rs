@@ -38,7 +38,7 @@ fn sync(joined: &Joined, assignments: Vec<(Box<str>, Vec<u8>)>) -> Syncing {
 
 impl Node {
     fn groups(&self, ms: u64) -> Groups {
-        self.streams.groups(ms, at(ms)).unwrap()
+        self.streams.groups(ms, at(ms))
     }
 
     /// Stops without a word, after what was written was committed, and starts again.

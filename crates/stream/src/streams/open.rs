@@ -128,7 +128,6 @@ impl<'a> Notes<'a> {
         for (key, all) in std::mem::take(&mut notes.additions) {
             notes.transactions.recover_additions(&key, &all)?;
         }
-        notes.groups.put_together();
         Ok(notes)
     }
 }
@@ -187,12 +186,10 @@ impl Streams {
     }
 
     /// The groups that had members when the node stopped; called once. `seed`: different at each start.
-    ///
-    /// # Errors
-    /// [`OpenError::Definition`].
-    pub fn groups(&self, seed: u64, now: Millis) -> Result<Groups, OpenError> {
+    #[must_use]
+    pub fn groups(&self, seed: u64, now: Millis) -> Groups {
         let kept = std::mem::take(&mut *lock(&self.kept_groups));
-        Ok(Groups::recall(seed, Arc::clone(&self.journal), keep::GROUP_KINDS, kept, now)?)
+        Groups::recall(seed, Arc::clone(&self.journal), keep::GROUP_KINDS, kept, now)
     }
 
     /// Where batches are read.

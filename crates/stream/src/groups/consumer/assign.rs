@@ -242,6 +242,7 @@ impl<'a> Shares<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::random;
 
     fn topic(n: usize) -> TopicId {
         let mut id = [0; 16];
@@ -267,13 +268,8 @@ mod tests {
     #[test]
     fn every_partition_has_one_reader_and_none_would_be_better_elsewhere() {
         for seed in 1..300_u64 {
-            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            let mut next = move |bound: u64| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                (random % bound) as usize
-            };
+            let mut below = random(seed);
+            let mut next = |bound| below(bound) as usize;
             let mut topics = |most| -> BTreeSet<usize> { (0..next(most)).map(|_| next(6)).collect() };
             let members: Vec<_> =
                 (0..1 + seed as usize % 9).map(|n| (topics(4), (n % 3 == 0).then(|| topics(5)))).collect();

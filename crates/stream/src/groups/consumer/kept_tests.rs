@@ -75,9 +75,8 @@ impl World {
     /// A crash that leaves so many appends of the journal, and a start.
     pub fn restarts(&mut self, appends: usize, ms: u64) {
         self.journal.crash(appends);
-        let mut recalled = self.journal.recalled();
-        recalled.put_together();
-        self.groups = Groups::recall(8 + ms, Arc::clone(&self.journal) as _, KINDS, recalled, at(ms)).unwrap();
+        let recalled = self.journal.recalled();
+        self.groups = Groups::recall(8 + ms, Arc::clone(&self.journal) as _, KINDS, recalled, at(ms));
     }
 
     pub fn appends(&self) -> usize {

@@ -3,6 +3,7 @@
 use super::kept_tests::{KINDS, Memory};
 use super::*;
 use crate::groups::{Committer, Groups, Join, Recalled, Who};
+use crate::random::random;
 
 pub(super) const T: Millis = Millis(1_000_000);
 pub(super) const G: &str = "g";
@@ -41,7 +42,7 @@ pub(super) struct World {
 impl World {
     pub fn new(partitions: u32) -> World {
         let journal = Arc::new(Memory::default());
-        let groups = Groups::recall(7, Arc::clone(&journal) as _, KINDS, Recalled::default(), T).unwrap();
+        let groups = Groups::recall(7, Arc::clone(&journal) as _, KINDS, Recalled::default(), T);
         World { groups, topics: [("t".into(), (TOPIC, partitions))].into(), journal }
     }
 
@@ -334,16 +335,6 @@ impl Client {
             self.keeps = self.holds().filter(|p| !parts.contains(p)).collect();
             self.has = parts;
         }
-    }
-}
-
-fn random(seed: u64) -> impl FnMut(u64) -> u64 {
-    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    move |bound| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % bound
     }
 }
 
